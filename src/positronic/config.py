@@ -1,0 +1,237 @@
+"""Configs: frozen values that rebuild what they describe.
+
+A config is a frozen keyword-only dataclass registered under a `kind`. It turns into JSON and back without loss, takes
+dotted overrides (`attention.n_heads=8`) and can be compared field by field. Fields hold numbers, strings, booleans,
+other configs, and tuples of these; nothing else, so that any JSON reader can read a checkpoint's config.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypeVar
+
+from positronic.errors import ConfigError
+
+__all__ = ["Config", "ModelConfig", "canonical_json", "did_you_mean", "diff", "override"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The parent of every config: `@dataclass(frozen=True, kw_only=True) class XConfig(Config, kind="x")`."""
+
+    kind: ClassVar[str] = ""
+    registry: ClassVar[dict[str, type["Config"]]] = {}
+
+    def __init_subclass__(cls, kind: str = "", **rest: Any):
+        super().__init_subclass__(**rest)
+        if kind:
+            taken = Config.registry.get(kind)
+            assert taken is None or taken.__qualname__ == cls.__qualname__, f"two configs of kind {kind!r}"
+            cls.kind = kind
+            Config.registry[kind] = cls
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of JSON values; `kind` first, so that `from_json` knows the class."""
+        body = {field.name: _encode(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {"kind": self.kind, **body}
+
+    @classmethod
+    def from_json(cls, data: Any, where: str = "config") -> Self:
+        """The config that `to_json` wrote. Unknown kinds, unknown keys and wrong types raise `ConfigError`."""
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"{where} is {_short(data)}; a config is a JSON object with a 'kind'.")
+        kind = data.get("kind")
+        found = Config.registry.get(kind) if isinstance(kind, str) else None
+        if found is None:
+            raise ConfigError(
+                f"{where}.kind is {_short(kind)}; this build knows {', '.join(sorted(Config.registry))}. "
+                f"Use one of these, or upgrade positronic."
+            )
+        if not issubclass(found, cls):
+            raise ConfigError(f"{where}.kind is {kind!r}, which is no {cls.__name__}; put a fitting config there.")
+        hints = typing.get_type_hints(found)
+        known = [field.name for field in dataclasses.fields(found)]
+        values = {}
+        for key, value in data.items():
+            if key == "kind":
+                continue
+            if key not in known:
+                raise ConfigError(f"{where} has no field {key!r}. {did_you_mean(key, known)}")
+            values[key] = _decode(hints[key], value, f"{where}.{key}")
+        required = [f.name for f in dataclasses.fields(found) if not _has_default(f)]
+        missing = [name for name in required if name not in values]
+        if missing:
+            raise ConfigError(f"{where} lacks {', '.join(missing)}; add what is missing.")
+        return found(**values)
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with these fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Config):
+    """What every family's config has."""
+
+    vocab_size: int = 16_512
+    """Entries of the vocabulary; a run takes it from its tokenizer."""
+    d_model: int = 384
+    """Width of the residual stream."""
+    context: int = 1024
+    """Tokens a row in training and evaluation."""
+    max_positions: int = 4096
+    """Tokens a sequence may ever have; longer prompts are refused."""
+    boundary_id: int | None = None
+    """Token that ends a document: what follows it starts afresh and sees nothing before. None: one document a row."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "d_model", "context"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; use 1 or more.")
+        if self.max_positions < self.context:
+            raise ConfigError(
+                f"max_positions is {self.max_positions}, less than context {self.context}; raise it to {self.context}."
+            )
+        if self.boundary_id is not None and not 0 <= self.boundary_id < self.vocab_size:
+            raise ConfigError(
+                f"boundary_id is {self.boundary_id}, outside the vocabulary of {self.vocab_size}; use a token's id."
+            )
+
+    def build(self) -> Any:
+        """The module this config describes, an `LM`; parameters are not filled yet (see `nn.init.initialize`)."""
+        raise NotImplementedError(f"{type(self).__name__} must say which module it builds")
+
+
+C = TypeVar("C", bound=Config)
+
+
+def canonical_json(data: Any) -> str:
+    """One spelling for equal JSON: sorted keys, no spaces. What hashes are taken of."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def override(config: C, settings: Iterable[str]) -> C:
+    """`config` with settings of the form `a.b=value` applied in order; values are read by the field's type."""
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"--set {setting!r} is not of the form name=value; write attention.n_heads=8, say.")
+        config = _override(config, path.split("."), text, path)
+    return config
+
+
+def diff(ours: Config, theirs: Config) -> list[str]:
+    """Lines `path: ours -> theirs` for every field that differs; empty when the configs are equal."""
+    a, b = dict(_flatten(ours.to_json())), dict(_flatten(theirs.to_json()))
+    return [
+        f"{path}: {_short(a.get(path))} -> {_short(b.get(path))}"
+        for path in sorted(a.keys() | b.keys())
+        if a.get(path, _ABSENT) != b.get(path, _ABSENT)
+    ]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """One sentence with the nearest known names, for error messages."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known
+    return f"Did you mean {', '.join(near)}?"
+
+
+_ABSENT = object()
+
+
+def _has_default(field: dataclasses.Field) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Config):
+        return value.to_json()
+    if isinstance(value, tuple):
+        return [_encode(item) for item in value]
+    return value
+
+
+def _flatten(data: Any, path: str = "") -> Iterable[tuple[str, Any]]:
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield from _flatten(value, f"{path}.{key}" if path else key)
+    elif isinstance(data, list) and any(isinstance(item, dict) for item in data):
+        for index, value in enumerate(data):
+            yield from _flatten(value, f"{path}.{index}")
+    else:
+        yield path, data
+
+
+def _decode(hint: Any, value: Any, where: str) -> Any:
+    """`value`, a JSON value, as the type `hint`; the only place where types are checked."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        options = [a for a in arguments if a is not type(None)]
+        if len(options) == 1:
+            return _decode(options[0], value, where)
+        for option in options:
+            try:
+                return _decode(option, value, where)
+            except ConfigError:
+                continue
+        raise ConfigError(f"{where} is {_short(value)}; it must be one of {', '.join(map(str, options))}.")
+    if origin is typing.Literal:
+        if value in arguments and type(value) in {type(a) for a in arguments}:
+            return value
+        raise ConfigError(f"{where} is {_short(value)}; use one of {', '.join(map(repr, arguments))}.")
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where} is {_short(value)}; it must be a list.")
+        return tuple(_decode(arguments[0], item, f"{where}.{index}") for index, item in enumerate(value))
+    if isinstance(hint, type) and issubclass(hint, Config):
+        return value if isinstance(value, hint) else hint.from_json(value, where)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    if hint in (int, str, bool) and type(value) is hint:
+        return value
+    name = getattr(hint, "__name__", str(hint))
+    raise ConfigError(f"{where} is {_short(value)}; it must be {'a number' if hint is float else f'of type {name}'}.")
+
+
+def _override(config: Any, path: list[str], text: str, whole: str) -> Any:
+    if isinstance(config, tuple) and path[0].isdigit():
+        index = int(path[0])
+        if index >= len(config):
+            raise ConfigError(f"{whole}: there is no item {index}; the list has {len(config)}.")
+        return (*config[:index], _override(config[index], path[1:], text, whole), *config[index + 1 :])
+    if not isinstance(config, Config) or not path:
+        raise ConfigError(f"{whole} leads into {_short(config)}, which has no parts; set the part itself.")
+    names = [field.name for field in dataclasses.fields(config)]
+    head, rest = path[0], path[1:]
+    if head not in names:
+        raise ConfigError(f"--set {whole}: {config.kind} has no field {head!r}. {did_you_mean(head, names)}")
+    hint = typing.get_type_hints(type(config))[head]
+    value = _override(getattr(config, head), rest, text, whole) if rest else _decode(hint, _read(text, hint), whole)
+    return config.replace(**{head: value})
+
+
+def _read(text: str, hint: Any) -> Any:
+    """The text of an override as a JSON value: JSON where it parses and a plain string was not asked for."""
+    if hint is str:
+        return text
+    if text in ("none", "None"):
+        return None
+    if text in ("True", "False"):
+        return text == "True"
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

@@ -1,0 +1,157 @@
+"""What is remembered between calls, and how the tokens of one call sit in their sequences.
+
+A `Step` describes one forward call over `T` tokens; a `DecodeState` is all that a conversation has left behind so far.
+Both are values: a call returns the next state and changes nothing it was given.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from positronic.errors import StateError
+
+if TYPE_CHECKING:
+    from positronic.probe import Probe
+
+__all__ = ["PADDING_SEGMENT", "DecodeState", "State", "Step"]
+
+PADDING_SEGMENT = -1
+"""The document number of padding: equal to no real document's, so that nothing ever attends to it."""
+
+
+@runtime_checkable
+class State(Protocol):
+    """What one mixer remembers: a frozen dataclass of tensors, batch first."""
+
+    def commit(self, path: Sequence[int]) -> Self:
+        """Keep these tokens of the last call, in order, and forget the others of that call (needs `keep_trail`)."""
+        ...
+
+    def select(self, rows: Tensor) -> Self:
+        """A copy with these rows, (n,) indices into the batch: to fork, to reorder, to join or to leave a batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """One forward call over T tokens."""
+
+    tokens: Tensor
+    """(B, T) token ids."""
+    positions: Tensor
+    """(B, T) place in the sequence, counted over real tokens."""
+    valid: Tensor | None = None
+    """(B, T) False at padding, which changes nothing; None: no padding."""
+    segments: Tensor | None = None
+    """(B, T) number of the document, -1 at padding; documents do not see each other. None: one document a row."""
+    keep_trail: bool = False
+    """Remember what the state was after every token, so that `commit` can choose."""
+    write_memory: bool = True
+    """False freezes test-time memories."""
+    probe: "Probe | None" = None
+    """Who watches the taps; None: nobody, at no cost."""
+    shared: Mapping[str, Any] = None  # type: ignore[assignment]
+    """What is computed once a call and read by many layers."""
+
+    def __post_init__(self) -> None:
+        if self.shared is None:
+            object.__setattr__(self, "shared", {})
+
+    @staticmethod
+    def of(
+        tokens: Tensor, state: "DecodeState | None" = None, step: "Step | None" = None, boundary_id: int | None = None
+    ) -> "Step":
+        """The step for `tokens` (B, T) after `state`: positions counted on, documents cut after `boundary_id`.
+
+        `step` brings the caller's wishes (`valid`, `keep_trail`, `probe`, ...); its `segments` may add boundaries to
+        those found in the tokens, never remove one. Positions are always counted here: padding does not advance them.
+        """
+        valid = None if step is None else step.valid
+        real = torch.ones_like(tokens) if valid is None else valid.long()
+        started = torch.zeros_like(tokens[:, 0]) if state is None else state.position
+        positions = (started[:, None] + real.cumsum(1) - 1).clamp(min=0)
+        segments = None
+        asked = None if step is None else step.segments
+        if boundary_id is not None or asked is not None or valid is not None or (state is not None):
+            first = torch.zeros_like(tokens[:, :1]) if state is None else state.segment[:, None]
+            ended = torch.zeros_like(tokens) if boundary_id is None else ((tokens == boundary_id) & (real > 0)).long()
+            if asked is not None:
+                changed = (asked[:, 1:] != asked[:, :-1]).long()
+                ended = torch.cat([ended[:, :-1] | changed, ended[:, -1:]], 1)
+            segments = first + torch.cat([torch.zeros_like(ended[:, :1]), ended.cumsum(1)[:, :-1]], 1)
+            segments = segments.masked_fill(real == 0, PADDING_SEGMENT)
+        base = Step(tokens, positions) if step is None else step
+        return replace(base, tokens=tokens, positions=positions, segments=segments)
+
+    def where_real(self, x: Tensor, padding: float) -> Tensor:
+        """(B, T, ...): `x`, broadcast over rows and tokens, at real tokens and `padding` elsewhere."""
+        shape = (*self.tokens.shape, *x.shape[-1:]) if x.dim() < 3 else x.shape
+        x = x.expand(shape)
+        if self.valid is None:
+            return x
+        return x.masked_fill(~self.valid.reshape(*self.valid.shape, *[1] * (x.dim() - 2)), padding)
+
+    def tap(self, owner: nn.Module, name: str, x: Tensor) -> Tensor:
+        """`x` itself while nobody watches; otherwise what the probe makes of it at `path.of.owner:name`."""
+        return x if self.probe is None else self.probe(owner, name, x)
+
+    def next_state(
+        self, state: "DecodeState | None", layers: Sequence[State | None], boundary_id: int | None = None
+    ) -> "DecodeState | None":
+        """The state after this call, given the layers' states after it; None when the call had none (training)."""
+        if state is None:
+            return None
+        real = torch.ones_like(self.tokens) if self.valid is None else self.valid.long()
+        counted = torch.cat([state.position[:, None], state.position[:, None] + real.cumsum(1)], 1)  # (B, T+1)
+        ends = torch.zeros_like(real) if boundary_id is None else (self.tokens == boundary_id).long() * real
+        inside = self.segments if self.segments is not None else state.segment[:, None].expand_as(real)
+        after = torch.where(real > 0, inside + ends, PADDING_SEGMENT)
+        after = torch.cat([state.segment[:, None], after], 1).cummax(1).values  # padding keeps the document before it
+        trail = (counted, after) if self.keep_trail else None
+        return DecodeState(tuple(layers), counted[:, -1], state.position, after[:, -1], trail)
+
+
+@dataclass(frozen=True)
+class DecodeState:
+    """The whole conversation so far."""
+
+    layers: tuple[State | None, ...]
+    """One state a mixer, None for those that remember nothing."""
+    position: Tensor
+    """(B,) tokens consumed."""
+    start: Tensor
+    """(B,) the same before the last call; `commit` counts from here."""
+    segment: Tensor
+    """(B,) number of the document the next token belongs to."""
+    trail: tuple[Tensor, Tensor] | None = None
+    """(B, T+1) each: `position` and `segment` before the last call and after each of its tokens."""
+
+    @staticmethod
+    def new(layers: Sequence[State | None], batch: int, device: torch.device) -> "DecodeState":
+        """The state of `batch` conversations that have not begun."""
+        zero = torch.zeros(batch, dtype=torch.long, device=device)
+        return DecodeState(tuple(layers), zero, zero, zero)
+
+    def commit(self, path: Sequence[int]) -> "DecodeState":
+        """The state in which only tokens `path` of the last call, in order, have been consumed."""
+        if self.trail is None:
+            raise StateError("This state kept no trail of its last call; make that call with Step(keep_trail=True).")
+        counted, segment = self.trail
+        if any(not 0 <= i < counted.shape[1] - 1 for i in path) or any(b <= a for a, b in pairwise(path)):
+            raise StateError(
+                f"Path {list(path)} does not fit the {counted.shape[1] - 1} tokens of the last call; "
+                f"give increasing indices from 0 to {counted.shape[1] - 2}."
+            )
+        last = path[-1] + 1 if path else 0
+        skipped = counted[:, :1] + len(path) if len(path) != last else counted[:, last : last + 1]
+        layers = tuple(None if layer is None else layer.commit(path) for layer in self.layers)
+        return DecodeState(layers, skipped[:, 0], self.start, segment[:, last])
+
+    def select(self, rows: Tensor) -> "DecodeState":
+        """A copy with these rows, (n,) indices; the copy shares no buffer with this state."""
+        layers = tuple(None if layer is None else layer.select(rows) for layer in self.layers)
+        return DecodeState(layers, self.position[rows], self.start[rows], self.segment[rows])
