@@ -1,0 +1,25 @@
+"""Softmax attention: the definition, and the library's fused kernels where they give the same."""
+
+from torch import Tensor
+
+from positronic.kernels.attention import fused
+from positronic.kernels.attention.fused import Documents
+from positronic.kernels.attention.reference import attention_reference
+from positronic.kernels.dispatch import reference_only
+
+__all__ = ["Documents", "attention_reference", "causal_attention", "masked_attention"]
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None) -> Tensor:
+    """Whole rows in training: q (B, H, T, K), k and v (B, G, T, K) -> (B, H, T, K)."""
+    if reference_only():
+        everything = q.new_zeros(1, q.shape[2]).long()
+        return attention_reference(q, k, v, (documents or Documents(everything)).allowed())
+    return fused.causal_attention(q, k, v, documents)
+
+
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
+    """Cached calls: q (B, H, T, K), k and v (B, G, S, K), allowed (B, 1, T, S) bool -> (B, H, T, K)."""
+    if reference_only():
+        return attention_reference(q, k, v, allowed)
+    return fused.masked_attention(q, k, v, allowed)

@@ -1,0 +1,81 @@
+"""Attention through the library's fused kernels: 1e-5 of the definition in float32, never a (T, S) matrix in memory.
+
+Whole rows in training run causal, cut at document boundaries where there are any; on CUDA the cut runs inside a
+compiled block-sparse kernel, so that documents cost less, not more. Cached calls run under an explicit mask, with the
+queries of a group laid side by side, so that keys and values are never copied per head.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["Documents", "causal_attention", "masked_attention"]
+
+BLOCK = 128
+"""Tokens a side of a block in the block-sparse kernel; rows must be a multiple of it."""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Which tokens of whole rows see each other, worked out once a call."""
+
+    segments: Tensor
+    """(B, T) document numbers, -1 at padding."""
+    blocks: Any = None
+    """Block mask of the compiled kernel, where that runs."""
+
+    @staticmethod
+    def of(segments: Tensor | None) -> "Documents | None":
+        """The layout of (B, T) segments; None stays None: one document a row."""
+        if segments is None:
+            return None
+        rows, tokens = segments.shape
+        if not segments.is_cuda or tokens % BLOCK or not torch.is_grad_enabled():
+            return Documents(segments)
+
+        def visible(b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
+            return (t >= s) & (segments[b, t] == segments[b, s])
+
+        return Documents(segments, _compiled_block_mask()(visible, rows, None, tokens, tokens, BLOCK_SIZE=BLOCK))
+
+    def allowed(self) -> Tensor:
+        """(B, 1, T, T) bool: s is at or before t, and in the same document."""
+        same = self.segments[:, None, :, None] == self.segments[:, None, None, :]
+        return same.tril()
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None) -> Tensor:
+    """Whole rows: q (B, H, T, K), k and v (B, G, T, K) -> (B, H, T, K)."""
+    if documents is None:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
+    if documents.blocks is not None:
+        return _compiled_flex()(q, k, v, block_mask=documents.blocks, enable_gqa=q.shape[1] != k.shape[1])
+    return masked_attention(q, k, v, documents.allowed())
+
+
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
+    """Any rows: q (B, H, T, K), k and v (B, G, S, K), allowed (B or 1, 1, T, S) -> (B, H, T, K)."""
+    rows, heads, tokens, width = q.shape
+    groups = k.shape[1]
+    if heads != groups:
+        q = q.reshape(rows, groups, heads // groups * tokens, width)
+        allowed = allowed.repeat(1, 1, heads // groups, 1)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed).reshape(rows, heads, tokens, width)
+
+
+@cache
+def _compiled_block_mask() -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    return torch.compile(create_block_mask)
+
+
+@cache
+def _compiled_flex() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=False)

@@ -1,0 +1,22 @@
+"""Softmax attention by its definition.
+
+o_t = sum_s p_ts v_s        p_t = softmax over the allowed s of q_t . k_s / sqrt(K)
+
+Shapes   q (B, H, T, K); k, v (B, G, S, K), head h reads group h // (H / G); allowed (B or 1, 1, T, S) bool;
+         o (B, H, T, K).
+"""
+
+import torch
+from torch import Tensor
+
+__all__ = ["attention_reference"]
+
+
+def attention_reference(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
+    """The definition. A row in which nothing is allowed gives zeros."""
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = torch.einsum("bhtk,bhsk->bhts", q, k) / q.shape[-1] ** 0.5
+    scores = scores.masked_fill(~allowed, -torch.inf)
+    weights = torch.softmax(scores, -1).nan_to_num(0.0)
+    return torch.einsum("bhts,bhsk->bhtk", weights, v)

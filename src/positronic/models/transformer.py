@@ -1,0 +1,118 @@
+"""Family `transformer`, the control: attention and SwiGLU, the trunk every strange family is measured against.
+
+tokens -> embedding -> [ + attention -> + SwiGLU ] x L -> norm -> scale -> embedding^T -> logits
+"""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from positronic.config import ModelConfig
+from positronic.errors import ConfigError
+from positronic.kernels.attention import Documents
+from positronic.lm import DraftHead, LMOutput
+from positronic.mixers.attention import AttentionConfig
+from positronic.mixers.swiglu import SwiGLUConfig
+from positronic.nn.head import LMHead
+from positronic.nn.linear import Embedding
+from positronic.nn.stack import Residual, Stack
+from positronic.state import DecodeState, Step
+
+__all__ = [
+    "Transformer",
+    "TransformerConfig",
+    "control_79m",
+    "control_91m",
+    "control_144m",
+    "tinygpt_15m",
+    "tinygpt_tiny",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig(ModelConfig, kind="transformer"):
+    n_layers: int = 6
+    """Pairs of token mixer and channel mixer."""
+    attention: AttentionConfig = AttentionConfig(n_heads=6, n_kv_heads=2, rank=192)
+    """Token mixer of every layer."""
+    channel: SwiGLUConfig = SwiGLUConfig(hidden=896)
+    """Channel mixer of every layer."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_layers < 1:
+            raise ConfigError(f"n_layers is {self.n_layers}; use 1 or more.")
+
+    def build(self) -> "Transformer":
+        return Transformer(self)
+
+
+class Transformer(nn.Module):
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.config = config
+        d, branches = config.d_model, 2 * config.n_layers
+        self.embed = Embedding(config.vocab_size, d)
+        self.trunk = Stack(
+            *(
+                Residual(part.build(d, branches))
+                for _ in range(config.n_layers)
+                for part in (config.attention, config.channel)
+            )
+        )
+        self.head = LMHead(d)
+        self.drafts: DraftHead | None = None
+
+    def init_state(self, batch: int, room: int = 0) -> DecodeState:
+        return DecodeState.new(self.trunk.init_state(batch, room), batch, self.embed.weight.device)
+
+    def forward(self, tokens: Tensor, state: DecodeState | None = None, step: Step | None = None) -> LMOutput:
+        boundary = self.config.boundary_id
+        step = Step.of(tokens, state, step, boundary)
+        if state is None:
+            step = replace(step, shared={"documents": Documents.of(step.segments)})
+        x, layers, aux = self.trunk(self.embed(tokens), step, state and state.layers)
+        return LMOutput(x, step.next_state(state, layers, boundary), aux)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.head(hidden, self.embed)
+
+
+def tinygpt_15m() -> TransformerConfig:
+    """14.9 M parameters: trains in minutes on a GPU, talks on a laptop."""
+    return TransformerConfig()
+
+
+def tinygpt_tiny() -> TransformerConfig:
+    """3.3 M parameters with a vocabulary of 2,048: trains in minutes on two CPU cores."""
+    return TransformerConfig(
+        vocab_size=2048,
+        d_model=256,
+        context=256,
+        max_positions=2048,
+        n_layers=4,
+        attention=AttentionConfig(n_heads=4, n_kv_heads=2, rank=128),
+        channel=SwiGLUConfig(hidden=640),
+    )
+
+
+def _control(hidden: int) -> TransformerConfig:
+    """The trunk of the published models (10 layers of width 768) with SwiGLU in place of their mixers and organs."""
+    return TransformerConfig(
+        d_model=768, context=2024, n_layers=10, attention=AttentionConfig(), channel=SwiGLUConfig(hidden=hidden)
+    )
+
+
+def control_144m() -> TransformerConfig:
+    """Matched to positronic-144m within 1 %: its mixers and organs spent on SwiGLU."""
+    return _control(4992)
+
+
+def control_91m() -> TransformerConfig:
+    """Matched to the oscillator mixer alone: SwiGLU of the mixer's size, aligned to 128."""
+    return _control(2688)
+
+
+def control_79m() -> TransformerConfig:
+    """Matched to mycel-79m within 1 %."""
+    return replace(_control(2208), context=2048)

@@ -1,0 +1,33 @@
+"""The head: hidden vectors to logits through the embedding itself.
+
+logits = s * RMSNorm(h) E^T        s learned, 1 at the start, kept in [0.05, 20]
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from positronic.nn import init
+from positronic.nn.linear import Embedding
+from positronic.nn.norm import RMSNorm
+
+__all__ = ["LMHead"]
+
+SMALLEST_SCALE, LARGEST_SCALE = 0.05, 20.0
+
+
+class LMHead(nn.Module):
+    """hidden (..., D) -> logits (..., W). The embedding is handed in at the call: it belongs to the model."""
+
+    def __init__(self, d_model: int):
+        super().__init__()
+        self.norm = RMSNorm(d_model)
+        self.scale = nn.Parameter(torch.empty(()))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        init.constant_(self.scale, 1.0)
+
+    def forward(self, hidden: Tensor, embedding: Embedding) -> Tensor:
+        scaled = self.norm(hidden) * self.scale.clamp(SMALLEST_SCALE, LARGEST_SCALE)
+        return F.linear(scaled, embedding.weight)

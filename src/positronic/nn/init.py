@@ -1,0 +1,85 @@
+"""The only ways to fill a parameter, and the one that fills a whole model reproducibly.
+
+Every tensor draws from a Philox stream of its own, keyed by the seed and the tensor's path in the model: adding an
+organ moves no other tensor's values, and a model is the same on every device. Modules fill their own direct tensors in
+`reset_parameters`; `initialize` visits the modules, and leaves alone the tensors a checkpoint is about to fill.
+"""
+
+import hashlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ["constant_", "copy_", "initialize", "normal_", "zeros_"]
+
+
+@dataclass(frozen=True)
+class _Scope:
+    seed: int
+    paths: dict[int, str]
+    """Path in the model by identity of the tensor."""
+    loaded: Collection[str]
+
+
+_scope: ContextVar[_Scope | None] = ContextVar("init_scope", default=None)
+
+
+def initialize(model: nn.Module, seed: int, loaded: Collection[str] = ()) -> None:
+    """Fill every parameter and table of `model` from `seed`, except the parameters named in `loaded`."""
+    with _within(_Scope(seed, {id(p): path for path, p in model.named_parameters()}, frozenset(loaded))):
+        for module in model.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()
+
+
+@torch.no_grad()
+def normal_(tensor: Tensor, std: float) -> None:
+    """Draw from N(0, std^2): from the tensor's own stream inside `initialize`, else from torch's generator."""
+    if _skip(tensor):
+        return
+    scope = _scope.get()
+    if scope is None:
+        tensor.normal_(0.0, std)
+        return
+    key = hashlib.sha256(f"{scope.seed}:{scope.paths[id(tensor)]}".encode()).digest()[:16]
+    stream = np.random.Generator(np.random.Philox(key=np.frombuffer(key, "<u8")))
+    tensor.copy_(torch.from_numpy(stream.standard_normal(tuple(tensor.shape), dtype=np.float32) * np.float32(std)))
+
+
+@torch.no_grad()
+def constant_(tensor: Tensor, value: float) -> None:
+    """Fill with one value."""
+    if not _skip(tensor):
+        tensor.fill_(value)
+
+
+def zeros_(tensor: Tensor) -> None:
+    """Fill with zeros: the no-op start of residual outputs that must be silent when new."""
+    constant_(tensor, 0.0)
+
+
+@torch.no_grad()
+def copy_(tensor: Tensor, values: Tensor) -> None:
+    """Fill with given values: tables that follow from the config, spread-out time constants."""
+    if not _skip(tensor):
+        tensor.copy_(values)
+
+
+def _skip(tensor: Tensor) -> bool:
+    scope = _scope.get()
+    return tensor.is_meta or (scope is not None and scope.paths.get(id(tensor)) in scope.loaded)
+
+
+@contextmanager
+def _within(scope: _Scope) -> Iterator[None]:
+    token = _scope.set(scope)
+    try:
+        yield
+    finally:
+        _scope.reset(token)

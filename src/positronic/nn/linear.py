@@ -1,0 +1,46 @@
+"""Linear maps and embeddings that know how they start."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from positronic.nn import init
+
+__all__ = ["INIT_STD", "Embedding", "Linear", "residual_std"]
+
+INIT_STD = 0.02
+"""Standard deviation of weights at the start (GPT-2's)."""
+
+
+def residual_std(n_branches: int) -> float:
+    """Start of matrices that write to the residual stream: 0.02 / sqrt(branches), so that their sum keeps its size."""
+    return INIT_STD / n_branches**0.5
+
+
+class Linear(nn.Linear):
+    """y = x W^T without bias, W ~ N(0, std^2); std 0 starts as a no-op. x (..., n_in) -> (..., n_out)."""
+
+    def __init__(self, n_in: int, n_out: int, std: float = INIT_STD):
+        self.std = std
+        super().__init__(n_in, n_out, bias=False)
+
+    def reset_parameters(self) -> None:
+        if self.std == 0:
+            init.zeros_(self.weight)
+        else:
+            init.normal_(self.weight, self.std)
+
+
+class Embedding(nn.Module):
+    """Token ids (B, T) -> vectors (B, T, D); the same matrix serves the head."""
+
+    def __init__(self, vocab_size: int, d_model: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab_size, d_model))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        init.normal_(self.weight, INIT_STD)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.embedding(tokens, self.weight)

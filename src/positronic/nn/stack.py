@@ -1,0 +1,53 @@
+"""The trunk: mixers one after another, each added to the stream, states and auxiliary losses threaded through."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from positronic.lm import MixerOutput
+from positronic.state import State, Step
+
+__all__ = ["Residual", "Stack"]
+
+
+class Residual(nn.Module):
+    """x + mixer(x). What is compiled, recomputed and watched as one block."""
+
+    def __init__(self, mixer: nn.Module):
+        super().__init__()
+        self.mixer = mixer
+
+    def init_state(self, batch: int, room: int = 0) -> State | None:
+        return self.mixer.init_state(batch, room)  # type: ignore[operator]
+
+    def forward(self, x: Tensor, step: Step, state: State | None = None) -> MixerOutput:
+        y, after, aux = self.mixer(x, step, state)
+        return MixerOutput(x + step.tap(self, "branch", y), after, aux)
+
+
+class Stack(nn.ModuleList):
+    """Blocks in order: x (B, T, D) -> x (B, T, D), states after the call, auxiliary losses summed by name."""
+
+    def __init__(self, *blocks: Residual):
+        super().__init__(blocks)
+        self.recompute = False
+        """Keep only the blocks' inputs in training and run each again on the way back: less memory, more work."""
+
+    def init_state(self, batch: int, room: int = 0) -> list[State | None]:
+        return [block.init_state(batch, room) for block in self]  # type: ignore[operator]
+
+    def forward(
+        self, x: Tensor, step: Step, states: Sequence[State | None] | None = None
+    ) -> tuple[Tensor, list[State | None], Mapping[str, Tensor]]:
+        after: list[State | None] = []
+        aux: dict[str, Tensor] = {}
+        for block, state in zip(self, states or [None] * len(self), strict=True):
+            if self.recompute and self.training and state is None:
+                x, next_state, losses = checkpoint(block, x, step, None, use_reentrant=False)
+            else:
+                x, next_state, losses = block(x, step, state)
+            after.append(next_state)
+            for name, loss in losses.items():
+                aux[name] = aux[name] + loss if name in aux else loss
+        return x, after, aux
