@@ -1,0 +1,199 @@
+"""A weighted mixture of row sources (`order.py` says in which order): a `BatchSource`.
+
+State    rows taken from each source, nothing else: the place in the stream is one number a source.
+Cost     a row: O(sources) and one read of T+1 tokens; an epoch: 8 bytes a row and one sort.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import gcd, lcm
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from positronic.data.batch import TokenBatch
+from positronic.data.order import ORDER, permutation, schedule
+from positronic.errors import DataError
+
+__all__ = ["Mixture", "Rows", "Vocabulary", "Weighted", "Windows"]
+
+
+class Windows(NamedTuple):
+    """n rows of T+1 tokens."""
+
+    ids: np.ndarray
+    """(n, T+1) integers."""
+    counted: np.ndarray | None = None
+    """(n, T+1) bool: carries loss when it is a target; None: all do."""
+    real: np.ndarray | None = None
+    """(n, T+1) bool: False at padding; None: no padding."""
+
+
+class Rows(Protocol):
+    """A finite table of rows that can be read in any order."""
+
+    name: str
+    fingerprint: str
+    """Hash of the content and of how it is cut into rows."""
+    seq_len: int
+    n_rows: int
+    n_tokens: int
+    pads: bool
+    """Whether rows may end in padding."""
+
+    def read(self, rows: np.ndarray) -> Windows: ...
+
+
+class Vocabulary(Protocol):
+    """What a mixture needs to know of a tokenizer."""
+
+    @property
+    def eot_id(self) -> int: ...
+    @property
+    def token_bytes(self) -> Sequence[bytes]: ...
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Rows and their share of the mixture's tokens, relative to the others'."""
+
+    rows: Rows
+    weight: float | None = None
+    """None, for all sources or for none: in proportion to their sizes, so that all end their epochs together."""
+
+
+class Mixture:
+    """A `BatchSource` over weighted rows of one length; deterministic, resumable, cheap to ask."""
+
+    def __init__(self, sources: Sequence[Weighted], vocabulary: Vocabulary, *, seed: int = 0):
+        _check(sources)
+        self.sources = tuple(source.rows for source in sources)
+        self.seed = seed
+        self._weights = _whole_weights(sources)
+        self._taken = [0] * len(sources)
+        self._orders: dict[int, tuple[int, np.ndarray]] = {}  # source: (epoch, its order)
+        self._eot_id = vocabulary.eot_id
+        spelled = [len(spelling) for spelling in vocabulary.token_bytes]
+        spelled[vocabulary.eot_id] = 0
+        self._spelled = torch.tensor(spelled)
+
+    @property
+    def seq_len(self) -> int:
+        """T, tokens a row."""
+        return self.sources[0].seq_len
+
+    def next(self, rows: int) -> TokenBatch:
+        """The next `rows` rows of the stream."""
+        before = list(self._taken)
+        picks = np.array(schedule(self._weights, self._taken, rows))
+        shape = (rows, self.seq_len + 1)
+        ids, counted, real = np.empty(shape, np.int64), np.ones(shape, bool), np.ones(shape, bool)
+        for i, source in enumerate(self.sources):
+            here = np.flatnonzero(picks == i)
+            if len(here):
+                found = source.read(self._places(i, before[i], len(here)))
+                ids[here] = found.ids
+                counted[here] = True if found.counted is None else found.counted
+                real[here] = True if found.real is None else found.real
+        return TokenBatch.of(
+            torch.from_numpy(ids),
+            torch.from_numpy(counted),
+            torch.from_numpy(real) if any(source.pads for source in self.sources) else None,
+            boundary_id=self._eot_id,
+            spelled_bytes=self._spelled,
+        )
+
+    def position(self) -> dict[str, Any]:
+        """Rows taken from each source, beside what the stream is, so that another stream is refused."""
+        return {"stream": self._stream(), "taken": list(self._taken)}
+
+    def seek(self, position: Mapping[str, Any]) -> None:
+        """Go on where `position()` was read."""
+        ours, theirs = self._stream(), position.get("stream")
+        if ours != theirs:
+            raise DataError(f"This position belongs to other data: {_differences(theirs, ours)}. {_SAME_DATA}")
+        taken = position.get("taken")
+        counts = [n for n in taken if type(n) is int and n >= 0] if isinstance(taken, list) else []
+        if taken != counts or len(counts) != len(self.sources):
+            raise DataError(f"This position counts rows as {taken!r}, which is damaged. Resume an older checkpoint.")
+        self._taken = counts
+
+    def describe(self) -> dict[str, Any]:
+        """Sources with their shares, sizes and epochs begun."""
+        total = sum(self._weights)
+        sources = [
+            {
+                "name": source.name,
+                "share": weight / total,
+                "rows": source.n_rows,
+                "tokens": source.n_tokens,
+                "epochs": taken / source.n_rows,
+                "fingerprint": source.fingerprint,
+            }
+            for source, weight, taken in zip(self.sources, self._weights, self._taken, strict=True)
+        ]
+        return {"seed": self.seed, "seq_len": self.seq_len, "rows_taken": sum(self._taken), "sources": sources}
+
+    def _places(self, i: int, first: int, n: int) -> np.ndarray:
+        """Row numbers of draws first .. first+n-1 from source i."""
+        size = self.sources[i].n_rows
+        draws = np.arange(first, first + n)
+        places = np.empty(n, np.int64)
+        for epoch in range(first // size, (first + n - 1) // size + 1):
+            now = draws // size == epoch
+            places[now] = self._order(i, epoch)[draws[now] % size]
+        return places
+
+    def _order(self, i: int, epoch: int) -> np.ndarray:
+        if i not in self._orders or self._orders[i][0] != epoch:
+            self._orders[i] = epoch, permutation(self.seed, i, epoch, self.sources[i].n_rows)
+        return self._orders[i][1]
+
+    def _stream(self) -> dict[str, Any]:
+        sources = [
+            {"name": source.name, "weight": weight, "fingerprint": source.fingerprint}
+            for source, weight in zip(self.sources, self._weights, strict=True)
+        ]
+        return {"order": ORDER, "seed": self.seed, "seq_len": self.seq_len, "sources": sources}
+
+
+_SAME_DATA = "Give the same --data, --seq-len, --tokenizer and --seed as the run that is resumed, or start a new run."
+
+
+def _check(sources: Sequence[Weighted]) -> None:
+    if not sources:
+        raise DataError("There is no data: name at least one text, as --data PATH.")
+    for source in sources:
+        rows = source.rows
+        if rows.n_rows == 0:
+            raise DataError(
+                f"{rows.name} has {rows.n_tokens} tokens to train on; one row of --seq-len {rows.seq_len} needs "
+                f"{rows.seq_len + 1}. Give more text, or a smaller --seq-len."
+            )
+        if source.weight is not None and not 0 < source.weight < float("inf"):
+            raise DataError(f"{rows.name} has weight {source.weight}; give a positive number, or leave the source out.")
+    lengths = {source.rows.seq_len for source in sources}
+    assert len(lengths) == 1, f"rows of different lengths in one mixture: {lengths}"
+    without = [source.rows.name for source in sources if source.weight is None]
+    if without and len(without) < len(sources):
+        raise DataError(
+            f"{', '.join(without)} has no weight while others have; write PATH:WEIGHT for all, or for none."
+        )
+
+
+def _whole_weights(sources: Sequence[Weighted]) -> list[int]:
+    """The shares as whole numbers without a common factor; decimals are taken as written (0.1 is one tenth)."""
+    shares = [Fraction(s.rows.n_rows) if s.weight is None else Fraction(repr(float(s.weight))) for s in sources]
+    scale = lcm(*(share.denominator for share in shares))
+    whole = [int(share * scale) for share in shares]
+    return [weight // gcd(*whole) for weight in whole]
+
+
+def _differences(theirs: Any, ours: dict[str, Any]) -> str:
+    """What differs, in a few words."""
+    if not isinstance(theirs, Mapping):
+        return "it names no stream"
+    parts = [f"{key} {theirs.get(key)} there, {ours[key]} here" for key in ours if theirs.get(key) != ours[key]]
+    return "; ".join(part if len(part) < 600 else part[:597] + "..." for part in parts)
