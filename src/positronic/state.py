@@ -6,7 +6,6 @@ Both are values: a call returns the next state and changes nothing it was given.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -28,7 +27,7 @@ class State(Protocol):
     """What one mixer remembers: a frozen dataclass of tensors, batch first."""
 
     def commit(self, path: Sequence[int]) -> Self:
-        """Keep these tokens of the last call, in order, and forget the others of that call (needs `keep_trail`)."""
+        """Keep these tokens of the last call, from its first on, and forget the rest of it (needs `keep_trail`)."""
         ...
 
     def select(self, rows: Tensor) -> Self:
@@ -137,19 +136,17 @@ class DecodeState:
         return DecodeState(tuple(layers), zero, zero, zero)
 
     def commit(self, path: Sequence[int]) -> "DecodeState":
-        """The state in which only tokens `path` of the last call, in order, have been consumed."""
+        """The state in which only the tokens `path` = 0, 1, ... of the last call have been consumed."""
         if self.trail is None:
             raise StateError("This state kept no trail of its last call; make that call with Step(keep_trail=True).")
         counted, segment = self.trail
-        if any(not 0 <= i < counted.shape[1] - 1 for i in path) or any(b <= a for a, b in pairwise(path)):
+        if list(path) != list(range(len(path))) or len(path) >= counted.shape[1]:
             raise StateError(
-                f"Path {list(path)} does not fit the {counted.shape[1] - 1} tokens of the last call; "
-                f"give increasing indices from 0 to {counted.shape[1] - 2}."
+                f"Path {list(path)} is no beginning of the {counted.shape[1] - 1} tokens of the last call; "
+                f"commit 0, 1, ... up to the last token to keep."
             )
-        last = path[-1] + 1 if path else 0
-        skipped = counted[:, :1] + len(path) if len(path) != last else counted[:, last : last + 1]
         layers = tuple(None if layer is None else layer.commit(path) for layer in self.layers)
-        return DecodeState(layers, skipped[:, 0], self.start, segment[:, last])
+        return DecodeState(layers, counted[:, len(path)], self.start, segment[:, len(path)])
 
     def select(self, rows: Tensor) -> "DecodeState":
         """A copy with these rows, (n,) indices; the copy shares no buffer with this state."""

@@ -77,9 +77,9 @@ class KVBuffer:
     writes: list[tuple[int, int, object]] = field(default_factory=list)
     """(first row, end, stamp) of each call whose rows still stand, in order: which rows are whose."""
 
-    def standing(self, stamp: object, length: int) -> bool:
-        """Whether the rows before `length` are still those that the call `stamp` left."""
-        return length == 0 or any(mark is stamp and length <= end for _, end, mark in reversed(self.writes))
+    def writer(self, length: int) -> object:
+        """The stamp of the call that wrote the last of `length` rows; None before the first row."""
+        return next((stamp for first, end, stamp in reversed(self.writes) if first < length <= end), None)
 
     def write(self, at: int, keys: Tensor, values: Tensor, segments: Tensor) -> object:
         """Put (B, G, T, K) keys and values at row `at`, over whatever stood there; returns the new stamp."""
@@ -123,15 +123,10 @@ class KVState:
     """Read the whole buffer under a mask, so that no bit of a row depends on the length or on the calls before."""
 
     def commit(self, path: Sequence[int]) -> "KVState":
-        """Keep rows `path` of the last call, moved down to follow each other."""
+        """Keep the first rows of the last call; the rows after them are dead and will be written over."""
         self.check()
         kept = self.start + len(path)
-        if list(path) != list(range(len(path))):
-            rows = torch.tensor([self.start + i for i in path], device=self.buffer.keys.device)
-            b = self.buffer
-            stamp = b.write(self.start, b.keys[:, :, rows], b.values[:, :, rows], b.segments[:, rows])
-            return KVState(b, kept, self.start, stamp, self.fixed)
-        return KVState(self.buffer, kept, self.start, self.stamp if path else None, self.fixed)
+        return KVState(self.buffer, kept, self.start, self.buffer.writer(kept), self.fixed)
 
     def select(self, rows: Tensor) -> "KVState":
         """A copy with these rows and a buffer of its own."""
@@ -148,7 +143,7 @@ class KVState:
 
     def check(self) -> None:
         """Raise if another continuation has overwritten rows of this state."""
-        if self.stamp is not None and not self.buffer.standing(self.stamp, self.length):
+        if self.buffer.writer(self.length) is not self.stamp:
             raise StateError(
                 "This state's keys were overwritten when an older state of the same conversation was continued. "
                 "Branch with state.select(rows) before continuing twice."

@@ -26,7 +26,7 @@ class Rotary(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        exponents = torch.arange(self.rope_dims // 2, dtype=torch.float64) * (2 / self.rope_dims)
+        exponents = torch.arange(0, self.rope_dims, 2, dtype=torch.float64) / max(self.rope_dims, 1)
         init.copy_(self.frequencies, (self.base**-exponents).float())
 
     def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:

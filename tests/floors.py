@@ -1,0 +1,71 @@
+"""Imports go down: a package may import from lower floors only, never from its own floor's neighbours, never up."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "positronic"
+FLOORS = [
+    {"config", "state", "lm", "probe", "errors"},
+    {"kernels", "text"},
+    {"nn", "memory"},
+    {"mixers", "traits"},
+    {"models", "generation", "data"},
+    {"checkpoint"},
+    {"train", "eval", "observe"},
+    {"serve", "adapters", "viz"},
+    {"recipes"},
+    {"cli"},
+]
+FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+GROUND = FLOORS[0]
+TOP_LEVEL = {"", "__main__"}
+"""The package's own face: `positronic.load` looks down on everything, lazily."""
+
+
+def room(path: Path) -> str:
+    """The package a file belongs to: "mixers" for mixers/attention.py, "config" for config.py."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return "" if parts == ("__init__",) else parts[0]
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the floor; write positronic.x"
+            names = [node.module or ""]
+            if node.module == "positronic":
+                names = [f"positronic.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        rooms |= {name.split(".")[1] for name in names if name.startswith("positronic.")}
+    return rooms - {"__version__"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down(path):
+    here = room(path)
+    if here in TOP_LEVEL:
+        return
+    assert here in FLOOR_OF, f"{here} stands on no floor: add it to FLOORS and to docs/architecture.md"
+    for there in imported_rooms(path):
+        below = FLOOR_OF[there] < FLOOR_OF[here]
+        within_ground = there in GROUND and here in GROUND
+        assert there == here or below or within_ground, f"{here} (floor {FLOOR_OF[here]}) imports {there}"
+
+
+@pytest.mark.parametrize(
+    ("room_name", "forbidden"),
+    [("text", {"torch"}), ("config", {"torch"}), ("errors", {"torch"}), ("train", {"tyro", "rich", "tensorboard"})],
+)
+def test_heavy_libraries_stay_out_of_module_level(room_name, forbidden):
+    files = [p for p in PACKAGE.rglob("*.py") if room(p) == room_name]
+    for path in files:
+        for node in ast.parse(path.read_text("utf-8")).body:
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not {name.split(".")[0] for name in names} & forbidden, f"{path} imports {forbidden} at module level"

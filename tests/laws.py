@@ -1,0 +1,318 @@
+"""What every mixer and every language model must obey. A mixer joins MIXERS by one line, a family joins MODELS."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from positronic.config import Config, ModelConfig
+from positronic.errors import StateError
+from positronic.mixers.attention import AttentionConfig
+from positronic.mixers.swiglu import SwiGLUConfig
+from positronic.models import build
+from positronic.models.transformer import TransformerConfig
+from positronic.probe import Probe, capture
+from positronic.state import DecodeState, Step
+
+D, W, END = 32, 50, 7
+
+MIXERS: dict[str, Config] = {
+    "attention": AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=16, rank=24, rope_dims=8),
+    "attention-plain": AttentionConfig(n_heads=2, n_kv_heads=2, head_dim=16, rank=None, rope_dims=0, qk_norm=False),
+    "swiglu": SwiGLUConfig(hidden=48),
+}
+MODELS: dict[str, ModelConfig] = {
+    "transformer": TransformerConfig(
+        vocab_size=W,
+        d_model=D,
+        context=64,
+        max_positions=256,
+        boundary_id=END,
+        n_layers=2,
+        attention=MIXERS["attention"],
+        channel=MIXERS["swiglu"],
+    ),
+}
+CUTS = [(1, 16), (7, 10), (16, 1), (3, 1, 13), (1,) * 17]
+
+
+def relative_error(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def enliven(module: torch.nn.Module, scale: float = 0.3) -> torch.nn.Module:
+    """Random values everywhere, zero-started ones included, so that no law holds because a part is silent."""
+    generator = torch.Generator().manual_seed(1)
+    for p in module.parameters():
+        torch.nn.init.normal_(p, mean=1.0 if p.dim() == 1 else 0.0, std=scale, generator=generator)
+    return module.eval()
+
+
+@pytest.fixture(params=MIXERS)
+def mixer(request):
+    return enliven(MIXERS[request.param].build(D))
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    return enliven(build(MODELS[request.param]))
+
+
+def tokens_of(batch: int, length: int, seed: int = 0, end: bool = False) -> Tensor:
+    tokens = torch.randint(8, W, (batch, length), generator=torch.Generator().manual_seed(seed))
+    return tokens.index_fill(1, torch.tensor([length // 3]), END) if end else tokens
+
+
+def vectors_of(batch: int, length: int, seed: int = 0) -> Tensor:
+    return torch.randn(batch, length, D, generator=torch.Generator().manual_seed(seed))
+
+
+class Alone:
+    """One mixer with what a model would keep for it: runs vectors in pieces, as a model runs tokens."""
+
+    def __init__(self, mixer, batch: int, room: int = 0):
+        layers = [mixer.init_state(batch, room)]
+        self.mixer, self.state = mixer, DecodeState.new(layers, batch, torch.device("cpu"))
+
+    def feed(self, x: Tensor, **wishes) -> Tensor:
+        tokens = torch.zeros(x.shape[:2], dtype=torch.long)
+        step = Step.of(tokens, self.state, Step(tokens, tokens, **wishes))
+        y, layer, _ = self.mixer(x, step, self.state.layers[0])
+        self.state = step.next_state(self.state, [layer])
+        return y
+
+
+def whole(mixer, x: Tensor, **wishes) -> Tensor:
+    tokens = torch.zeros(x.shape[:2], dtype=torch.long)
+    return mixer(x, Step.of(tokens, None, Step(tokens, tokens, **wishes)), None).y
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("room", [0, 32])
+@pytest.mark.parametrize("cut", CUTS)
+def test_feeding_in_parts_equals_feeding_at_once(mixer, cut, room):
+    x = vectors_of(2, 17)
+    alone = Alone(mixer, 2, room)
+    parts = torch.cat([alone.feed(piece) for piece in x.split(list(cut), 1)], 1)
+    assert relative_error(parts, whole(mixer, x)) < 1e-5
+
+
+@torch.no_grad()
+def test_the_future_cannot_change_the_past(mixer):
+    x = vectors_of(2, 17)
+    for t in (1, 8, 16):
+        other = torch.cat([x[:, :t], vectors_of(2, 17 - t, seed=9)], 1)
+        assert torch.equal(whole(mixer, x)[:, :t], whole(mixer, other)[:, :t]), f"outputs before {t} moved"
+
+
+@torch.no_grad()
+def test_padding_changes_nothing(mixer):
+    x, pad = vectors_of(2, 9), vectors_of(2, 4, seed=3)
+    valid = torch.tensor([[False] * 4 + [True] * 9] * 2)
+    padded = torch.cat([pad, x], 1)
+    assert relative_error(whole(mixer, padded, valid=valid)[:, 4:], whole(mixer, x)) < 1e-5
+    alone, clean = Alone(mixer, 2), Alone(mixer, 2)
+    alone.feed(padded, valid=valid), clean.feed(x)
+    more = vectors_of(2, 5, seed=4)
+    assert relative_error(alone.feed(more), clean.feed(more)) < 1e-5
+    assert torch.equal(alone.state.position, clean.state.position)
+
+
+@torch.no_grad()
+def test_packed_documents_do_not_see_each_other(mixer):
+    x = vectors_of(2, 17)
+    segments = torch.tensor([[0] * 6 + [1] * 11] * 2)
+    packed = whole(mixer, x, segments=segments)
+    apart = torch.cat([whole(mixer, x[:, :6]), whole(mixer, x[:, 6:])], 1)
+    assert relative_error(packed, apart) < 1e-5
+    alone = Alone(mixer, 2)
+    pieces = zip(x.split([4, 13], 1), segments.split([4, 13], 1), strict=True)
+    streamed = torch.cat([alone.feed(piece, segments=numbers) for piece, numbers in pieces], 1)
+    assert relative_error(streamed, apart) < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("room", [0, 32])
+@pytest.mark.parametrize("kept", range(6))
+def test_committing_a_part_equals_never_having_fed_the_rest(mixer, kept, room):
+    x, draft, more = vectors_of(2, 9), vectors_of(2, 5, seed=2), vectors_of(2, 4, seed=4)
+    speculative, plain = Alone(mixer, 2, room), Alone(mixer, 2, room)
+    speculative.feed(x), plain.feed(x)
+    speculative.feed(draft, keep_trail=True)
+    speculative.state = speculative.state.commit(range(kept))
+    if kept:
+        plain.feed(draft[:, :kept])
+    assert torch.equal(speculative.state.position, plain.state.position)
+    assert relative_error(speculative.feed(more), plain.feed(more)) < 1e-5
+
+
+@torch.no_grad()
+def test_an_old_state_continues_as_if_nothing_had_followed_it(mixer):
+    alone = Alone(mixer, 2)
+    alone.feed(vectors_of(2, 9))
+    old = alone.state
+    more = vectors_of(2, 4, seed=4)
+    first = alone.feed(more)
+    alone.feed(vectors_of(2, 3, seed=5))
+    alone.state = old
+    assert torch.equal(alone.feed(more), first)
+
+
+@torch.no_grad()
+def test_select_branches_without_sharing(mixer):
+    alone = Alone(mixer, 3)
+    alone.feed(vectors_of(3, 9))
+    trunk, rows = alone.state, torch.tensor([2, 0, 2])
+    branch = trunk.select(rows)
+    more = vectors_of(3, 4, seed=4)
+    expected = alone.feed(more)
+    alone.state = branch
+    assert relative_error(alone.feed(more[rows]), expected[rows]) < 1e-5
+    after_branch = alone.state
+    alone.state = trunk
+    alone.feed(vectors_of(3, 2, seed=8))
+    alone.state = after_branch
+    alone.feed(more)  # the trunk's continuation took nothing from the branch
+
+
+@torch.no_grad()
+def test_rows_do_not_talk_to_each_other(mixer):
+    x, other = vectors_of(3, 9), vectors_of(3, 9, seed=5)
+    other[0] = x[0]
+    assert torch.equal(whole(mixer, x)[0], whole(mixer, other)[0])
+    a, b = Alone(mixer, 3), Alone(mixer, 3)
+    for piece, different in zip(x.split(3, 1), other.split(3, 1), strict=True):
+        assert torch.equal(a.feed(piece)[0], b.feed(different)[0])
+
+
+def test_every_parameter_gets_gradient(mixer):
+    whole(mixer, vectors_of(2, 9)).square().sum().backward()
+    silent = [name for name, p in mixer.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not silent
+
+
+class CountOperations(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, kinds, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def test_a_tap_that_is_off_adds_no_operation(mixer, monkeypatch):
+    x = vectors_of(2, 9)
+    with CountOperations() as untapped:
+        whole(mixer, x)
+    monkeypatch.setattr(Step, "tap", lambda self, owner, name, x: x)
+    with CountOperations() as without_taps:
+        whole(mixer, x)
+    assert untapped.count == without_taps.count
+
+
+@pytest.mark.parametrize("config", [*MIXERS.values(), *MODELS.values()], ids=[*MIXERS, *MODELS])
+def test_config_to_json_to_config_is_identity(config):
+    assert Config.from_json(config.to_json()) == config
+
+
+def logits_of(model, tokens: Tensor, **wishes) -> Tensor:
+    return model.logits(model(tokens, step=Step(tokens, tokens, **wishes) if wishes else None).hidden)
+
+
+def stream(model, tokens: Tensor, cut, room: int = 0) -> tuple[Tensor, DecodeState]:
+    state, logits = model.init_state(len(tokens), room), []
+    for piece in tokens.split(list(cut), 1):
+        out = model(piece, state)
+        state = out.state
+        logits.append(model.logits(out.hidden))
+    return torch.cat(logits, 1), state
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("end", [False, True])
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_model_streams_what_it_says_at_once(model, cut, end):
+    tokens = tokens_of(2, 17, end=end)
+    logits, state = stream(model, tokens, cut)
+    assert (logits - logits_of(model, tokens)).abs().max() < 1e-4
+    assert state.position.tolist() == [17, 17]
+
+
+@torch.no_grad()
+def test_a_document_that_ended_is_forgotten(model):
+    tokens = tokens_of(1, 18, end=True)
+    cut = 18 // 3 + 1
+    logits = logits_of(model, tokens)
+    assert (logits[:, cut:] - logits_of(model, tokens[:, cut:])).abs().max() < 1e-4
+    streamed, _ = stream(model, tokens, (cut, 18 - cut))
+    assert (streamed[:, cut:] - logits[:, cut:]).abs().max() < 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kept", range(6))
+def test_a_model_commits_over_document_ends(model, kept):
+    tokens, draft, more = tokens_of(2, 9), tokens_of(2, 5, seed=2, end=True), tokens_of(2, 4, seed=3)
+    state = model(tokens, model.init_state(2)).state
+    after = model(draft, state, Step(draft, draft, keep_trail=True)).state.commit(range(kept))
+    out = model(more, after)
+    straight = torch.cat([tokens, draft[:, :kept], more], 1)
+    assert (model.logits(out.hidden) - logits_of(model, straight)[:, -4:]).abs().max() < 1e-4
+
+
+@torch.no_grad()
+def test_left_padding_changes_no_logit(model):
+    tokens = tokens_of(2, 9)
+    padded = torch.cat([torch.zeros(2, 4, dtype=torch.long), tokens], 1)
+    valid = torch.tensor([[False] * 4 + [True] * 9] * 2)
+    assert (logits_of(model, padded, valid=valid)[:, 4:] - logits_of(model, tokens)).abs().max() < 1e-4
+
+
+@torch.no_grad()
+def test_a_model_is_causal_to_the_bit(model):
+    a, b = tokens_of(2, 17), tokens_of(2, 17)
+    b[:, 9:] = tokens_of(2, 8, seed=5)
+    assert torch.equal(logits_of(model, a)[:, :9], logits_of(model, b)[:, :9])
+
+
+def test_the_first_loss_is_that_of_a_uniform_guess(model):
+    fresh = build(model.config)
+    tokens = tokens_of(4, 64)
+    loss = torch.nn.functional.cross_entropy(logits_of(fresh, tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    assert abs(loss.item() / math.log(W) - 1) < 0.01
+
+
+def test_equal_seeds_build_equal_models(model):
+    a, b, c = (build(model.config, seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert any(not torch.equal(a[name], c[name]) for name in a)
+
+
+def test_every_parameter_of_a_fresh_model_gets_gradient(model):
+    fresh = build(model.config)
+    tokens = tokens_of(2, 16)
+    fresh.logits(fresh(tokens).hidden).logsumexp(-1).sum().backward()
+    silent = [name for name, p in fresh.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not silent
+
+
+@torch.no_grad()
+def test_watching_changes_no_bit(model):
+    tokens = tokens_of(2, 9)
+    probe = Probe(model, {"*": capture})
+    assert torch.equal(logits_of(model, tokens, probe=probe), logits_of(model, tokens))
+    assert probe.seen
+
+
+def test_a_commit_needs_a_trail_and_a_beginning(model):
+    tokens = tokens_of(1, 5)
+    with torch.no_grad():
+        bare = model(tokens, model.init_state(1)).state
+        trailed = model(tokens, model.init_state(1), Step(tokens, tokens, keep_trail=True)).state
+    with pytest.raises(StateError, match="keep_trail"):
+        bare.commit([0])
+    with pytest.raises(StateError, match="no beginning"):
+        trailed.commit([1])

@@ -1,0 +1,44 @@
+import torch
+
+from positronic.state import DecodeState, Step
+
+END = 5
+
+
+def test_documents_are_cut_after_their_end_and_padding_belongs_to_none():
+    tokens = torch.tensor([[0, 0, 1, END, 2, 3, END]])
+    valid = torch.tensor([[False, False, True, True, True, True, True]])
+    step = Step.of(tokens, None, Step(tokens, tokens, valid=valid), END)
+    assert step.segments.tolist() == [[-1, -1, 0, 0, 1, 1, 1]]
+    assert step.positions.tolist() == [[0, 0, 0, 1, 2, 3, 4]]
+
+
+def test_given_segments_add_boundaries_and_remove_none():
+    tokens = torch.tensor([[1, END, 2, 3, 4]])
+    given = torch.tensor([[0, 0, 0, 0, 1]])
+    step = Step.of(tokens, None, Step(tokens, tokens, segments=given), END)
+    assert step.segments.tolist() == [[0, 0, 1, 1, 2]]
+
+
+def test_counting_goes_on_from_the_state_and_ends_carry_over():
+    state = DecodeState.new([], 1, torch.device("cpu"))
+    first = torch.tensor([[1, 2, END]])
+    state = Step.of(first, state, None, END).next_state(state, [], END)
+    assert (state.position.tolist(), state.segment.tolist()) == ([3], [1])
+    step = Step.of(torch.tensor([[7, 8]]), state, None, END)
+    assert (step.positions.tolist(), step.segments.tolist()) == ([[3, 4]], [[1, 1]])
+
+
+def test_trailing_padding_moves_neither_position_nor_document():
+    state = DecodeState.new([], 1, torch.device("cpu"))
+    tokens = torch.tensor([[1, END, 0]])
+    step = Step.of(tokens, state, Step(tokens, tokens, valid=torch.tensor([[True, True, False]])), END)
+    after = step.next_state(state, [], END)
+    assert (after.position.tolist(), after.segment.tolist()) == ([2], [1])
+
+
+def test_where_real_fills_padding_only():
+    tokens = torch.zeros(1, 2, dtype=torch.long)
+    step = Step(tokens, tokens, valid=torch.tensor([[True, False]]))
+    assert step.where_real(torch.tensor([2.0, 3.0]), 1.0).tolist() == [[[2, 3], [1, 1]]]
+    assert step.where_real(torch.full((1, 2, 1), 2.0), 0.0).tolist() == [[[2], [0]]]
