@@ -2,5 +2,27 @@
 
 from positronic.data.batch import BatchSource, TokenBatch
 from positronic.data.mixture import Mixture, Rows, Weighted
+from positronic.data.pack import ChatRows, TextRows
+from positronic.data.shards import Counts, Shard, cache_folder, tokenise
+from positronic.data.sources import DataSpec, Document, Source, open_source
+from positronic.data.split import Split, excerpt
 
-__all__ = ["BatchSource", "Mixture", "Rows", "TokenBatch", "Weighted"]
+__all__ = [
+    "BatchSource",
+    "ChatRows",
+    "Counts",
+    "DataSpec",
+    "Document",
+    "Mixture",
+    "Rows",
+    "Shard",
+    "Source",
+    "Split",
+    "TextRows",
+    "TokenBatch",
+    "Weighted",
+    "cache_folder",
+    "excerpt",
+    "open_source",
+    "tokenise",
+]

@@ -42,6 +42,8 @@ class Rows(Protocol):
     n_tokens: int
     pads: bool
     """Whether rows may end in padding."""
+    notes: Mapping[str, Any]
+    """What else to say of it: documents, conversations cut or dropped."""
 
     def read(self, rows: np.ndarray) -> Windows: ...
 
@@ -112,7 +114,7 @@ class Mixture:
     def seek(self, position: Mapping[str, Any]) -> None:
         """Go on where `position()` was read."""
         ours, theirs = self._stream(), position.get("stream")
-        if ours != theirs:
+        if _identity(ours) != _identity(theirs):
             raise DataError(f"This position belongs to other data: {_differences(theirs, ours)}. {_SAME_DATA}")
         taken = position.get("taken")
         counts = [n for n in taken if type(n) is int and n >= 0] if isinstance(taken, list) else []
@@ -131,6 +133,7 @@ class Mixture:
                 "tokens": source.n_tokens,
                 "epochs": taken / source.n_rows,
                 "fingerprint": source.fingerprint,
+                **source.notes,
             }
             for source, weight, taken in zip(self.sources, self._weights, self._taken, strict=True)
         ]
@@ -189,6 +192,14 @@ def _whole_weights(sources: Sequence[Weighted]) -> list[int]:
     scale = lcm(*(share.denominator for share in shares))
     whole = [int(share * scale) for share in shares]
     return [weight // gcd(*whole) for weight in whole]
+
+
+def _identity(stream: Any) -> Any:
+    """The stream without the names of its sources: a file may be renamed between two runs."""
+    if not isinstance(stream, Mapping) or not isinstance(stream.get("sources"), list):
+        return stream
+    unnamed = [{**source, "name": None} if isinstance(source, Mapping) else source for source in stream["sources"]]
+    return {**stream, "sources": unnamed}
 
 
 def _differences(theirs: Any, ours: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The stream of rows: one order, whatever the calls; resumable anywhere; shares exact; every row once an epoch."""
 
 from fractions import Fraction
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ class Table:
     """Rows whose first token says which row they are."""
 
     pads = False
+    notes: ClassVar = {}
 
     def __init__(self, name: str, n_rows: int, seq_len: int = 4):
         self.name, self.fingerprint, self.seq_len, self.n_rows = name, f"hash of {name}", seq_len, n_rows

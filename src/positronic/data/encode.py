@@ -1,0 +1,84 @@
+"""Documents through a tokenizer, in calls of bounded size."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from positronic.data.sources import Source
+
+__all__ = ["Encoded", "Encoder", "encode", "id_type", "pieces"]
+
+PIECE = 1 << 16
+"""Characters that go to the tokenizer as one text; longer documents are cut between words."""
+BATCH = 1 << 22
+"""Characters a call to `encode_batch`."""
+
+
+class Encoder(Protocol):
+    """What shards need of a tokenizer."""
+
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def eot_id(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+
+class Encoded(NamedTuple):
+    """A document, or a part of one, as tokens."""
+
+    ids: np.ndarray
+    n_bytes: int
+    """UTF-8 bytes of its text."""
+    counted: np.ndarray | None = None
+    """Which tokens carry loss; None: all."""
+    ends: bool = True
+    """Whether the document ends here; its last token is then `eot_id`."""
+
+
+def encode(source: Source, tokenizer: Encoder) -> Iterator[Encoded]:
+    """Documents as tokens, many pieces to a call of the tokenizer."""
+    width = id_type(tokenizer)
+    for batch in _batches(source):
+        for ids, (text, ends) in zip(tokenizer.encode_batch([text for text, _ in batch]), batch, strict=True):
+            yield Encoded(np.array([*ids, tokenizer.eot_id] if ends else ids, width), len(text.encode()), None, ends)
+
+
+def _batches(source: Source) -> Iterator[list[tuple[str, bool]]]:
+    """(piece, whether its document ends there), about BATCH characters together."""
+    batch: list[tuple[str, bool]] = []
+    room = BATCH
+    for document in source:
+        rest = pieces(document.text)
+        for index, piece in enumerate(rest):
+            batch.append((piece, index == len(rest) - 1))
+            room -= len(piece)
+            if room <= 0:
+                yield batch
+                batch, room = [], BATCH
+    if batch:
+        yield batch
+
+
+def pieces(text: str, size: int = PIECE) -> list[str]:
+    """`text` cut into parts of `size` to 2 `size` characters, before a space that stands between two letters: no token
+    of ours spans such a place, so the parts encode as the whole does. Text without one is cut anywhere."""
+    cuts, start = [], 0
+    while len(text) - start > 2 * size:
+        found = _WORD.search(text, start + size, start + 2 * size)
+        end = found.end() if found else start + size
+        cuts.append(text[start:end])
+        start = end
+    return [*cuts, text[start:]]
+
+
+_WORD = re.compile(r"[A-Za-z](?= [A-Za-z])")
+
+
+def id_type(tokenizer: Encoder) -> type[np.uint16] | type[np.uint32]:
+    """The narrowest type that holds every token id."""
+    return np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32

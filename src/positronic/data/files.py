@@ -1,0 +1,116 @@
+"""Bytes and text out of files, plain, .gz or .xz, with errors that name the file and the place.
+
+All reading is in pieces of bounded size; whoever consumes the iterators decides what is kept.
+"""
+
+import codecs
+import difflib
+import gzip
+import hashlib
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from positronic.errors import DataError
+
+__all__ = ["chunks", "file_sha256", "lines", "missing", "plain_suffix", "text_chunks", "whole_text"]
+
+CHUNK = 1 << 20
+_OPENERS: dict[str, Callable[[Path, str], IO[bytes]]] = {".gz": gzip.open, ".xz": lzma.open}  # type: ignore[dict-item]
+
+
+def plain_suffix(path: Path) -> str:
+    """The suffix that says what the text is: `.jsonl` for both a.jsonl and a.jsonl.xz."""
+    return (Path(path.stem) if path.suffix.lower() in _OPENERS else path).suffix.lower()
+
+
+def chunks(path: Path, size: int = CHUNK) -> Iterator[bytes]:
+    """The content of `path`, unpacked, `size` bytes at a time."""
+    suffix = path.suffix.lower()
+    try:
+        with _OPENERS.get(suffix, open)(path, "rb") as file:
+            yield from _pieces(file, size)
+    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is no whole {suffix} file ({error}). Fetch or compress it again.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}. Check the file and its rights.") from error
+
+
+def _pieces(file: IO[bytes], size: int) -> Iterator[bytes]:
+    while piece := file.read(size):
+        yield piece
+
+
+def text_chunks(path: Path) -> Iterator[str]:
+    """The text of `path` in pieces, line ends as they are, without a byte order mark."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    read, begun = 0, False
+    for piece in chunks(path):
+        held = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(piece)
+        except UnicodeDecodeError as error:
+            raise _not_utf8(path, read - held + error.start) from error
+        yield text if begun else text.removeprefix("\ufeff")
+        begun = begun or bool(text)
+        read += len(piece)
+    if held := len(decoder.getstate()[0]):
+        raise _not_utf8(path, read - held)
+
+
+def whole_text(path: Path) -> str:
+    """All of it."""
+    return "".join(text_chunks(path))
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines, from 1, without their line feed, split at line feeds only."""
+    number, offset = 0, 0
+    rest: list[bytes] = []  # parts of a line that has not ended yet
+    for piece in chunks(path):
+        *ended, last = piece.split(b"\n")
+        for part in ended:
+            line = b"".join((*rest, part))
+            rest = []
+            number += 1
+            yield number, _line(path, line, offset)
+            offset += len(line) + 1
+        rest.append(last)
+    if line := b"".join(rest):
+        yield number + 1, _line(path, line, offset)
+
+
+def _line(path: Path, line: bytes, offset: int) -> str:
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, offset + error.start) from error
+    return text.removeprefix("\ufeff") if offset == 0 else text
+
+
+def _not_utf8(path: Path, offset: int) -> DataError:
+    return DataError(
+        f"{path} is not UTF-8: the byte at offset {offset} of its content begins no character. "
+        f"Convert it (iconv -f ENCODING -t UTF-8), or take it out."
+    )
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of the file as it is stored."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}. Check the file and its rights.") from error
+
+
+def missing(path: Path) -> DataError:
+    """The error for a path that is not there, with the nearest names where it was looked for."""
+    folder = next(parent for parent in (path.parent, *path.parents) if parent.is_dir())
+    wanted = path.relative_to(folder).parts[0]
+    there = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    near = difflib.get_close_matches(wanted, there, n=3, cutoff=0.5)
+    hint = f"Did you mean {', '.join(str(folder / name) for name in near)}?" if near else "Check the path."
+    return DataError(f"{path} does not exist ({wanted!r} is not in {folder}). {hint}")

@@ -1,0 +1,205 @@
+"""Documents out of files: txt, md, jsonl, json, folders of these, each plain, .gz or .xz.
+
+    PATH            a file or a folder (recursive, sorted by name; hidden files and other suffixes are passed over)
+    PATH#field      the field that holds the text in json and jsonl; "text" when not given
+    PATH:0.35       the share of this source in a mixture; PATH may itself contain ':' and '#'
+
+One txt or md file is one document, unless it holds marks `<|endoftext|>`: then it is split there, and the line ends
+around a mark belong to the mark. One line of jsonl, one item of a json list is one document: a string, or an object
+whose field is a string. Texts of white space alone are no documents. Line ends are left as they are.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from positronic.data.files import file_sha256, lines, missing, plain_suffix, text_chunks, whole_text
+from positronic.errors import DataError
+
+__all__ = ["DataSpec", "Document", "Source", "TextFiles", "open_source"]
+
+MARK = "<|endoftext|>"
+SUFFIXES = (".txt", ".md", ".jsonl", ".json")
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text that is read from its beginning, and where it came from."""
+
+    text: str
+    name: str
+
+
+class Source(Protocol):
+    """Documents, in the same order every time."""
+
+    name: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the content and of how it is read; equal fingerprints give equal documents."""
+        ...
+
+    def __iter__(self) -> Iterator[Document]: ...
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What `PATH#field:weight` says."""
+
+    path: Path
+    field: str | None = None
+    weight: float | None = None
+
+    @staticmethod
+    def parse(text: str) -> "DataSpec":
+        """A trailing `:number` is the weight; a `#field` after a json name, or after a path that exists, the field."""
+        path, weight = text, None
+        if found := re.fullmatch(r"(.+):([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)", text, re.DOTALL):
+            path, weight = found[1], float(found[2])
+            if not 0 < weight < float("inf"):
+                raise DataError(f"{text!r} has weight {found[2]}; give a positive number, or leave the source out.")
+        stem, mark, field = path.rpartition("#")
+        if mark and field and not Path(path).exists() and (Path(stem).exists() or ".json" in stem):
+            return DataSpec(Path(stem), field, weight)
+        return DataSpec(Path(path), None, weight)
+
+
+def open_source(spec: DataSpec | str | Path) -> "TextFiles":
+    """The documents at `PATH` or `PATH#field`; a weight is for the mixture and changes nothing here."""
+    spec = DataSpec.parse(spec) if isinstance(spec, str) else spec
+    spec = spec if isinstance(spec, DataSpec) else DataSpec(spec)
+    return TextFiles(spec.path, spec.field or "text")
+
+
+class TextFiles:
+    """The documents of one file, or of all files of a folder."""
+
+    def __init__(self, path: Path, field: str = "text"):
+        self.path, self.field = path, field
+        self.name = path.name or path.resolve().name
+        self.files = find_files(path, SUFFIXES, "documents")
+        self._fingerprint = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the files' names and stored bytes; computed once."""
+        self._fingerprint = self._fingerprint or files_fingerprint(f"text {self.field}", self.path, self.files)
+        return self._fingerprint
+
+    def __iter__(self) -> Iterator[Document]:
+        found = False
+        for path in self.files:
+            for document in self._documents(path):
+                found = True
+                yield document
+        if not found:
+            raise DataError(f"{self.path} is empty: it holds no text. Put text in it, or leave it out.")
+
+    def _documents(self, path: Path) -> Iterator[Document]:
+        root = path.parent if path == self.path else self.path
+        name = path.relative_to(root).as_posix()
+        parts: Iterator[tuple[str, str]]
+        if plain_suffix(path) in (".jsonl", ".json"):
+            parts = ((where, self._text(record, f"{root / where}")) for where, record in records(path, name))
+        else:
+            parts = _marked(path, name)
+        for where, text in parts:
+            if text.strip():
+                yield Document(text, where)
+
+    def _text(self, record: Any, place: str) -> str:
+        if isinstance(record, dict):
+            if self.field not in record:
+                has = ", ".join(record) or "none"
+                raise DataError(
+                    f"{place} has no field {self.field!r}; its fields are {has}. Choose one: {self.path}#FIELD."
+                )
+            record = record[self.field]
+        if not isinstance(record, str):
+            raise DataError(f"{place} has {_kind(record)} where text should be ({self.field!r}). Choose another field.")
+        try:
+            record.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{place} holds half a surrogate pair, which is no character. Mend or delete it."
+            ) from error
+        return record
+
+
+def find_files(path: Path, suffixes: tuple[str, ...], what: str) -> tuple[Path, ...]:
+    """`path` itself, or the files below it that have one of the suffixes, sorted by name."""
+    if path.is_file():
+        if plain_suffix(path) not in suffixes:
+            raise DataError(
+                f"{path} has the suffix {path.suffix or 'none'!r}; {what} are read from {', '.join(suffixes)} "
+                f"and these with .gz or .xz. Rename it if it is one of them, or convert it."
+            )
+        return (path,)
+    if not path.is_dir():
+        raise missing(path)
+    below = [entry.relative_to(path) for entry in path.rglob("*") if entry.is_file()]
+    seen = [entry for entry in below if not any(part.startswith(".") for part in entry.parts)]
+    chosen = sorted((entry for entry in seen if plain_suffix(entry) in suffixes), key=lambda entry: entry.as_posix())
+    if not chosen:
+        there = ", ".join(sorted({entry.suffix or "none" for entry in seen})) or "no files at all"
+        raise DataError(
+            f"{path} holds no {', '.join(suffixes)} (plain, .gz or .xz); it holds {there}. Name other data."
+        )
+    return tuple(path / entry for entry in chosen)
+
+
+def files_fingerprint(how: str, root: Path, files: tuple[Path, ...]) -> str:
+    """Hash of the reader's settings and of each file's place below `root` and stored bytes."""
+    digest = hashlib.sha256(f"{how}\n".encode())
+    for path in files:
+        place = plain_suffix(path) if path == root else path.relative_to(root).as_posix()
+        digest.update(f"{place}\n{file_sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def records(path: Path, name: str) -> Iterator[tuple[str, Any]]:
+    """(place, value) for each line of jsonl or each item of a json list; an object alone is a list of one."""
+    if plain_suffix(path) == ".jsonl":
+        for number, line in lines(path):
+            if line.strip():
+                yield f"{name}:{number}", _json(line, f"{path}:{number}")
+        return
+    text = whole_text(path)
+    whole = _json(text, str(path)) if text.strip() else []
+    for index, item in enumerate(whole if isinstance(whole, list) else [whole]):
+        yield f"{name}[{index}]", item
+
+
+def _json(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        at = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
+        raise DataError(f"{place} is broken JSON: {error.msg} at {at}. Mend or delete it.") from error
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"{place} is JSON that cannot be read: {error}. Mend or delete it.") from error
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+def _marked(path: Path, name: str) -> Iterator[tuple[str, str]]:
+    """(place, text) for what stands between marks; the whole file, untouched, when there is no mark."""
+    held, index = "", 0
+    for piece in text_chunks(path):
+        start = max(0, len(held) - len(MARK))
+        held += piece
+        if held.find(MARK, start) < 0:
+            continue
+        *ended, held = held.split(MARK)
+        for text in ended:
+            yield f"{name}[{index}]", text.strip("\r\n")
+            index += 1
+    yield (name, held) if index == 0 else (f"{name}[{index}]", held.strip("\r\n"))
