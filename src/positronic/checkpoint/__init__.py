@@ -1,0 +1,25 @@
+"""Checkpoint folders: written whole or not at all, checked in full on loading, never unpickled."""
+
+from positronic.checkpoint.folder import (
+    SHARD_BYTES,
+    TrainingPart,
+    load,
+    load_model,
+    load_training,
+    read_config,
+    read_weights,
+    save,
+)
+from positronic.checkpoint.runs import RunFolder
+
+__all__ = [
+    "SHARD_BYTES",
+    "RunFolder",
+    "TrainingPart",
+    "load",
+    "load_model",
+    "load_training",
+    "read_config",
+    "read_weights",
+    "save",
+]

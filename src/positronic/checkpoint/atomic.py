@@ -1,0 +1,103 @@
+"""A folder that appears whole or not at all.
+
+It is filled under a hidden name beside its final one, forced to the disk, and renamed. Three hidden names are ours:
+`.NAME.new` is being filled, `.NAME.old` stood there before, `.NAME.gone` is being deleted. A process killed at any
+instant leaves the folder, or, between two renames, `.NAME.old` in its place, which `standing` finds.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["appearing", "clean", "discard", "standing", "sync"]
+
+NEW, OLD, GONE = "new", "old", "gone"
+
+
+@contextmanager
+def appearing(target: Path) -> Iterator[Path]:
+    """A folder to fill; it takes the place of `target` when the block ends, and is removed when the block raises."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    clean(target)
+    new, old = _hidden(target, NEW), _hidden(target, OLD)
+    new.mkdir()
+    try:
+        yield new
+        _settle(new)
+        if target.exists():
+            os.rename(target, old)
+        try:
+            os.rename(new, target)
+        except OSError:
+            if old.exists():
+                os.rename(old, target)
+            raise
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    sync(target.parent)
+    if old.exists():
+        discard(old, target)
+
+
+def standing(target: Path) -> Path:
+    """Where `target` stands: at its name, or beside it if a save was killed between its two renames."""
+    old = _hidden(target, OLD)
+    return old if not target.exists() and old.is_dir() else target
+
+
+def clean(target: Path) -> None:
+    """Undo what a killed save or deletion of `target` left behind."""
+    new, old, gone = (_hidden(target, kind) for kind in (NEW, OLD, GONE))
+    if old.exists() and not target.exists():
+        os.rename(old, target)
+    for leftover in (new, old, gone):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """The targets in `folder` of which a killed save or deletion left something behind."""
+    found = set()
+    for path in folder.glob(".*"):
+        stem, _, kind = path.name[1:].rpartition(".")
+        if stem and kind in (NEW, OLD, GONE):
+            found.add(folder / stem)
+    return sorted(found)
+
+
+def discard(folder: Path, target: Path | None = None) -> None:
+    """Delete `folder` so that a kill leaves no half of it under its name (`target` if it goes by another now)."""
+    gone = _hidden(target or folder, GONE)
+    if gone.exists():
+        shutil.rmtree(gone)
+    os.rename(folder, gone)
+    shutil.rmtree(gone)
+
+
+def sync(path: Path) -> None:
+    """Force a file or a folder's list of names to the disk."""
+    if path.is_dir() and os.name == "nt":  # Windows has no such call for folders
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _settle(folder: Path) -> None:
+    """Plain permissions for everything inside, and everything on the disk."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = Path(place, name)
+            path.chmod(0o644)
+            sync(path)
+        Path(place).chmod(0o755)
+        sync(Path(place))
+
+
+def _hidden(target: Path, kind: str) -> Path:
+    return target.with_name(f".{target.name}.{kind}")

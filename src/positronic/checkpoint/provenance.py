@@ -1,0 +1,44 @@
+"""Who wrote a checkpoint: versions, machine and commit; under the same ones a resumed run can be bit-identical."""
+
+import platform
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import positronic
+
+__all__ = ["written_by"]
+
+
+def written_by(device: torch.device, clock: Callable[[], float] | None) -> dict[str, Any]:
+    """The manifest's `written_by`. `clock` gives seconds since 1970; without one no time is recorded."""
+    found: dict[str, Any] = {
+        "positronic": positronic.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+    }
+    if clock is not None:
+        found["created_at"] = datetime.fromtimestamp(clock(), UTC).isoformat(timespec="seconds")
+    return found
+
+
+def _commit() -> str | None:
+    """The commit of our own source tree; None where the package does not run from one."""
+    package = Path(positronic.__file__).resolve().parent
+    root = package.parents[1]
+    if package != root / "src" / "positronic" or not (root / ".git").exists():
+        return None
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return asked.stdout.strip() or None

@@ -1,0 +1,104 @@
+"""Bytes from outside: looked at before they are parsed, and refused in one sentence.
+
+Nothing here, or anywhere in the package, unpickles: a pickle can run any program while it is read.
+"""
+
+import json
+import math
+import stat
+from pathlib import Path
+from typing import Any, NoReturn
+
+from positronic.config import canonical_json
+from positronic.errors import CheckpointError
+
+__all__ = ["AGAIN", "JSON_LIMIT_BYTES", "PICKLE_SUFFIXES", "parse_json", "read_json_bytes", "refuse_pickle", "regular"]
+
+AGAIN = "Copy the checkpoint again from where it is whole, or use an older one."
+"""What to do about a damaged file."""
+JSON_LIMIT_BYTES = 256 * 2**20
+"""No JSON file of a checkpoint comes near this; beyond it something else has its name."""
+PICKLE_SUFFIXES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+"""How PyTorch's pickled weights are usually named."""
+
+
+def regular(path: Path) -> int:
+    """The size of `path` in bytes; anything but a plain file (or a link to one) raises `CheckpointError`."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is missing ({_reason(error)}). {AGAIN}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise CheckpointError(f"{path} must be a plain file and is none (a folder or a device). {AGAIN}")
+    return found.st_size
+
+
+def read_json_bytes(path: Path) -> bytes:
+    """The bytes of a file that should hold JSON."""
+    size = regular(path)
+    if size > JSON_LIMIT_BYTES:
+        raise CheckpointError(f"{path} has {size} bytes, too many for what it should hold. {AGAIN}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {_reason(error)}. Check the disk and its permissions."
+        ) from error
+
+
+def parse_json(raw: bytes, path: Path) -> Any:
+    """The JSON value in `raw`; repeated keys, NaN, infinities and broken text raise `CheckpointError`."""
+    try:
+        data = json.loads(
+            raw.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant, parse_float=_finite
+        )
+        canonical_json(data).encode("utf-8")
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} holds no JSON that can be read ({_reason(error)}). {AGAIN}") from error
+    return data
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raise `CheckpointError` if `path` is a pickle, by its name or by its first bytes."""
+    if path.suffix in PICKLE_SUFFIXES:
+        _refuse(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError:  # not there or not readable: for the caller to say
+        return
+    # A safetensors file starts with the length of its header; 80 02 .. may be one, but then it fits into the file.
+    fits = int.from_bytes(start, "little") <= path.stat().st_size
+    if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05" and not fits):
+        _refuse(path)
+
+
+def _refuse(path: Path) -> NoReturn:
+    raise CheckpointError(
+        f"{path} is a pickle, which can run any program while it is read, so positronic never unpickles. Where you "
+        f"trust it, read it with torch.load(..., weights_only=True) and write it with positronic.checkpoint.save."
+    )
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return data
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large for a number")
+    return value
+
+
+def _reason(error: BaseException) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = text.splitlines()[0] if text else type(error).__name__
+    return text if len(text) <= 120 else text[:117] + "..."
