@@ -97,7 +97,7 @@ def test_progress_counts_up_to_the_whole(source, tokenizer, tmp_path):
     seen = []
     shard = tokenise(source, tokenizer, cache=tmp_path, progress=seen.append)
     assert seen == sorted(seen)
-    assert seen[-1] == Counts(3, shard.manifest["bytes"], len(shard.tokens))
+    assert seen[-1] == Counts("a.jsonl", 3, shard.manifest["bytes"], len(shard.tokens))
 
 
 def test_calls_of_the_tokenizer_are_bounded_and_change_nothing(put, tokenizer, tmp_path, monkeypatch):

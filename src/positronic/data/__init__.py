@@ -1,6 +1,7 @@
 """Documents -> token shards -> rows -> a weighted mixture: everything between a file on disk and a `TokenBatch`."""
 
 from positronic.data.batch import BatchSource, TokenBatch
+from positronic.data.corpus import heldout_documents, text_mixture
 from positronic.data.mixture import Mixture, Rows, Weighted
 from positronic.data.pack import ChatRows, TextRows
 from positronic.data.shards import Counts, Shard, cache_folder, tokenise
@@ -23,6 +24,8 @@ __all__ = [
     "Weighted",
     "cache_folder",
     "excerpt",
+    "heldout_documents",
     "open_source",
+    "text_mixture",
     "tokenise",
 ]

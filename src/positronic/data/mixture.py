@@ -42,8 +42,11 @@ class Rows(Protocol):
     n_tokens: int
     pads: bool
     """Whether rows may end in padding."""
-    notes: Mapping[str, Any]
-    """What else to say of it: documents, conversations cut or dropped."""
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """What else to say of it: documents, conversations cut or dropped."""
+        ...
 
     def read(self, rows: np.ndarray) -> Windows: ...
 

@@ -37,6 +37,8 @@ FORMAT = 1
 class Counts(NamedTuple):
     """How far a shard has come."""
 
+    name: str
+    """Of its source."""
     documents: int
     bytes: int
     tokens: int
@@ -133,7 +135,7 @@ def shard(
     except OSError as error:
         raise _unwritable(root, error) from error
     try:
-        n_documents = _write(making, what, tokenizer, documents(), progress)
+        n_documents = _write(making, {**what, "name": source.name}, tokenizer, documents(), progress)
         if n_documents == 0:
             raise DataError(f"{source.name} leaves nothing to train on. Give more text, or hold nothing out of it.")
         try:
@@ -177,7 +179,7 @@ def _write(
             if document.ends:
                 starts.append(tokens.length)
             if progress is not None:
-                progress(Counts(len(starts) - 1, n_bytes, tokens.length))
+                progress(Counts(manifest["name"], len(starts) - 1, n_bytes, tokens.length))
         offsets.append(np.frombuffer(starts, dtype=np.int64))
     if not masked:
         (folder / "mask.npy").unlink()
