@@ -28,13 +28,10 @@ def appearing(target: Path) -> Iterator[Path]:
         _settle(new)
         if target.exists():
             os.rename(target, old)
-        try:
-            os.rename(new, target)
-        except OSError:
-            if old.exists():
-                os.rename(old, target)
-            raise
+        os.rename(new, target)
     except BaseException:
+        if old.exists() and not target.exists():
+            os.rename(old, target)
         shutil.rmtree(new, ignore_errors=True)
         raise
     sync(target.parent)
@@ -45,7 +42,7 @@ def appearing(target: Path) -> Iterator[Path]:
 def standing(target: Path) -> Path:
     """Where `target` stands: at its name, or beside it if a save was killed between its two renames."""
     old = _hidden(target, OLD)
-    return old if not target.exists() and old.is_dir() else target
+    return old if not os.path.exists(target) and os.path.isdir(old) else target
 
 
 def clean(target: Path) -> None:

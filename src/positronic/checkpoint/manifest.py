@@ -177,7 +177,7 @@ def json_digest(data: Any) -> str:
 
 def write_json(path: Path, data: Any) -> None:
     """Readable JSON, keys in the order given."""
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 class _Part:

@@ -30,14 +30,18 @@ def written_by(device: torch.device, clock: Callable[[], float] | None) -> dict[
 
 
 def _commit() -> str | None:
-    """The commit of our own source tree; None where the package does not run from one."""
+    """The commit of our own source tree, `-dirty` if files differ from it; None where there is no such tree."""
     package = Path(positronic.__file__).resolve().parent
     root = package.parents[1]
     if package != root / "src" / "positronic" or not (root / ".git").exists():
         return None
     try:
         asked = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

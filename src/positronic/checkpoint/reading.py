@@ -5,6 +5,7 @@ Nothing here, or anywhere in the package, unpickles: a pickle can run any progra
 
 import json
 import math
+import os
 import stat
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,7 +13,7 @@ from typing import Any, NoReturn
 from positronic.config import canonical_json
 from positronic.errors import CheckpointError
 
-__all__ = ["AGAIN", "JSON_LIMIT_BYTES", "PICKLE_SUFFIXES", "parse_json", "read_json_bytes", "refuse_pickle", "regular"]
+__all__ = ["AGAIN", "check_json", "parse_json", "read_json_bytes", "refuse_pickle", "refuse_pickles_in", "regular"]
 
 AGAIN = "Copy the checkpoint again from where it is whole, or use an older one."
 """What to do about a damaged file."""
@@ -58,6 +59,20 @@ def parse_json(raw: bytes, path: Path) -> Any:
     return data
 
 
+def check_json(value: Any, where: str) -> None:
+    """Raise `CheckpointError` if JSON would not give `value` back (tuples aside, which become lists)."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise CheckpointError(f"{where} has the key {key!r}, and JSON has text keys only; spell it as text.")
+            check_json(item, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            check_json(item, where)
+    elif not isinstance(value, str | int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
+        raise CheckpointError(f"{where} is {value!r:.80}, which JSON cannot hold; keep it as a tensor or as text.")
+
+
 def refuse_pickle(path: Path) -> None:
     """Raise `CheckpointError` if `path` is a pickle, by its name or by its first bytes."""
     if path.suffix in PICKLE_SUFFIXES:
@@ -71,6 +86,17 @@ def refuse_pickle(path: Path) -> None:
     fits = int.from_bytes(start, "little") <= path.stat().st_size
     if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05" and not fits):
         _refuse(path)
+
+
+def refuse_pickles_in(folder: Path) -> None:
+    """Raise `CheckpointError` if a file in `folder` is named like pickled weights."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:  # not readable: for the caller to say
+        return
+    for name in names:
+        if name.endswith(PICKLE_SUFFIXES):
+            _refuse(folder / name)
 
 
 def _refuse(path: Path) -> NoReturn:

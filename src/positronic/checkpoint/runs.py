@@ -59,6 +59,7 @@ class RunFolder:
 
     def prune(self, keep_last: int = 3, keep: Collection[int] = ()) -> list[int]:
         """Delete complete checkpoints except the newest `keep_last`, those steps in `keep`, `last` and `best`."""
+        self.clean()
         steps = self.steps()
         kept = {*steps[max(0, len(steps) - keep_last) :], *keep, self._linked(LAST), self._linked(BEST)}
         gone = [step for step in steps if step not in kept]

@@ -19,7 +19,7 @@ from positronic.checkpoint.reading import AGAIN
 from positronic.config import canonical_json
 from positronic.errors import CheckpointError
 
-__all__ = ["digest", "header", "read_tensors", "split", "write_tensors"]
+__all__ = ["check_types", "digest", "header", "read_tensors", "split", "write_tensors"]
 
 TYPES = {
     torch.float64: "F64",
@@ -41,8 +41,7 @@ def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype] | None = None
 ) -> dict[str, str]:
     """Write `tensors` to `path`, those named in `dtypes` as that type; one at a time leaves its device. -> digests."""
-    dtypes = dtypes or {}
-    kinds = {name: dtypes.get(name, tensor.dtype) for name, tensor in tensors.items()}
+    kinds = check_types(tensors, dtypes)
     order = sorted(tensors, key=lambda name: (-kinds[name].itemsize, name))
     fields: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -60,6 +59,18 @@ def write_tensors(
             digests[name] = digest(name, tensor)
             file.write(_raw(tensor))
     return digests
+
+
+def check_types(
+    tensors: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype] | None = None
+) -> dict[str, torch.dtype]:
+    """The type in which each of `tensors` is stored; one that the format lacks raises `CheckpointError`."""
+    kinds = {name: (dtypes or {}).get(name, tensor.dtype) for name, tensor in tensors.items()}
+    for name, kind in kinds.items():
+        if kind not in TYPES:
+            known = ", ".join(sorted(TORCH_TYPES))
+            raise CheckpointError(f"{name} is {kind}, which a checkpoint cannot hold; convert it to one of {known}.")
+    return kinds
 
 
 def split(sizes_bytes: Mapping[str, int], shard_bytes: int) -> list[list[str]]:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from positronic.checkpoint.manifest import Sealed, write_json
-from positronic.checkpoint.reading import AGAIN, PICKLE_SUFFIXES, refuse_pickle
+from positronic.checkpoint.reading import AGAIN, refuse_pickle, refuse_pickles_in
 from positronic.checkpoint.tensors import header, read_tensors, split, write_tensors
 from positronic.errors import CheckpointError
 
-__all__ = ["StoredWeights", "weight_bytes", "write_weights"]
+__all__ = ["StoredWeights", "stored_types", "write_weights"]
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
@@ -26,7 +26,7 @@ NAMED_AT_MOST = 5
 def write_weights(folder: Path, model: nn.Module, dtype: torch.dtype | None, shard_bytes: int) -> dict[str, str]:
     """Write the parameters (as `dtype` if given) and persistent buffers of `model`. -> digest of each tensor."""
     tensors = model.state_dict()
-    dtypes = _stored_types(model, dtype)
+    dtypes = stored_types(model, dtype)
     sizes = {name: tensor.numel() * dtypes.get(name, tensor.dtype).itemsize for name, tensor in tensors.items()}
     shards = split(sizes, shard_bytes)
     if len(shards) == 1:
@@ -41,13 +41,8 @@ def write_weights(folder: Path, model: nn.Module, dtype: torch.dtype | None, sha
     return digests
 
 
-def weight_bytes(model: nn.Module, dtype: torch.dtype | None) -> int:
-    """Bytes that `write_weights` will need, headers aside."""
-    dtypes = _stored_types(model, dtype)
-    return sum(t.numel() * dtypes.get(name, t.dtype).itemsize for name, t in model.state_dict().items())
-
-
-def _stored_types(model: nn.Module, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
+def stored_types(model: nn.Module, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
+    """The parameters that are stored in another type than their own: all floating ones, if `dtype` is given."""
     if dtype is None:
         return {}
     return {name: dtype for name, p in model.named_parameters(remove_duplicate=False) if p.is_floating_point()}
@@ -121,9 +116,7 @@ def _files(sealed: Sealed) -> dict[str, set[str] | None]:
     """Each file of weights with the tensors promised to be in it; None: whatever it holds."""
     whole, sharded = WEIGHTS in sealed.manifest.files, INDEX in sealed.manifest.files
     if whole == sharded:
-        for path in sorted(sealed.folder.iterdir()):
-            if path.suffix in PICKLE_SUFFIXES:
-                refuse_pickle(path)
+        refuse_pickles_in(sealed.folder)
         found = f"both {WEIGHTS} and {INDEX}" if whole else f"neither {WEIGHTS} nor {INDEX}"
         raise CheckpointError(f"The manifest of {sealed.folder} lists {found}; one of them holds the weights. {AGAIN}")
     if whole:
