@@ -6,7 +6,7 @@ from positronic.nn import init
 from positronic.nn.gate import OPEN, Gate, soft_clamp
 from positronic.nn.linear import Linear
 from positronic.nn.norm import RMSNorm
-from positronic.nn.rope import Rotary
+from positronic.nn.rope import rotate, rotation
 
 
 def test_a_closed_gate_is_exactly_silent_yet_lets_gradient_through():
@@ -39,14 +39,14 @@ def test_rms_norm_is_its_formula_with_statistics_in_float32():
 
 
 def test_rotation_keeps_lengths_and_scores_depend_on_distance_alone():
-    rotary = Rotary(8, 10_000.0)
     q, k = torch.randn(1, 1, 6, 16), torch.randn(1, 1, 6, 16)
     near, far = torch.arange(6)[None], torch.arange(6)[None] + 1000
     scores = [
-        torch.einsum("bhtk,bhsk->ts", rotary(q, *rotary.angles(p)), rotary(k, *rotary.angles(p))) for p in (near, far)
+        torch.einsum("bhtk,bhsk->ts", rotate(q, *rotation(p, 8, 1e4)), rotate(k, *rotation(p, 8, 1e4)))
+        for p in (near, far)
     ]
     assert (scores[0] - scores[1]).abs().max() < 1e-3
-    assert torch.allclose(rotary(q, *rotary.angles(near)).norm(dim=-1), q.norm(dim=-1), atol=1e-5)
+    assert torch.allclose(rotate(q, *rotation(near, 8, 1e4)).norm(dim=-1), q.norm(dim=-1), atol=1e-5)
 
 
 def small(organ: bool) -> nn.Module:

@@ -7,6 +7,7 @@
 Shapes   x, y (B, T, D); q (B, H, T, K); k, v (B, G, T, K), query head h reads group h // (H / G).
 State    keys (normed and rotated) and values, 2 G K numbers a token: a growing buffer and a length.
 Cost     O(T D rank) projections, 4 H K operations for each token and token it sees.
+Weights  W_dq, W_k and W_v are rows of one matrix `qkv`: one product reads x.
 Init     N(0, 0.02^2); the output matrix N(0, (0.02 / sqrt(residual branches))^2).
 Source   low rank: DeepSeek-V2, arXiv 2405.04434; groups: Ainslie et al. 2023, arXiv 2305.13245; normed heads:
          Dehghani et al. 2023, arXiv 2302.05442. Here keys and values stay full rank: only their groups are few.
@@ -22,12 +23,12 @@ from positronic.config import Config
 from positronic.errors import ConfigError, StateError
 from positronic.kernels.attention import Documents, causal_attention, masked_attention
 from positronic.lm import MixerOutput
-from positronic.nn.linear import INIT_STD, Linear, residual_std
+from positronic.nn.linear import Linear, residual_std
 from positronic.nn.norm import RMSNorm
-from positronic.nn.rope import Rotary
+from positronic.nn.rope import rotate, rotation
 from positronic.state import Step
 
-__all__ = ["Attention", "AttentionConfig", "KVState"]
+__all__ = ["Attention", "AttentionConfig", "KVState", "Layout"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,22 @@ class AttentionConfig(Config, kind="attention"):
     def build(self, d_model: int, n_branches: int = 1) -> "Attention":
         """The module; n_branches residual branches in the trunk set the scale of its output at the start."""
         return Attention(self, d_model, n_branches)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What all attention layers of one call share: computed once by the model, or by a layer that runs alone."""
+
+    cos: Tensor
+    """(B, 1, T, rope_dims / 2)"""
+    sin: Tensor
+    documents: Documents | None
+    """Who sees whom in whole rows; None: one document a row, or a cached call, whose state knows."""
+
+    @staticmethod
+    def of(config: AttentionConfig, step: Step, whole_rows: bool) -> "Layout":
+        cos, sin = rotation(step.positions, config.rope_dims, config.rope_base)
+        return Layout(cos, sin, Documents.of(step.segments) if whole_rows else None)
 
 
 @dataclass
@@ -154,34 +171,34 @@ class Attention(nn.Module):
     def __init__(self, config: AttentionConfig, d_model: int, n_branches: int = 1):
         super().__init__()
         self.config = config
-        inner, outer = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+        d_query, d_group = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+        out_std = residual_std(n_branches)
         self.norm = RMSNorm(d_model)
+        self.widths = [config.rank or d_query, d_group, d_group]
+        self.qkv = Linear(d_model, sum(self.widths))
         if config.rank is None:
-            self.query: nn.Module = Linear(d_model, inner)
-            self.out: nn.Module = Linear(inner, d_model, residual_std(n_branches))
+            self.query: nn.Module = nn.Identity()
+            self.out: nn.Module = Linear(d_query, d_model, out_std)
         else:
-            self.query = nn.Sequential(Linear(d_model, config.rank), RMSNorm(config.rank), Linear(config.rank, inner))
-            self.out = nn.Sequential(Linear(inner, config.rank), Linear(config.rank, d_model, residual_std(n_branches)))
-        self.key, self.value = Linear(d_model, outer, INIT_STD), Linear(d_model, outer, INIT_STD)
+            self.query = nn.Sequential(RMSNorm(config.rank), Linear(config.rank, d_query))
+            self.out = nn.Sequential(Linear(d_query, config.rank), Linear(config.rank, d_model, out_std))
         self.query_norm = RMSNorm(config.head_dim) if config.qk_norm else nn.Identity()
         self.key_norm = RMSNorm(config.head_dim) if config.qk_norm else nn.Identity()
-        self.rotary = Rotary(config.rope_dims, config.rope_base)
 
     def init_state(self, batch: int, room: int = 0) -> KVState:
-        weight, c = self.key.weight, self.config
+        weight, c = self.qkv.weight, self.config
         shape = (batch, c.n_kv_heads, room, c.head_dim)
         segments = torch.full((batch, room), -1, dtype=torch.long, device=weight.device)
         return KVState(KVBuffer(weight.new_zeros(shape), weight.new_zeros(shape), segments), fixed=room > 0)
 
     def forward(self, x: Tensor, step: Step, state: KVState | None = None) -> MixerOutput:
-        x = self.norm(x)
-        cos, sin = self.rotary.angles(step.positions)
-        q = self.rotary(self.query_norm(self._heads(self.query(x))), cos, sin)  # (B, H, T, K)
-        k = self.rotary(self.key_norm(self._heads(self.key(x))), cos, sin)  # (B, G, T, K)
-        v = self._heads(self.value(x))
+        latent, k, v = self.qkv(self.norm(x)).split(self.widths, dim=-1)
+        q, k, v = self._heads(self.query(latent)), self._heads(k), self._heads(v)
+        layout = step.shared.get("attention") or Layout.of(self.config, step, state is None)
+        q = rotate(self.query_norm(q), layout.cos, layout.sin)  # (B, H, T, K)
+        k = rotate(self.key_norm(k), layout.cos, layout.sin)  # (B, G, T, K)
         if state is None:
-            documents = step.shared["documents"] if "documents" in step.shared else Documents.of(step.segments)
-            o, after = causal_attention(q, k, v, documents), None
+            o, after = causal_attention(q, k, v, layout.documents), None
         else:
             o, after = self._cached(q, k, v, step, state)
         o = step.tap(self, "heads", o)

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from positronic.config import ModelConfig
 from positronic.errors import ConfigError
-from positronic.kernels.attention import Documents
 from positronic.lm import DraftHead, LMOutput
-from positronic.mixers.attention import AttentionConfig
+from positronic.mixers.attention import AttentionConfig, Layout
 from positronic.mixers.swiglu import SwiGLUConfig
 from positronic.nn.head import LMHead
 from positronic.nn.linear import Embedding
@@ -69,8 +68,7 @@ class Transformer(nn.Module):
     def forward(self, tokens: Tensor, state: DecodeState | None = None, step: Step | None = None) -> LMOutput:
         boundary = self.config.boundary_id
         step = Step.of(tokens, state, step, boundary)
-        if state is None:
-            step = replace(step, shared={"documents": Documents.of(step.segments)})
+        step = replace(step, shared={"attention": Layout.of(self.config.attention, step, state is None)})
         x, layers, aux = self.trunk(self.embed(tokens), step, state and state.layers)
         return LMOutput(x, step.next_state(state, layers, boundary), aux)
 

@@ -7,36 +7,21 @@ Source   Su et al. 2021, "RoFormer", arXiv 2104.09864; the partial form as in GP
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from positronic.nn import init
-
-__all__ = ["Rotary"]
+__all__ = ["rotate", "rotation"]
 
 
-class Rotary(nn.Module):
-    """x (B, H, T, K) -> the same, turned. Angles are float32: bfloat16 positions above 256 lose integers."""
+def rotation(positions: Tensor, rope_dims: int, base: float) -> tuple[Tensor, Tensor]:
+    """cos and sin (B, 1, T, rope_dims / 2) of every position (B, T), in float32: bfloat16 loses integers above 256."""
+    exponents = torch.arange(0, rope_dims, 2, dtype=torch.float32, device=positions.device) / max(rope_dims, 1)
+    angles = positions[:, None, :, None].float() * base**-exponents
+    return angles.cos(), angles.sin()
 
-    frequencies: Tensor
 
-    def __init__(self, rope_dims: int, base: float):
-        super().__init__()
-        self.rope_dims, self.base = rope_dims, base
-        self.register_buffer("frequencies", torch.empty(rope_dims // 2, dtype=torch.float32), persistent=False)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        exponents = torch.arange(0, self.rope_dims, 2, dtype=torch.float64) / max(self.rope_dims, 1)
-        init.copy_(self.frequencies, (self.base**-exponents).float())
-
-    def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin (B, 1, T, rope_dims / 2), float32."""
-        angle = positions[:, None, :, None].float() * self.frequencies
-        return angle.cos(), angle.sin()
-
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        if not self.rope_dims:
-            return x
-        still, turning = x.split([x.shape[-1] - self.rope_dims, self.rope_dims], dim=-1)
-        a, b = turning.float().chunk(2, dim=-1)
-        return torch.cat([still, (a * cos - b * sin).to(x.dtype), (b * cos + a * sin).to(x.dtype)], dim=-1)
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x (B, H, T, K), its last dimensions turned by the angles of `rotation`."""
+    turning = 2 * cos.shape[-1]
+    still, a, b = x.split([x.shape[-1] - turning, turning // 2, turning // 2], dim=-1)
+    a, b = a.float(), b.float()
+    return torch.cat([still, (a * cos - b * sin).to(x.dtype), (b * cos + a * sin).to(x.dtype)], dim=-1)

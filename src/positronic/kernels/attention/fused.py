@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 __all__ = ["Documents", "causal_attention", "masked_attention"]
 
@@ -53,7 +54,8 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | Non
     if documents is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
     if documents.blocks is not None:
-        return _compiled_flex()(q, k, v, block_mask=documents.blocks, enable_gqa=q.shape[1] != k.shape[1])
+        sparse = flex_attention if torch.compiler.is_compiling() else _compiled_flex()
+        return sparse(q, k, v, block_mask=documents.blocks, enable_gqa=q.shape[1] != k.shape[1])
     return masked_attention(q, k, v, documents.allowed())
 
 
@@ -69,13 +71,9 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor
 
 @cache
 def _compiled_block_mask() -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
-
     return torch.compile(create_block_mask)
 
 
 @cache
 def _compiled_flex() -> Any:
-    from torch.nn.attention.flex_attention import flex_attention
-
     return torch.compile(flex_attention, dynamic=False)
