@@ -1,0 +1,83 @@
+"""The command line. Every command is a module with a `Command` dataclass: its fields are the flags, `run` does the work.
+
+A module is imported when its command is typed, and torch only inside `run`, so that help is instant.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from positronic.config import did_you_mean
+from positronic.errors import PositronicError
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "demo": "train a small model on this machine's own text, talk to it, write a report",
+    "describe": "count parameters, operations and memory of a model",
+    "tokenizer train": "learn a vocabulary from text",
+    "tokenizer compare": "measure vocabularies on the same text",
+    "train": "train a model from text, resume a run, or start from another's weights",
+    "sft": "tune a model on conversations, the assistant's words alone",
+    "generate": "continue a prompt, or answer it",
+    "chat": "talk to a tuned model",
+    "eval": "bits per byte on any text",
+}
+
+USAGE = """usage: positronic COMMAND [...]
+
+Small language models whose insides are not a plain transformer: train, measure and talk to them.
+
+{commands}
+
+Every command explains itself:   positronic COMMAND --help
+A first run:                     positronic demo
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0, 2 for what the user can mend, 130 when interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = next((n for n in (" ".join(words[:2]), " ".join(words[:1])) if n in COMMANDS), None)
+    if name is None:
+        return _usage(words)
+    try:
+        command = _parse(name, words[len(name.split()) :])
+        return command.run() or 0
+    except PositronicError as error:
+        print(f"positronic {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+
+
+def _parse(name: str, words: list[str]):  # noqa: ANN202  (a Command of the module that the name picks)
+    import tyro
+
+    module = importlib.import_module("positronic.cli." + name.replace(" ", "_"))
+    return tyro.cli(
+        module.Command,
+        args=words,
+        prog=f"positronic {name}",
+        description=module.__doc__,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def _usage(words: list[str]) -> int:
+    group = [n for n in COMMANDS if words and n.split()[0] == words[0]]
+    width = max(map(len, COMMANDS))
+    shown = {n: COMMANDS[n] for n in group} if group else COMMANDS
+    text = USAGE.format(commands="\n".join(f"  {n:{width}}  {about}" for n, about in shown.items()))
+    if not words or words[0] in ("-h", "--help", "help") or (group and words[1:] in ([], ["-h"], ["--help"])):
+        print(text)
+        return 0
+    if words == ["--version"]:
+        from positronic import __version__
+
+        print(__version__)
+        return 0
+    wanted = " ".join(words[:2]) if group else words[0]
+    print(f"positronic: there is no command {wanted!r}. {did_you_mean(wanted, COMMANDS)}", file=sys.stderr)
+    return 2

@@ -1,0 +1,22 @@
+# Every target sets itself up in .venv; positronic.sh does the work and runs without make too.
+MINUTES ?= 10
+
+.PHONY: demo test check test-slow bench clean
+
+demo: ## train a small model on this machine's own text and talk to it
+	MINUTES=$(MINUTES) ./positronic.sh demo
+
+test: ## the fast tests
+	./positronic.sh test
+
+check: ## format, lint, types, fast tests: what a change must pass
+	./positronic.sh check
+
+test-slow: ## minutes, not seconds: eight kills, long fuzzing
+	./positronic.sh test-slow
+
+bench: ## speeds beside their peers, as JSON in benchmarks/results
+	./positronic.sh bench
+
+clean: ## remove the environment and the demo's run
+	rm -rf .venv demo-run

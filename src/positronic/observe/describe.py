@@ -1,0 +1,81 @@
+"""What a model weighs and costs, counted on a model without memory: no weight is ever allocated."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from positronic.config import Config, ModelConfig
+from positronic.models import build
+
+__all__ = ["Description", "describe", "parameter_groups", "state_bytes"]
+
+
+@dataclass(frozen=True)
+class Description:
+    """Sizes and costs of one model."""
+
+    config: ModelConfig
+    total: int
+    """Parameters."""
+    groups: dict[str, int]
+    """Parameters by mechanism: kind of the config that built the module, or the model's own part."""
+    active: int
+    """Parameters that take part in one token."""
+    flops_per_token: int
+    """Operations in matrix products, forward, a token of a full row; every pair of tokens counted in attention."""
+    state_fixed: int
+    """Bytes a conversation's state takes before its first token, float32."""
+    state_per_token: int
+    """Bytes it grows by with each token."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "config": self.config.to_json(),
+            "parameters": {"total": self.total, "active": self.active, "groups": self.groups},
+            "flops_per_token": self.flops_per_token,
+            "state_bytes": {"fixed": self.state_fixed, "per_token": self.state_per_token},
+        }
+
+
+@torch.no_grad()
+def describe(config: ModelConfig) -> Description:
+    """Build the model on the meta device and count."""
+    model: Any = build(config, device="meta")
+    groups = parameter_groups(model)
+    with FlopCounterMode(display=False) as counter:
+        tokens = torch.zeros(1, config.context, dtype=torch.long, device="meta")
+        model.logits(model(tokens).hidden)
+    short, long = (state_bytes(model.init_state(1, room)) for room in (64, 128))
+    per_token = (long - short) // 64
+    total = sum(groups.values())
+    return Description(
+        config, total, groups, total, counter.get_total_flops() // config.context, short - 64 * per_token, per_token
+    )
+
+
+def parameter_groups(model: nn.Module) -> dict[str, int]:
+    """Parameters by mechanism, in the order of the model."""
+    configs = {path: getattr(module, "config", None) for path, module in model.named_modules() if path}
+    owner = {path: config.kind for path, config in configs.items() if isinstance(config, Config)}
+    groups: dict[str, int] = {}
+    for path, parameter in model.named_parameters():
+        parts = path.split(".")
+        prefixes = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+        name = next((owner[prefix] for prefix in prefixes if prefix in owner), parts[0])
+        groups[name] = groups.get(name, 0) + parameter.numel()
+    return groups
+
+
+def state_bytes(state: Any) -> int:
+    """Bytes of all tensors in a state, whatever its shape."""
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    if dataclasses.is_dataclass(state):
+        return sum(state_bytes(getattr(state, field.name)) for field in dataclasses.fields(state))
+    if isinstance(state, tuple | list):
+        return sum(state_bytes(part) for part in state)
+    return 0
