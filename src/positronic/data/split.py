@@ -4,7 +4,8 @@
 
 Equal texts fall on the same side, wherever they stand. A source of fewer than `one_in` documents, or one in which the
 rule would hold out none or all, is cut within its documents instead: of each, the last 1 / one_in of the text, from the
-paragraph (else line, else word) that begins nearest before that, but no earlier than a tenth from the end.
+paragraph (else line, else word) that begins nearest before that, but no earlier than a tenth from the end; documents
+of fewer than `one_in` characters stay whole in training.
 Which way is taken follows from the documents alone.
 """
 
@@ -71,7 +72,9 @@ class Split:
             return text, ""
         if self.by_document:
             return ("", text) if text_hash(text) % self.one_in == 0 else (text, "")
-        high = len(text) - max(1, len(text) // self.one_in)
+        if len(text) < self.one_in:
+            return text, ""
+        high = len(text) - len(text) // self.one_in
         cut = boundary(text, min(high, len(text) - len(text) // 10), high)
         return text[:cut], text[cut:]
 
