@@ -1,0 +1,98 @@
+"""How a benchmark is written down: what was measured, on which machine, with which versions, at which commit."""
+
+import json
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+__all__ = ["RESULTS", "alternate", "spread", "write"]
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write(name: str, command: str, results: Any, *, packages: tuple[str, ...] = ("torch",), to: Path = RESULTS) -> Path:
+    """results/NAME.json with everything needed to judge it and to run it again."""
+    path = to / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {
+        "benchmark": name,
+        "command": command,
+        "commit": commit(),
+        "machine": machine(),
+        "versions": {},
+        **results,
+    }
+    record["versions"] = {"python": platform.python_version(), **{p: _version(p) for p in packages}}
+    path.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+    return path
+
+
+def alternate(
+    forms: dict[str, Callable[[], None]], *, rounds: int, warmup: int = 2, settle: Callable[[], None] = lambda: None
+) -> dict[str, list[float]]:
+    """Seconds of each form, taken in turn A B A B ..., so that a drift of the machine hits all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    for turn in range(warmup + rounds):
+        for name, form in forms.items():
+            settle()
+            start = time.perf_counter()
+            form()
+            settle()
+            if turn >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def spread(seconds: list[float]) -> dict[str, float]:
+    """Median, smallest and largest, in seconds."""
+    return {"median_s": statistics.median(seconds), "min_s": min(seconds), "max_s": max(seconds), "runs": len(seconds)}
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory, accelerator; no name of the host."""
+    import os
+
+    found: dict[str, Any] = {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()}
+    try:
+        import torch
+
+        found["threads"] = torch.get_num_threads()
+        if torch.cuda.is_available():
+            found["accelerator"] = torch.cuda.get_device_name()
+    except ImportError:
+        pass
+    return found
+
+
+def commit() -> str:
+    """The commit this was measured at, with a mark when the tree had changes."""
+    root = Path(__file__).parents[1]
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True, check=True
+        )
+        dirty = subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=root, check=False).returncode
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.stdout.strip() + ("+changes" if dirty else "")
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,76 @@
+"""The loss curve of a run, drawn from its `metrics.jsonl`."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from positronic.errors import DataError
+
+__all__ = ["draw_curve", "read_events"]
+
+INK, TRAINING, HELD_OUT, GRID = "#1f2430", "#8fa3bf", "#c2410c", "#e6e8ec"
+
+
+def read_events(metrics: Path) -> list[dict[str, Any]]:
+    """The events of a run in order; a last line cut short by a crash is passed over."""
+    events = []
+    for line in metrics.read_text("utf-8").splitlines():
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            break
+    return events
+
+
+def draw_curve(metrics: Path, out: Path, title: str = "", levels: dict[str, float] | None = None) -> bool:
+    """Bits per byte over tokens into the PNG or SVG `out`: every step, its running mean, and the held-out text.
+
+    `levels` are horizontal lines by name (gzip, a unigram model). Returns False, and draws nothing, without matplotlib.
+    """
+    if find_spec("matplotlib") is None:
+        return False
+    events = read_events(metrics)
+    steps = [e for e in events if e["event"] == "step" and e.get("bits_per_byte") is not None]
+    held_out = [e for e in events if e["event"] == "evaluation"]
+    if not steps:
+        raise DataError(f"{metrics} holds no step yet; train at least one, then draw.")
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    tokens_at = {e["step"]: e["tokens"] / 1e6 for e in steps}
+    x, y = [e["tokens"] / 1e6 for e in steps], [e["bits_per_byte"] for e in steps]
+    figure, axes = pyplot.subplots(figsize=(8, 4.2), dpi=130, layout="constrained")
+    axes.plot(x, y, color=TRAINING, linewidth=0.6, alpha=0.55)
+    axes.plot(x, _running_mean(y), color=INK, linewidth=1.5, label="training (running mean)")
+    points = [(tokens_at[e["step"]], e["bits_per_byte"]) for e in held_out if e["step"] in tokens_at]
+    if points:
+        axes.plot(
+            *zip(*points, strict=True), "o-", color=HELD_OUT, markersize=3.5, linewidth=1.2, label="held-out text"
+        )
+    for name, level in (levels or {}).items():
+        axes.axhline(level, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.annotate(name, (x[-1], level), textcoords="offset points", xytext=(-4, 3), ha="right", fontsize=8)
+    shown = sorted(y)[: max(1, int(len(y) * 0.98))] + [p[1] for p in points] + list((levels or {}).values())
+    axes.set_ylim(min(shown) - 0.15, max(shown) + 0.15)
+    axes.set_xlabel("million tokens")
+    axes.set_ylabel("bits per byte")
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.grid(color=GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
+    figure.savefig(out)
+    pyplot.close(figure)
+    return True
+
+
+def _running_mean(values: list[float], share: float = 0.02) -> list[float]:
+    """Exponential mean with a memory of a share of the run, so that short and long runs look alike."""
+    weight = 1 / max(1.0, len(values) * share)
+    means = [values[0]]
+    for value in values[1:]:
+        means.append(means[-1] + weight * (value - means[-1]))
+    return means
