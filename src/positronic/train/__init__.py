@@ -1,0 +1,50 @@
+"""Training, once: one loop for all families, objectives and machines."""
+
+from positronic.train.device import Device, pick_device
+from positronic.train.init import init_from
+from positronic.train.objectives import SFT, AuxiliaryWeight, NextToken, NextTokenConfig, SFTConfig
+from positronic.train.observers import MetricsFile, Observer, TensorBoard
+from positronic.train.optimizers import AdamWConfig, MuonConfig, OptimizerConfig
+from positronic.train.parallel import ALONE, Ranks, launched
+from positronic.train.plan import Plan
+from positronic.train.progress import progress
+from positronic.train.run import TrainConfig, newest, resume, saved_config, start
+from positronic.train.schedules import ScheduleConfig
+from positronic.train.steppers import Backprop, Report, Stepper
+from positronic.train.trainer import Cadence, Counters, Trainer, TrainState, Validate
+
+__all__ = [
+    "ALONE",
+    "SFT",
+    "AdamWConfig",
+    "AuxiliaryWeight",
+    "Backprop",
+    "Cadence",
+    "Counters",
+    "Device",
+    "MetricsFile",
+    "MuonConfig",
+    "NextToken",
+    "NextTokenConfig",
+    "Observer",
+    "OptimizerConfig",
+    "Plan",
+    "Ranks",
+    "Report",
+    "SFTConfig",
+    "ScheduleConfig",
+    "Stepper",
+    "TensorBoard",
+    "TrainConfig",
+    "TrainState",
+    "Trainer",
+    "Validate",
+    "init_from",
+    "launched",
+    "newest",
+    "pick_device",
+    "progress",
+    "resume",
+    "saved_config",
+    "start",
+]

@@ -1,0 +1,133 @@
+"""Where a run computes and how: device, precision, compilation, determinism. Asked for by name, refused in words."""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from positronic.errors import ConfigError, DeviceError
+
+__all__ = ["Device", "compile_blocks", "deterministic", "pick_device", "recompute_blocks"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device and the precision of matrix products on it; weights, sums and losses are float32 everywhere."""
+
+    torch_device: torch.device
+    bfloat16: bool
+    """Matrix products in bfloat16 under autocast."""
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which a forward call runs."""
+        return torch.autocast(self.torch_device.type, dtype=torch.bfloat16) if self.bfloat16 else nullcontext()
+
+    def synchronize(self) -> None:
+        """Wait until everything asked of the device is done: before a clock is read."""
+        if self.torch_device.type == "cuda":
+            torch.cuda.synchronize(self.torch_device)
+        elif self.torch_device.type == "mps":
+            torch.mps.synchronize()
+
+    def describe(self) -> dict[str, Any]:
+        """For the log and the checkpoint: a run continues bit for bit only where these are the same."""
+        cuda = self.torch_device.type == "cuda"
+        return {
+            "device": torch.cuda.get_device_name(self.torch_device) if cuda else self.torch_device.type,
+            "precision": "bfloat16" if self.bfloat16 else "float32",
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+        }
+
+
+def pick_device(name: str = "auto", precision: str = "auto") -> Device:
+    """The device called `name` (auto, cpu, cuda, cuda:1, mps) with `precision` (auto, float32, bfloat16).
+
+    auto takes CUDA, then MPS, then the CPU; bfloat16 on CUDA where it is native, else float32.
+    """
+    found = _device(name)
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ConfigError(f"--precision is {precision!r}; use auto, float32 or bfloat16.")
+    native = _has_native_bfloat16(found)
+    if precision == "bfloat16" and not native:
+        raise DeviceError(
+            f"--precision bfloat16 was asked for, but this {found.type} device has no bfloat16 arithmetic and would "
+            f"emulate it, slower than float32. Use --precision float32."
+        )
+    return Device(found, bfloat16=precision == "bfloat16" or (precision == "auto" and found.type == "cuda" and native))
+
+
+def _device(name: str) -> torch.device:
+    present = ["cpu"]
+    if torch.cuda.is_available():
+        present += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        present.append("mps")
+    if name == "auto":
+        name = "cuda" if "cuda:0" in present else present[-1]
+    if name == "cuda" and "cuda:0" in present:
+        name = f"cuda:{torch.cuda.current_device()}"
+    if name not in present:
+        raise DeviceError(
+            f"--device {name} was asked for, but this machine has {', '.join(present)}. Use one of these."
+        )
+    return torch.device(name)
+
+
+def _has_native_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        return _cpu_supports("avx512_bf16") or _cpu_supports("amx_bf16") or _cpu_supports("arm_bf16")
+    return True
+
+
+def _cpu_supports(feature: str) -> bool:
+    """Torch's own answer, whose name moved between versions."""
+    capabilities = getattr(torch.cpu, "get_capabilities", None)
+    if capabilities is not None:
+        return bool(capabilities().get(feature, False))
+    names = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
+    ask = getattr(torch.cpu, names.get(feature, ""), None)
+    return bool(ask()) if ask is not None else False
+
+
+@contextmanager
+def deterministic(device: Device) -> Iterator[None]:
+    """Same bits on every run of the same machine: CUDA kernels without atomics. On the CPU nothing has to change."""
+    if device.torch_device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile every block of the trunk in place: names of parameters stay, and equal blocks share one program."""
+    for block in _trunk(model):
+        block.compile(dynamic=False)
+
+
+def recompute_blocks(model: nn.Module) -> None:
+    """Keep only the blocks' inputs in training and run each again on the way back."""
+    _trunk(model).recompute = True  # type: ignore[assignment]
+
+
+def _trunk(model: nn.Module) -> nn.ModuleList:
+    """The blocks of a model, its attribute `trunk` by convention of all families."""
+    trunk = getattr(model, "trunk", None)
+    if not isinstance(trunk, nn.ModuleList):
+        raise ConfigError(
+            f"{type(model).__name__} has no `trunk` of blocks, so compile and recompute have nothing to work on. "
+            f"Set both off, or give the family a Stack called trunk."
+        )
+    return trunk

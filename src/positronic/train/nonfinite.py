@@ -1,0 +1,62 @@
+"""Where a loss or gradient stopped being finite: searched only after it happened, so a healthy step pays nothing."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["first_nonfinite"]
+
+
+def first_nonfinite(model: nn.Module, calls: Sequence[Callable[[], Tensor]]) -> str:
+    """Words for the first place that is not finite: a weight, a module's output, the loss, or a gradient.
+
+    `calls` repeat the forward passes of the step and return their losses; the weights must still be those of the step.
+    """
+    for path, parameter in model.named_parameters():
+        if not _finite(parameter):
+            return f"the weights {path}"
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        for call in calls:
+            found = _first_output(model, call)
+            if found is not None:
+                return found
+    backwards = reversed(list(model.named_parameters()))
+    for path, parameter in backwards:  # gradients flow from the head down: the last module's is the first to break
+        if parameter.grad is not None and not _finite(parameter.grad):
+            return f"the gradient of {path}"
+    return "the sum over micro-batches"
+
+
+def _first_output(model: nn.Module, call: Callable[[], Tensor]) -> str | None:
+    found: list[str] = []
+
+    def hook(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def look(module: nn.Module, inputs: Any, output: Any) -> None:
+            if not found and not all(_finite(x) for x in _tensors(output)):
+                found.append(path)
+
+        return look
+
+    hooks = [module.register_forward_hook(hook(path)) for path, module in model.named_modules() if path]
+    try:
+        loss = call()
+    finally:
+        for handle in hooks:
+            handle.remove()
+    if found:
+        return f"the output of {found[0]}"
+    return None if _finite(loss) else "the loss"
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return [t for item in value.values() for t in _tensors(item)]
+    return [t for item in value for t in _tensors(item)] if isinstance(value, tuple | list) else []
+
+
+def _finite(x: Tensor) -> bool:
+    return not x.is_floating_point() or bool(x.isfinite().all())

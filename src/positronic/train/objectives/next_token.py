@@ -1,0 +1,109 @@
+"""Next-token prediction: cross entropy, z-loss, and the model's own auxiliary losses, weighed by name.
+
+    total = (CE + z_loss * sum lse^2) / targets + sum over names of weight * sum(aux * tokens) / tokens
+
+CE and lse^2 are sums over the targets that the loss mask counts; `aux` is what the model reports for a call (a mean
+over its real tokens), so calls of unequal size weigh as their tokens do. Fine-tuning on chats is the same arithmetic:
+there the mask counts what the assistant says.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from positronic.config import Config
+from positronic.data import TokenBatch
+from positronic.errors import ConfigError, TrainingError
+from positronic.lm import LM
+from positronic.train.objectives.cross_entropy import sliced_cross_entropy
+from positronic.train.objectives.objective import Counts, Loss
+
+__all__ = ["AuxiliaryWeight", "NextToken", "NextTokenConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuxiliaryWeight(Config, kind="auxiliary_weight"):
+    name: str
+    """Name under which the model reports the loss, moe.balance say."""
+    weight: float
+    """What it is multiplied by; 0 watches it without training on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextTokenConfig(Config, kind="next_token"):
+    z_loss: float = 1e-4
+    """Weight of the squared log-partition, which keeps logits from drifting off."""
+    slice_targets: int = 2048
+    """Targets whose logits exist at once."""
+    auxiliary: tuple[AuxiliaryWeight, ...] = ()
+    """A weight for every auxiliary loss the model reports."""
+
+    def __post_init__(self) -> None:
+        if self.slice_targets < 1 or self.z_loss < 0:
+            raise ConfigError(
+                f"next_token has slice_targets {self.slice_targets} and z_loss {self.z_loss}; "
+                f"use 1 or more targets a slice (2048 is usual) and a z_loss of 0 or more (1e-4 is usual)."
+            )
+
+    def build(self) -> "NextToken":
+        return NextToken(self)
+
+
+class NextToken:
+    """The objective of pretraining, and the arithmetic of fine-tuning."""
+
+    def __init__(self, config: NextTokenConfig):
+        self.config = config
+        self.weights = {entry.name: entry.weight for entry in config.auxiliary}
+
+    def counts(self, batch: TokenBatch) -> Counts:
+        targets = batch.n_targets
+        if targets == 0:
+            raise TrainingError(
+                f"A batch of {len(batch)} rows has no target that counts, so there is nothing to learn from it. "
+                f"Raise --batch-tokens, or look at the data's loss mask."
+            )
+        tokens = batch.tokens.numel() if batch.valid is None else int(batch.valid.sum())
+        return {"targets": targets, "tokens": tokens, "bytes": 0 if batch.row_bytes is None else batch.n_bytes}
+
+    def __call__(self, model: LM, batch: TokenBatch, counts: Counts) -> Loss:
+        output = model(batch.tokens, step=batch.step())
+        hidden, targets, mask = output.hidden.flatten(0, 1), batch.targets.flatten(), batch.loss_mask.flatten()
+        if not mask.is_cuda and not bool(mask.all()):  # on a GPU the host would have to wait for the count
+            counted = mask.nonzero()[:, 0]
+            hidden, targets, mask = hidden[counted], targets[counted], mask[counted]
+        entropy = sliced_cross_entropy(
+            model.logits,
+            list(cast(nn.Module, model).parameters()),
+            hidden,
+            targets,
+            mask,
+            count=counts["targets"],
+            z_loss=self.config.z_loss,
+            slice_targets=self.config.slice_targets,
+        )
+        total, terms = entropy.total, {"cross_entropy": entropy.nats, "z": entropy.z}
+        tokens: int | Tensor = batch.tokens.numel() if batch.valid is None else batch.valid.sum()
+        for name, value in output.aux.items():
+            summed = value.float() * tokens
+            total = total + summed * (self._weight(name) / counts["tokens"])
+            terms[name] = summed.detach()
+        return Loss(total, terms)
+
+    def means(self, sums: Mapping[str, float], counts: Counts) -> dict[str, Any]:
+        nats = sums["cross_entropy"]
+        means = {"loss": nats / counts["targets"], "z": sums["z"] / counts["targets"]}
+        if counts["bytes"]:
+            means["bits_per_byte"] = nats / math.log(2) / counts["bytes"]
+        return means | {name: sums[name] / counts["tokens"] for name in sums if name not in ("cross_entropy", "z")}
+
+    def _weight(self, name: str) -> float:
+        if name not in self.weights:
+            raise ConfigError(
+                f"The model reports the auxiliary loss {name!r}, for which the objective has no weight. "
+                f"Add AuxiliaryWeight(name={name!r}, weight=...) to objective.auxiliary; 0 only watches it."
+            )
+        return self.weights[name]

@@ -1,0 +1,130 @@
+"""Several processes, one model: the only file that knows `torch.distributed`.
+
+Every rank asks the data for the global batch and keeps its own rows; losses are sums over global counts, so gradients
+are added over ranks (DDP would average them). `torchrun` starts the processes; without it a run is alone.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from positronic.errors import ConfigError, DeviceError
+from positronic.lm import LM, LMOutput
+from positronic.state import DecodeState, Step
+
+__all__ = ["ALONE", "Ranks", "launched"]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among `world` of them."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and talks."""
+        return self.rank == 0
+
+    def share(self, rows: int) -> slice:
+        """Which of the global batch's rows are this rank's."""
+        if rows % self.world:
+            raise ConfigError(
+                f"A batch of {rows} rows cannot be shared equally by {self.world} processes; "
+                f"choose --batch-tokens so that the rows are a multiple of {self.world}."
+            )
+        return slice(self.rank * rows // self.world, (self.rank + 1) * rows // self.world)
+
+    def replicate(self, model: LM) -> LM:
+        """The model as an LM whose gradients are summed over all ranks; the model itself when alone."""
+        return model if self.world == 1 else cast(LM, _Replica(model))
+
+    def own(self, model: LM) -> nn.Module:
+        """The module behind `replicate`."""
+        return cast(nn.Module, model.model if isinstance(model, _Replica) else model)
+
+    def accumulating(self, model: LM, more: bool) -> AbstractContextManager[Any]:
+        """Around forward and backward of one micro-batch: gradients wait for `more` before they travel."""
+        return model.ddp.no_sync() if more and isinstance(model, _Replica) else nullcontext()
+
+    def total(self, values: Sequence[float], device: torch.device) -> list[float]:
+        """Element-wise sums over all ranks."""
+        if self.world == 1:
+            return list(values)
+        summed = torch.tensor(values, dtype=torch.float64, device=device)
+        dist.all_reduce(summed)
+        return summed.tolist()
+
+    def agreed(self, value: float, device: torch.device) -> float:
+        """What the first rank says, for decisions that depend on a clock."""
+        return self.total([value if self.first else 0.0], device)[0]
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.world > 1:
+            dist.barrier()
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def launched(device: str = "auto") -> Iterator[Ranks]:
+    """The ranks that `torchrun` started, joined for the block: NCCL between GPUs, one a process, else Gloo."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield ALONE
+        return
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    if on_gpu:
+        if local >= torch.cuda.device_count():
+            raise DeviceError(
+                f"Process {local} has no GPU of its own: this machine has {torch.cuda.device_count()}. "
+                f"Start with --nproc-per-node {max(1, torch.cuda.device_count())}, or with --device cpu."
+            )
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), world)
+    finally:
+        dist.destroy_process_group()
+
+
+class _Replica:
+    """An LM whose backward pass adds up gradients over ranks."""
+
+    def __init__(self, model: LM):
+        self.model = model
+        self.config = model.config
+        self.drafts = model.drafts
+        self.ddp = DistributedDataParallel(
+            cast(nn.Module, model), broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+        self.ddp.register_comm_hook(None, _summed)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        return cast(nn.Module, self.model).parameters()
+
+    def init_state(self, batch: int, room: int = 0) -> DecodeState:
+        return self.model.init_state(batch, room)
+
+    def __call__(self, tokens: Tensor, state: DecodeState | None = None, step: Step | None = None) -> LMOutput:
+        return self.ddp(tokens, state, step)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.model.logits(hidden)
+
+
+def _summed(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    assert work is not None
+    return work.get_future().then(lambda done: done.value()[0])
