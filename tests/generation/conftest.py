@@ -13,7 +13,7 @@ from positronic.mixers.attention import AttentionConfig
 from positronic.mixers.swiglu import SwiGLUConfig
 from positronic.models.transformer import TransformerConfig
 
-VOCABULARY = 320
+VOCABULARY = 384  # that of the byte tokenizer
 
 
 def small(seed: int = 0, **changes: object) -> LM:
@@ -31,7 +31,7 @@ def small(seed: int = 0, **changes: object) -> LM:
     with torch.no_grad():
         for name, weight in model.named_parameters():  # type: ignore[attr-defined]
             if weight.dim() == 2:
-                weight.mul_(6.0)
+                weight.mul_(6.0 if name.startswith("embed") else 16.0)
             if name == "head.scale":
                 weight.fill_(1.5)
     return model

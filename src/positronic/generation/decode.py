@@ -18,17 +18,15 @@ from torch import Tensor
 
 from positronic.generation.accept import accept
 from positronic.generation.exact import Exact
-from positronic.generation.propose import Nothing, Proposer
+from positronic.generation.propose import NOTHING, Proposer
 from positronic.generation.sampling import Sampler
 from positronic.generation.wish import wish
-from positronic.generation.writer import Constraint, Free, Rows, Stop, Writer
+from positronic.generation.writer import FREE, Constraint, Rows, Stop, Writer
 from positronic.lm import LM
 from positronic.probe import Probe
 from positronic.state import DecodeState
 
 __all__ = ["Emission", "decode"]
-
-NOTHING, FREE = Nothing(), Free()
 
 
 @dataclass(frozen=True)

@@ -100,12 +100,12 @@ def rows_agree(model: LM, exact: Exact) -> bool:
             state = after.commit([0])
             if len(alone) == 1:
                 second = state.select(torch.zeros(1, dtype=torch.long, device=state.position.device))
-        together = _call(model, begin, tokens)
-        shifted = _call(model, second, [*tokens[1:], drawn[-1]])
+        together = _call(model, begin, tokens)[:2]
+        shifted = _call(model, second, [*tokens[1:], drawn[-1]])[:2]
     return all(
-        torch.equal(one[i], together[i][j]) and (j == 0 or torch.equal(one[i], shifted[i][j - 1]))
-        for j, one in enumerate(alone)
-        for i in (0, 1)
+        torch.equal(one, rows[j]) for j, pair in enumerate(alone) for one, rows in zip(pair, together, strict=True)
+    ) and all(
+        torch.equal(one, rows[j]) for j, pair in enumerate(alone[1:]) for one, rows in zip(pair, shifted, strict=True)
     )
 
 

@@ -1,4 +1,4 @@
-"""Noise as a function: the Gumbel variate of a token at a position, the same whenever and in whatever order it is asked.
+"""Noise as a function: the Gumbel variate of a token at a position, whenever and in whatever order it is asked for.
 
     words = Philox4x32-10(key = seed, counter = (token / 2, position, stream))      four words of 32 bits, two a token
     u     = (first 52 bits + 1/2) / 2^52                                           in (0, 1), exact in float64
@@ -21,37 +21,37 @@ MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 WEYL = 0x9E3779B9, 0xBB67AE85
 ROUNDS = 10
 LOW = np.uint64(0xFFFFFFFF)
-HALF = np.uint64(32)
+ONE, HALF = np.uint64(1), np.uint64(32)
 
 Words = NDArray[np.uint64]
+Four = tuple[Words, Words, Words, Words]
 
 
-def philox(
-    counter: tuple[Words | int, Words | int, Words | int, Words | int], key: tuple[int, int]
-) -> tuple[Words, ...]:
-    """Four words of 32 bits for each counter; counter words broadcast, key words are numbers. Kept in uint64."""
-    a, b, c, d = np.broadcast_arrays(*(np.asarray(word, dtype=np.uint64) for word in counter))
+def philox(counter: Four, key: tuple[int, int]) -> Four:
+    """Four words of 32 bits for each counter, whose words broadcast; all kept in uint64."""
+    a, b, c, d = counter
     for i in range(ROUNDS):
         first, second = a * MULTIPLIERS[0], c * MULTIPLIERS[1]
-        k0, k1 = (np.uint64(part + i * step & 0xFFFFFFFF) for part, step in zip(key, WEYL, strict=True))
+        k0, k1 = (np.uint64((part + i * step) & 0xFFFFFFFF) for part, step in zip(key, WEYL, strict=True))
         a, b, c, d = second >> HALF ^ b ^ k0, second & LOW, first >> HALF ^ d ^ k1, first & LOW
     return a, b, c, d
 
 
 def gumbel(seed: int, stream: int, position: int, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
     """Noise of `tokens` (n,) at one position of one stream, float64 (n,)."""
-    tokens = tokens.astype(np.uint64)
-    everything = len(tokens) > 1 and tokens[0] == 0 and tokens[-1] == len(tokens) - 1  # ids 0, 1, ..., in order
-    blocks = np.arange((len(tokens) + 1) // 2, dtype=np.uint64) if everything else tokens >> np.uint64(1)
-    counter = blocks, position, stream & 0xFFFFFFFF, stream >> 32
+    n, ids = len(tokens), tokens.astype(np.uint64)
+    everything = n > 1 and tokens[0] == 0 and tokens[-1] == n - 1 and bool((np.diff(tokens) == 1).all())
+    pairs = np.arange((n + 1) // 2, dtype=np.uint64) if everything else ids >> ONE
+    counter = pairs, _word(position), _word(stream), _word(stream >> 32)
     a, b, c, d = philox(counter, (seed & 0xFFFFFFFF, seed >> 32))
     even, odd = _bits(a, b), _bits(c, d)
-    if everything:
-        bits = np.stack([even, odd], 1).reshape(-1)[: len(tokens)]
-    else:
-        bits = np.where(tokens & np.uint64(1), odd, even)
+    bits = np.stack([even, odd], 1).reshape(-1)[:n] if everything else np.where(ids & ONE, odd, even)
     u = (bits.astype(np.float64) + 0.5) * 2.0**-52
     return -np.log(-np.log(u))
+
+
+def _word(n: int) -> Words:
+    return np.asarray(n & 0xFFFFFFFF, np.uint64)
 
 
 def _bits(high: Words, low: Words) -> Words:

@@ -1,20 +1,31 @@
 """Reading a prompt: the same forward as everywhere, a few hundred tokens at a time, without asking for logits."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from positronic.errors import GenerationError
+from positronic.generation.exact import Exact
 from positronic.generation.wish import wish
 from positronic.lm import LM
 from positronic.probe import Probe
 from positronic.state import DecodeState
 
-__all__ = ["CHUNK", "prefill"]
+__all__ = ["CHUNK", "check_room", "prefill"]
 
 CHUNK = 512
 """Tokens of a row in one call."""
+
+
+def check_room(tokens: int, held: int) -> None:
+    """Raise unless a model of `held` positions can hold that many tokens."""
+    if tokens > held:
+        raise GenerationError(
+            f"The prompt brings the sequence to {tokens} tokens; the model holds {held}. "
+            f"Shorten it by {tokens - held}, or start a new conversation."
+        )
 
 
 @torch.no_grad()
@@ -24,30 +35,27 @@ def prefill(
     rows: Sequence[Sequence[int]],
     *,
     chunk: int = CHUNK,
+    exact: Exact | None = None,
     probe: Probe | None = None,
 ) -> tuple[DecodeState, Tensor | None]:
     """The state after each row of the batch has read its tokens, and the last hidden vector of each, (B, D).
 
     Rows of unequal length are padded on the left, where padding changes nothing. No tokens at all: state and None.
     """
-    longest = max(len(row) for row in rows)
-    held = model.config.max_positions
     for row, before in zip(rows, state.position.tolist(), strict=True):
-        if before + len(row) > held:
-            raise GenerationError(
-                f"The prompt brings the sequence to {before + len(row)} tokens; the model holds {held}. "
-                f"Shorten it by {before + len(row) - held}, or start a new conversation."
-            )
+        check_room(before + len(row), model.config.max_positions)
     device, hidden = state.position.device, None
+    longest = max(len(row) for row in rows)
     padding = [longest - len(row) for row in rows]
     tokens = torch.tensor([[0] * pad + list(row) for pad, row in zip(padding, rows, strict=True)], device=device)
     valid = None
     if any(padding):
         valid = torch.arange(longest, device=device) >= torch.tensor(padding, device=device)[:, None]
-    for first in range(0, longest, chunk):
-        part = slice(first, first + chunk)
-        block = tokens[:, part]
-        out = model(block, state, wish(block, valid=None if valid is None else valid[:, part], probe=probe))
-        assert out.state is not None, "a call with a state returns one"
-        state, hidden = out.state, out.hidden[:, -1]
+    with nullcontext() if exact is None else exact.threads_set():
+        for first in range(0, longest, chunk):
+            part = slice(first, first + chunk)
+            block = tokens[:, part]
+            out = model(block, state, wish(block, valid=None if valid is None else valid[:, part], probe=probe))
+            assert out.state is not None, "a call with a state returns one"
+            state, hidden = out.state, out.hidden[:, -1]
     return state, hidden

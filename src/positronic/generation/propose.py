@@ -13,7 +13,7 @@ from torch import Tensor
 
 from positronic.errors import GenerationError
 
-__all__ = ["Draft", "NGram", "Nothing", "Proposer"]
+__all__ = ["NOTHING", "Draft", "NGram", "Nothing", "Proposer"]
 
 
 class Draft(NamedTuple):
@@ -35,6 +35,9 @@ class Nothing:
 
     def propose(self, hidden: Tensor | None, history: Sequence[int], room: int) -> Draft:
         return Draft()
+
+
+NOTHING = Nothing()
 
 
 @dataclass(frozen=True, kw_only=True)

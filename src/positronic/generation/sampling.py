@@ -79,9 +79,9 @@ class Sampler:
         x = self.processed(logits, history, allowed)
         if self.temperature == 0:
             return int(x.argmax())
-        x = x.astype(np.float64) / self.temperature
-        kept = self.kept(x)
-        scores = x[kept] + gumbel(self.seed, self.stream, position, kept)
+        warm = x.astype(np.float64) / self.temperature
+        kept = self.kept(warm)
+        scores = warm[kept] + gumbel(self.seed, self.stream, position, kept)
         return int(kept[scores.argmax()])
 
     def processed(

@@ -16,7 +16,7 @@ from torch import Tensor
 from positronic.errors import GenerationError
 from positronic.generation.sampling import Sampler, not_finite
 
-__all__ = ["Constraint", "Free", "History", "Rows", "Stop", "Writer"]
+__all__ = ["FREE", "Constraint", "Free", "History", "Rows", "Stop", "Writer"]
 
 
 class Constraint(Protocol):
@@ -40,6 +40,9 @@ class Free:
 
     def advance(self, token: int) -> Self:
         return self
+
+
+FREE = Free()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,142 @@
+"""Prompts to text: what a user calls.
+
+    for piece in generate(model, tokenizer, "Once upon a time", seed=1):
+        print(piece.text, end="", flush=True)
+    piece.result                                             tokens, reason, forwards, seconds, the conversation
+
+A prompt is text to continue, or messages to answer. The conversation that a result carries is a value: given back with
+new messages, only these are read.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from positronic.errors import GenerationError
+from positronic.generation.conversation import Conversation, exact_for, go_on
+from positronic.generation.decode import Emission, decode
+from positronic.generation.exact import Exact
+from positronic.generation.prefill import check_room
+from positronic.generation.prompt import Message, prompt_ids, stop_reasons
+from positronic.generation.propose import NOTHING, NGram, Proposer
+from positronic.generation.result import DraftCount, Result, Seconds
+from positronic.generation.sampling import Sampler
+from positronic.generation.stream import TextStream
+from positronic.generation.uncached import Uncached
+from positronic.generation.writer import FREE, Constraint, Stop
+from positronic.lm import LM
+from positronic.probe import Probe
+from positronic.text import Tokenizer
+
+__all__ = ["Piece", "generate"]
+
+
+class Piece(NamedTuple):
+    """One token of the output and the characters that it completed, perhaps none."""
+
+    text: str
+    token: int | None
+    """None only where the model had no room for any."""
+    result: Result | None = None
+    """With the last piece."""
+
+
+def generate(
+    model: LM,
+    tokenizer: Tokenizer,
+    prompt: str | Sequence[Message],
+    *,
+    max_new_tokens: int = 256,
+    system: str | None = None,
+    think: bool = False,
+    temperature: float = 0.7,
+    top_k: int = 0,
+    top_p: float = 0.92,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    biases: Mapping[int, float] | None = None,
+    seed: int = 0,
+    stop: str | Sequence[str] = (),
+    constraint: Constraint = FREE,
+    cache: bool = True,
+    speculative: bool | Proposer = False,
+    exact: bool | Exact = False,
+    state: Conversation | None = None,
+    probe: Probe | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Iterator[Piece]:
+    """Continue a text, or answer messages: one piece a token. Settings are checked at the call, not at the first piece.
+
+    An empty prompt starts from the end-of-text token. speculative=True drafts by prompt lookup. exact=True makes text
+    with and without drafts equal to the bit (`generation.exact`). cache=False reads everything anew for every token.
+    state goes on from an earlier result, and the prompt is then only what is new.
+    """
+    sampler = Sampler(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        biases=biases or {},
+    )
+    if exact and not cache:
+        raise GenerationError(
+            "exact says how cached tokens are read, and cache=False keeps none; choose one of the two."
+        )
+    before = state or Conversation()
+    new = prompt_ids(tokenizer, prompt, before.tokens, system=system, think=think)
+    check_room(len(before.tokens) + len(new), model.config.max_positions)
+    reasons = stop_reasons(tokenizer, prompt)
+    stream = TextStream(tokenizer.decoder(), [stop] if isinstance(stop, str) else stop, reasons)
+    ending = Stop(tokens=reasons, max_new_tokens=max_new_tokens, heard=stream.hear)
+    proposer = speculative if not isinstance(speculative, bool) else NGram() if speculative else NOTHING
+
+    def pieces() -> Iterator[Piece]:
+        begun = clock()
+        width = exact_for(model, before, len(before.tokens) + len(new) + max_new_tokens, exact)
+        lm = model if cache else Uncached(model)
+        start = go_on(lm, before if cache else Conversation(before.tokens), new, exact=width, probe=probe)
+        assert start.state is not None, "a conversation that goes on has a state"
+        read = clock()
+        emissions = decode(
+            lm,
+            start.state,
+            start.tokens[-1],
+            sampler=sampler,
+            stop=ending,
+            proposer=proposer,
+            constraint=constraint,
+            history=start.tokens,
+            hidden=start.hidden,
+            exact=width,
+            probe=probe,
+        )
+        said: list[int] = []
+        last = None
+        for last in emissions:
+            said.append(last.token)
+            if last.stop_reason is None:
+                yield Piece(stream.released.popleft(), last.token)
+        end = _result(start, said, last, stream, cache, Seconds(read - begun, clock() - read))
+        yield Piece("".join(stream.released), said[-1] if said else None, end)
+
+    return pieces()
+
+
+def _result(
+    start: Conversation,
+    said: Sequence[int],
+    last: Emission | None,
+    stream: TextStream,
+    cache: bool,
+    seconds: Seconds,
+) -> Result:
+    stream.finish()
+    if last is None:
+        return Result(len(start.tokens), (), "", "context", 0, DraftCount(0, 0), seconds, start)
+    assert last.stop_reason is not None, "decoding ends with a reason"
+    tokens = (*start.tokens, *said)
+    after = Conversation(tokens, last.state, last.hidden, start.exact) if cache else Conversation(tokens)
+    drafts = DraftCount(last.proposed, last.accepted)
+    return Result(len(start.tokens), tuple(said), stream.text, last.stop_reason, last.forwards, drafts, seconds, after)

@@ -1,0 +1,52 @@
+"""What came of a request."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from positronic.generation.conversation import Conversation
+
+__all__ = ["DraftCount", "Result", "Seconds"]
+
+
+class DraftCount(NamedTuple):
+    """Draft tokens; the output has forwards + accepted tokens."""
+
+    proposed: int
+    accepted: int
+
+
+class Seconds(NamedTuple):
+    prefill: float
+    """Until the prompt was read."""
+    decode: float
+    """From there to the last token."""
+
+
+@dataclass(frozen=True)
+class Result:
+    prompt_tokens: int
+    """Tokens before the output, those of an earlier conversation included."""
+    tokens: tuple[int, ...]
+    """The output; a token that stopped it is the last one."""
+    text: str
+    """Without stop tokens and stop strings."""
+    stop_reason: str
+    """eot, stop_token (a chat turn's end), stop_string, length (max_new_tokens) or context (the model is full)."""
+    forwards: int
+    """Model calls after the prompt was read."""
+    draft: DraftCount
+    seconds: Seconds
+    state: Conversation
+    """What `generate(..., state=...)` goes on from."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the conversation, in JSON values."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "tokens": list(self.tokens),
+            "text": self.text,
+            "stop_reason": self.stop_reason,
+            "forwards": self.forwards,
+            "draft": self.draft._asdict(),
+            "seconds": self.seconds._asdict(),
+        }
