@@ -7,7 +7,6 @@ from positronic.checkpoint.folder import (
     load_model,
     load_training,
     read_config,
-    read_weights,
     save,
 )
 from positronic.checkpoint.runs import RunFolder
@@ -20,6 +19,5 @@ __all__ = [
     "load_model",
     "load_training",
     "read_config",
-    "read_weights",
     "save",
 ]

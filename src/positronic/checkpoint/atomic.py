@@ -5,6 +5,7 @@ It is filled under a hidden name beside its final one, forced to the disk, and r
 instant leaves the folder, or, between two renames, `.NAME.old` in its place, which `standing` finds.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 __all__ = ["appearing", "clean", "discard", "standing", "sync"]
 
+log = logging.getLogger(__name__)
 NEW, OLD, GONE = "new", "old", "gone"
 
 
@@ -29,14 +31,19 @@ def appearing(target: Path) -> Iterator[Path]:
         if target.exists():
             os.rename(target, old)
         os.rename(new, target)
+        sync(target.parent)
     except BaseException:
-        if old.exists() and not target.exists():
+        if not new.exists():  # it was in place already
+            os.rename(target, new)
+        if old.exists():
             os.rename(old, target)
         shutil.rmtree(new, ignore_errors=True)
         raise
-    sync(target.parent)
     if old.exists():
-        discard(old, target)
+        try:
+            discard(old, target)
+        except OSError as error:
+            log.warning("%s is saved; what stood there before could not be deleted yet (%s)", target, error)
 
 
 def standing(target: Path) -> Path:

@@ -12,14 +12,14 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from positronic.checkpoint import form
 from positronic.checkpoint.atomic import appearing
-from positronic.checkpoint.manifest import MANIFEST, Content, TrainingContent, json_digest, seal, write_json
+from positronic.checkpoint.manifest import MANIFEST, Content, Sealed, TrainingContent, json_digest, seal, write_json
 from positronic.checkpoint.opening import CONFIG, TRAIN, open_folder, stored_config, stored_tokenizer
 from positronic.checkpoint.provenance import written_by
 from positronic.checkpoint.reading import check_json, refuse_pickle
@@ -29,12 +29,9 @@ from positronic.config import ModelConfig, canonical_json
 from positronic.errors import CheckpointError, DeviceError, TokenizerError
 from positronic.lm import LM
 from positronic.models import build
+from positronic.text import Tokenizer
 
-if TYPE_CHECKING:
-    from positronic.checkpoint.manifest import Sealed
-    from positronic.text import Tokenizer
-
-__all__ = ["SHARD_BYTES", "TrainingPart", "load", "load_model", "load_training", "read_config", "read_weights", "save"]
+__all__ = ["SHARD_BYTES", "TrainingPart", "load", "load_model", "load_training", "read_config", "save"]
 
 SHARD_BYTES = 5 * 10**9
 """Weights beyond this are cut into several files."""
@@ -55,7 +52,7 @@ class TrainingPart:
 def save(
     folder: str | os.PathLike[str],
     model: LM,
-    tokenizer: "Tokenizer",
+    tokenizer: Tokenizer,
     training: TrainingPart | None = None,
     *,
     dtype: torch.dtype | None = None,
@@ -87,7 +84,7 @@ def save(
 
 def load(
     folder: str | os.PathLike[str], device: str | torch.device = "cpu", dtype: torch.dtype | None = None
-) -> "tuple[LM, Tokenizer]":
+) -> tuple[LM, Tokenizer]:
     """The model, in eval mode, and the tokenizer of a checkpoint; whatever is not as it was saved raises an error.
 
     dtype: of the parameters; None: float32, whatever they were stored as. `train/` is neither read nor needed.
@@ -109,11 +106,6 @@ def load_model(
 def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
     """The core config of a checkpoint."""
     return stored_config(open_folder(folder))
-
-
-def read_weights(folder: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The weights alone, on the CPU as they were stored: for a model of another config that shares some of them."""
-    return {name: values.clone() for name, values in StoredWeights(open_folder(folder))}
 
 
 def load_training(folder: str | os.PathLike[str]) -> TrainingPart:
@@ -138,7 +130,7 @@ def load_training(folder: str | os.PathLike[str]) -> TrainingPart:
 
 
 def _check(
-    model: LM, tokenizer: "Tokenizer", training: TrainingPart | None, dtype: torch.dtype | None, shard_bytes: int
+    model: LM, tokenizer: Tokenizer, training: TrainingPart | None, dtype: torch.dtype | None, shard_bytes: int
 ) -> None:
     """Raise before anything is written if these cannot be a checkpoint."""
     if tokenizer.vocab_size != model.config.vocab_size:
@@ -160,7 +152,7 @@ def _check(
 def _write(
     new: Path,
     model: LM,
-    tokenizer: "Tokenizer",
+    tokenizer: Tokenizer,
     training: TrainingPart | None,
     dtype: torch.dtype | None,
     shard_bytes: int,
@@ -189,7 +181,7 @@ def _may_replace(target: Path) -> None:
         raise CheckpointError(f"{target} holds other files and no checkpoint. Give the checkpoint another name.")
 
 
-def _model(sealed: "Sealed", config: ModelConfig, device: str | torch.device, dtype: torch.dtype | None) -> LM:
+def _model(sealed: Sealed, config: ModelConfig, device: str | torch.device, dtype: torch.dtype | None) -> LM:
     device, dtype = _placed(device), dtype or torch.float32
     if not dtype.is_floating_point:
         raise DeviceError(f"Parameters cannot be {dtype}; use torch.float32 or torch.bfloat16.")

@@ -20,6 +20,8 @@ class Ends(Protocol):
 
     @property
     def eot_id(self) -> int: ...
+    @property
+    def im_end_id(self) -> int: ...
 
 
 def config_json(config: ModelConfig, tokenizer: Ends, dtype: torch.dtype) -> dict[str, Any]:
@@ -29,16 +31,18 @@ def config_json(config: ModelConfig, tokenizer: Ends, dtype: torch.dtype) -> dic
         "model_type": MODEL_TYPE,
         "dtype": str(dtype).removeprefix("torch."),
         "vocab_size": config.vocab_size,
-        "bos_token_id": tokenizer.eot_id,
-        "eos_token_id": tokenizer.eot_id,
-        "pad_token_id": tokenizer.eot_id,
+        **generation_json(tokenizer),
         CORE: config.to_json(),
     }
 
 
 def generation_json(tokenizer: Ends) -> dict[str, Any]:
-    """The value of `generation_config.json`: where text ends."""
-    return {"bos_token_id": tokenizer.eot_id, "eos_token_id": tokenizer.eot_id, "pad_token_id": tokenizer.eot_id}
+    """The value of `generation_config.json`: text ends with its document or with the turn of a chat."""
+    return {
+        "bos_token_id": tokenizer.eot_id,
+        "eos_token_id": [tokenizer.eot_id, tokenizer.im_end_id],
+        "pad_token_id": tokenizer.eot_id,
+    }
 
 
 def core_of(data: Any, where: str) -> Any:

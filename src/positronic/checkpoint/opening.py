@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from positronic.checkpoint.atomic import standing
 from positronic.checkpoint.form import core_of
@@ -10,9 +9,7 @@ from positronic.checkpoint.manifest import MANIFEST, Sealed, json_digest
 from positronic.checkpoint.reading import refuse_pickle, refuse_pickles_in
 from positronic.config import ModelConfig
 from positronic.errors import CheckpointError, TokenizerError
-
-if TYPE_CHECKING:
-    from positronic.text import Tokenizer
+from positronic.text import Tokenizer
 
 __all__ = ["CONFIG", "TOKENIZER", "TRAIN", "open_folder", "stored_config", "stored_tokenizer"]
 
@@ -21,7 +18,10 @@ CONFIG, TOKENIZER, TRAIN = "config.json", "tokenizer.json", "train"
 
 def open_folder(folder: str | os.PathLike[str]) -> Sealed:
     """The folder with its manifest read. A link is followed once, so that moving `RUN/last` disturbs no reader."""
-    path = standing(Path(os.path.realpath(folder)))
+    try:
+        path = standing(Path(os.path.realpath(folder)))
+    except ValueError as error:  # a name that no file can have
+        raise CheckpointError(f"There is no checkpoint at {str(folder)!r}: {error}. Give a folder's name.") from error
     if os.path.isfile(path):
         refuse_pickle(path)
         raise CheckpointError(f"{path} is a file; a checkpoint is a folder. Give the folder that holds {MANIFEST}.")
@@ -51,10 +51,8 @@ def stored_config(sealed: Sealed) -> ModelConfig:
     return config
 
 
-def stored_tokenizer(sealed: Sealed, config: ModelConfig) -> "Tokenizer":
+def stored_tokenizer(sealed: Sealed, config: ModelConfig) -> Tokenizer:
     """The tokenizer, if it is the one the weights were saved with."""
-    from positronic.text import Tokenizer
-
     for name in sorted({TOKENIZER, *sealed.manifest.files}):
         if not name.startswith(f"{TRAIN}/") and not name.endswith(".safetensors"):
             sealed.path(name)

@@ -4,6 +4,7 @@ import platform
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,12 @@ def written_by(device: torch.device, clock: Callable[[], float] | None) -> dict[
     return found
 
 
+@cache
 def _commit() -> str | None:
-    """The commit of our own source tree, `-dirty` if files differ from it; None where there is no such tree."""
+    """The commit of our own source tree, `-dirty` if files differ from it; None where there is no such tree.
+
+    Asked once: what runs is what was there when it was read.
+    """
     package = Path(positronic.__file__).resolve().parent
     root = package.parents[1]
     if package != root / "src" / "positronic" or not (root / ".git").exists():
