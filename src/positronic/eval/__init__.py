@@ -1,0 +1,6 @@
+"""Measuring a model on text it has not seen: bits per byte, and what simpler things achieve on the same bytes."""
+
+from positronic.eval.baselines import Baselines, baselines
+from positronic.eval.bits_per_byte import Score, bits_per_byte
+
+__all__ = ["Baselines", "Score", "baselines", "bits_per_byte"]

@@ -1,0 +1,159 @@
+"""Bits per byte: how many bits a model needs to send held-out text, the one score that compares across tokenizers.
+
+    bits per byte = sum over tokens of -ln p(token | what came before it in its document) / ln 2 / bytes
+
+Every token of every document is predicted once, the first from a lone end-of-text token; bytes are those of the text in
+UTF-8, whatever the tokenizer makes of them. A document longer than the context is read in windows: the first scores all
+its tokens, each later one its last `stride`, so that a token sees context - stride + 1 tokens at least.
+
+Shapes   inputs, targets (B, T), padded at the end; nats (n,) of the n scored tokens of a batch, float32, summed in
+         float64 by `math.fsum`, so that the order of summation cannot matter.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from positronic.errors import ConfigError, DataError
+from positronic.lm import LM
+from positronic.state import Step
+
+__all__ = ["Score", "bits_per_byte"]
+
+SLICE = 2048
+"""Scored tokens whose logits exist at once."""
+
+
+class Encoder(Protocol):
+    """What scoring needs of a tokenizer."""
+
+    @property
+    def eot_id(self) -> int: ...
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model makes of a text."""
+
+    nats: float
+    """Information of the text under the model."""
+    tokens: int
+    bytes: int
+    """UTF-8 bytes of the text."""
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / math.log(2) / self.bytes
+
+    @property
+    def nats_per_token(self) -> float:
+        return self.nats / self.tokens
+
+    def to_json(self) -> dict[str, Any]:
+        """The four numbers by name."""
+        return {
+            "bits_per_byte": self.bits_per_byte,
+            "nats_per_token": self.nats_per_token,
+            "bytes": self.bytes,
+            "tokens": self.tokens,
+        }
+
+
+class Window(NamedTuple):
+    """Part of a document: inputs, the token after each, and how many of these, the last, are scored here."""
+
+    inputs: Sequence[int]
+    targets: Sequence[int]
+    n_scored: int
+
+
+def bits_per_byte(
+    model: LM,
+    tokenizer: Encoder,
+    documents: Iterable[str],
+    *,
+    context: int | None = None,
+    stride: int | None = None,
+    batch_tokens: int = 16_384,
+) -> Score:
+    """Score every token of every document. `context` is the model's by default, `stride` half of it."""
+    texts = list(documents)
+    context = context or model.config.context
+    stride = stride or max(1, context // 2)
+    if not 1 <= stride <= context <= model.config.max_positions:
+        raise ConfigError(
+            f"Windows of {context} tokens with a stride of {stride} do not fit a model of {model.config.max_positions} "
+            f"positions; use 1 <= stride <= context <= {model.config.max_positions}."
+        )
+    windows = [
+        window
+        for ids in tokenizer.encode_batch(texts)
+        for window in _windows([tokenizer.eot_id, *ids], context, stride)
+    ]
+    n_bytes = sum(len(text.encode()) for text in texts)
+    if not windows or not n_bytes:
+        raise DataError(f"The {len(texts)} documents to score hold no text. Give text that is not empty.")
+    with _scoring(model) as device:
+        nats = math.fsum(x for batch in _batches(windows, batch_tokens) for x in _nats(model, batch, device))
+    return Score(nats, sum(window.n_scored for window in windows), n_bytes)
+
+
+def _windows(ids: Sequence[int], context: int, stride: int) -> Iterator[Window]:
+    """Windows over `ids`, of which the first token is given and all others are scored once."""
+    n, done = len(ids) - 1, 0
+    while done < n:
+        end = min(n, context if done == 0 else done + stride)
+        start = max(0, end - context)
+        yield Window(ids[start:end], ids[start + 1 : end + 1], end - done)
+        done = end
+
+
+def _batches(windows: Sequence[Window], batch_tokens: int) -> Iterator[list[Window]]:
+    """Windows of like length together: longest first, so that padding is short and memory shows its need at once."""
+    ordered = sorted(windows, key=lambda window: -len(window.inputs))
+    start = 0
+    while start < len(ordered):
+        rows = max(1, batch_tokens // len(ordered[start].inputs))
+        yield ordered[start : start + rows]
+        start += rows
+
+
+def _nats(model: LM, batch: Sequence[Window], device: torch.device) -> list[float]:
+    """-ln p of every scored token of a batch."""
+    longest = len(batch[0].inputs)
+    inputs = torch.zeros(len(batch), longest, dtype=torch.long)
+    targets, scored, valid = torch.zeros_like(inputs), torch.zeros_like(inputs, dtype=torch.bool), inputs.bool()
+    for row, window in enumerate(batch):
+        n = len(window.inputs)
+        inputs[row, :n], targets[row, :n] = torch.tensor(window.inputs), torch.tensor(window.targets)
+        scored[row, n - window.n_scored : n] = True
+        valid[row, :n] = True
+    places, wanted = scored.flatten().nonzero()[:, 0].to(device), targets[scored].to(device)
+    inputs = inputs.to(device)
+    step = None if bool(valid.all()) else Step(inputs, inputs, valid=valid.to(device))
+    hidden = model(inputs, step=step).hidden.flatten(0, 1)[places]  # (n, D)
+    pieces = [
+        F.cross_entropy(model.logits(hidden[i : i + SLICE]).float(), wanted[i : i + SLICE], reduction="none")
+        for i in range(0, len(hidden), SLICE)
+    ]
+    return torch.cat(pieces).tolist()
+
+
+@contextmanager
+def _scoring(model: LM) -> Iterator[torch.device]:
+    """The model in eval mode and without gradient; its device."""
+    module = cast(nn.Module, model)
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield next(module.parameters()).device
+    finally:
+        module.train(was_training)
