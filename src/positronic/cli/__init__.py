@@ -1,4 +1,4 @@
-"""The command line. Every command is a module with a `Command` dataclass: its fields are the flags, `run` does the work.
+"""The command line. A command is a module with a `Command` dataclass: its fields are the flags, `run` does the work.
 
 A module is imported when its command is typed, and torch only inside `run`, so that help is instant.
 """
@@ -6,6 +6,7 @@ A module is imported when its command is typed, and torch only inside `run`, so 
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from positronic.config import did_you_mean
 from positronic.errors import PositronicError
@@ -42,8 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name is None:
         return _usage(words)
     try:
-        command = _parse(name, words[len(name.split()) :])
-        return command.run() or 0
+        return _parse(name, words[len(name.split()) :]).run() or 0
     except PositronicError as error:
         print(f"positronic {name}: {error}", file=sys.stderr)
         return 2
@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parse(name: str, words: list[str]):  # noqa: ANN202  (a Command of the module that the name picks)
+def _parse(name: str, words: list[str]) -> Any:
+    """The command's dataclass, filled from the flags; wrong flags end the program with 2."""
     import tyro
 
     module = importlib.import_module("positronic.cli." + name.replace(" ", "_"))

@@ -7,7 +7,17 @@ from pathlib import Path
 __all__ = ["gather"]
 
 CODE_BYTES = 4_000_000
-SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "pydoc_data", "encodings", "__pycache__"}
+SKIPPED = {
+    "site-packages",
+    "dist-packages",
+    "test",
+    "tests",
+    "idlelib",
+    "lib2to3",
+    "pydoc_data",
+    "encodings",
+    "__pycache__",
+}
 
 
 def gather(folder: Path) -> tuple[int, int]:

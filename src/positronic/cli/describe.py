@@ -57,6 +57,8 @@ def find_model_config(name: str) -> "ModelConfig":
     try:
         data = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{name} cannot be read as JSON ({error}); give a config file, a folder or a preset.") from None
+        raise ConfigError(
+            f"{name} cannot be read as JSON ({error}); give a config file, a folder or a preset."
+        ) from None
     nested = data.get("positronic") if isinstance(data, dict) else None
     return ModelConfig.from_json(nested or data, name)

@@ -1,0 +1,109 @@
+"""Continue a prompt, or answer it.
+
+Examples:
+  positronic generate my-run/last --prompt "The function returns"
+  positronic generate my-run/last --prompt "def main" --temperature 0 --speculative --stats
+  positronic generate tuned/last --chat --prompt "What is a transformer?" --system "Be brief."
+  positronic generate my-run/last --prompt "Once" --seed 7 --json
+  positronic generate my-run/last --interactive
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from positronic.cli.console import print_json, say
+from positronic.cli.sampling import Drawing, DrawingFlags, open_model
+from positronic.errors import GenerationError
+
+if TYPE_CHECKING:
+    from positronic.generation import Result
+
+
+@dataclass(frozen=True)
+class Command:
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    """Checkpoint folder."""
+    prompt: str | None = None
+    """Text to continue, or with --chat to answer; - reads it from standard input."""
+    chat: bool = False
+    """The prompt is a user's message."""
+    system: str | None = None
+    """With --chat: the system message."""
+    think: bool = False
+    """With --chat: begin the answer with thinking."""
+    interactive: bool = False
+    """Read prompts line by line and continue each."""
+    drawing: DrawingFlags = field(default_factory=Drawing)
+    no_cache: bool = False
+    """Read everything anew for every token: slow, for comparison."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    stats: bool = False
+    """Say how many forwards, drafts and seconds it took."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        if self.interactive == (self.prompt is not None):
+            raise GenerationError("Give either --prompt TEXT (or --prompt - for standard input) or --interactive.")
+        if (self.system is not None or self.think) and not self.chat:
+            raise GenerationError("--system and --think belong to a conversation; add --chat.")
+        if self.interactive and self.json:
+            raise GenerationError("--json prints one object, and --interactive has no end; drop one of them.")
+        model, tokenizer = open_model(self.folder, self.device)
+        if not self.interactive:
+            prompt = sys.stdin.read() if self.prompt == "-" else self.prompt or ""
+            self._answer(model, tokenizer, prompt)
+            return
+        say("A line, then Enter: the model continues it. An empty line or Ctrl-D ends.")
+        while line := _ask("> "):
+            self._answer(model, tokenizer, line)
+
+    def _answer(self, model: Any, tokenizer: Any, text: str) -> None:
+        from positronic.generation import generate
+        from positronic.text.chat import Message
+
+        pieces = generate(
+            model,
+            tokenizer,
+            [Message("user", text)] if self.chat else text,
+            system=self.system,
+            think=self.think,
+            cache=not self.no_cache,
+            **self.drawing.settings(),
+        )
+        result = None
+        for piece in pieces:
+            result = piece.result
+            if not self.json:
+                print(piece.text, end="", flush=True)
+        assert result is not None, "generation ends with a result"
+        if self.json:
+            print_json(result.to_json())
+            return
+        print()
+        if self.stats:
+            say(describe_result(result))
+
+
+def describe_result(result: "Result") -> str:
+    """One line about how a text came to be."""
+    tokens, seconds = len(result.tokens), result.seconds
+    rate = tokens / seconds.decode if seconds.decode else float("inf")
+    drafts = f", {result.draft.accepted} of {result.draft.proposed} draft tokens kept" if result.draft.proposed else ""
+    return (
+        f"[{result.prompt_tokens} + {tokens} tokens, {result.forwards} forwards{drafts}, "
+        f"{seconds.prefill:.2f} s + {seconds.decode:.2f} s, {rate:.1f} tokens/s, stopped by {result.stop_reason}]"
+    )
+
+
+def _ask(prompt: str) -> str:
+    """A line from the user, empty at the end of input."""
+    try:
+        return input(prompt)
+    except EOFError:
+        return ""

@@ -1,0 +1,113 @@
+"""Train a model on text; go on with a run; or start from another model's weights.
+
+Examples:
+  positronic train --model tinygpt-tiny --data book.txt notes/ --tokenizer tok --out my-run
+  positronic train --model tinygpt-15m --data novels.jsonl.xz:0.6 peps.jsonl.xz:0.4 --tokenizer tok --out my-run
+  positronic train --model tinygpt-15m --blend blend-v1 --data FOLDER --tokenizer tok --out my-run
+  positronic train --resume --out my-run
+  positronic train --init my-run/last --data more.txt --out second-run --lr 3e-4
+  torchrun --nproc-per-node 2 -m positronic train --model tinygpt-15m --data text/ --tokenizer tok --out my-run
+
+RUN/last is always the newest complete checkpoint. Ctrl-C writes one and says how to go on.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from positronic.cli.console import print_json, say
+from positronic.cli.describe import find_model_config
+from positronic.cli.run_flags import Training, TrainingFlags, execute
+from positronic.errors import ConfigError
+
+if TYPE_CHECKING:
+    from positronic.recipes import RunConfig
+    from positronic.train import TrainState
+
+
+@dataclass(frozen=True)
+class Command:
+    out: Annotated[Path, tyro.conf.arg(metavar="RUN")]
+    """The run's folder."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="PRESET|CONFIG.json")] = None
+    """What to train; with --init, the other model's config when not given."""
+    data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH[:WEIGHT] ...")] = ()
+    """Text: txt, md, jsonl, json, folders, also .gz and .xz; weights are shares of the tokens."""
+    valid: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH ...")] = ()
+    """Text to measure on; when not given, a hundredth of the data is held out."""
+    blend: str | None = None
+    """A named mixture of the files in the one folder given by --data."""
+    tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Tokenizer or checkpoint folder; with --init, the other model's when not given."""
+    resume: bool = False
+    """Go on with the run in --out."""
+    init: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Start from this checkpoint's weights, with a new optimizer and schedule."""
+    training: TrainingFlags = field(default_factory=Training)
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    json: bool = False
+    """Print one JSON object at the end."""
+
+    def run(self) -> None:
+        from positronic.recipes import read_run
+
+        run = self.training.applied(self._given(read_run(self.out)) if self.resume else self._new())
+        tokenizer = None if self.resume else self.tokenizer or self.init
+        state = execute(run, self.out, device=self.device, resume=self.resume, tokenizer=tokenizer)
+        report_end(state, self.out, as_json=self.json, resume=f"positronic train --resume --out {self.out}")
+
+    def _new(self) -> "RunConfig":
+        from positronic.recipes import RunConfig
+
+        if self.model is None and self.init is None:
+            raise ConfigError("Say what to train: --model PRESET (see `positronic describe`), or --init FOLDER.")
+        if not self.data:
+            raise ConfigError("Say what to train on: --data PATH ...")
+        if self.tokenizer is None and self.init is None:
+            raise ConfigError("Give the tokenizer's folder: --tokenizer FOLDER (see `positronic tokenizer train`).")
+        return self._given(RunConfig(model=find_model_config(self.model or str(self.init)), data=self.data))
+
+    def _given(self, run: "RunConfig") -> "RunConfig":
+        """`run` with the sources and the model that were named."""
+        from positronic.recipes import blend
+
+        if self.blend is not None:
+            if len(self.data) != 1:
+                raise ConfigError(f"--blend {self.blend} mixes the files of one folder; give it with --data FOLDER.")
+            mixture, folder = blend(self.blend), Path(self.data[0])
+            run = replace(run, data=mixture.data(folder), valid=mixture.valid_paths(folder))
+        elif self.data:
+            run = replace(run, data=self.data)
+        if self.valid:
+            run = replace(run, valid=self.valid)
+        if self.resume and self.model is not None:
+            run = replace(run, model=find_model_config(self.model))
+        return run if self.init is None else replace(run, init=str(self.init))
+
+
+def report_end(state: "TrainState", out: Path, *, as_json: bool, resume: str) -> None:
+    """Say where a run stands and what to type next."""
+    count = state.counters
+    best = None if count.best_step is None else count.best_bits_per_byte
+    if as_json:
+        print_json(
+            {
+                "run": str(out),
+                "stopped": state.stopped,
+                "step": count.step,
+                "tokens": count.tokens,
+                "seconds": count.seconds,
+                "skipped": count.skipped,
+                "best_bits_per_byte": best,
+            }
+        )
+        return
+    if state.stopped == "interrupted":
+        say(f"Interrupted after step {count.step}; everything is saved. Go on with:\n  {resume}")
+        return
+    held_out = "" if best is None else f", best held-out {best:.4f} bits/byte"
+    say(f"{count.step:,} steps, {count.tokens:,} tokens{held_out}. Next:")
+    say(f'  positronic generate {out}/last --prompt "..."')

@@ -1,0 +1,142 @@
+"""One run from its config alone: model, data, tokenizer and training put together, begun or gone on with.
+
+RUN/run.json holds the config, so that `--resume` needs nothing but the folder.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from positronic.config import Config, ModelConfig, diff
+from positronic.data import BatchSource, Counts, Document, excerpt, heldout_documents, open_source, text_mixture
+from positronic.errors import CheckpointError, ConfigError
+from positronic.eval import bits_per_byte
+from positronic.lm import LM
+from positronic.models import build
+from positronic.text import Tokenizer
+from positronic.train import ALONE, Observer, Ranks, TrainConfig, TrainState, init_from, resume, start
+
+__all__ = ["RunConfig", "fit_to", "read_run", "train_run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Config, kind="run"):
+    """What is trained, on what, and how."""
+
+    model: ModelConfig
+    """The family and its sizes; vocabulary and document end come from the tokenizer."""
+    data: tuple[str, ...]
+    """Sources, PATH[#field][:weight] each."""
+    train: TrainConfig = TrainConfig()
+    """Steps, rates, batches."""
+    valid: tuple[str, ...] = ()
+    """Text to measure on. Empty: what is held out of `data`."""
+    held_out_one_in: int = 100
+    """Without `valid`: one document in so many is held out."""
+    valid_bytes: int = 200_000
+    """Bytes of text in a validation during training, all sources together."""
+    model_seed: int = 0
+    """Of the first weights."""
+    data_seed: int = 0
+    """Of the order of rows."""
+    init: str | None = None
+    """Checkpoint whose weights are the first; None: drawn from `model_seed`."""
+
+
+def fit_to(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """The config with the tokenizer's vocabulary and its end of document."""
+    return replace(model, vocab_size=tokenizer.vocab_size, boundary_id=tokenizer.eot_id)
+
+
+def read_run(out: str | os.PathLike[str]) -> RunConfig:
+    """The config a run was begun with."""
+    path = Path(out) / "run.json"
+    try:
+        return RunConfig.from_json(json.loads(path.read_text("utf-8")), str(path))
+    except OSError:
+        raise CheckpointError(
+            f"There is nothing to resume in {out}: {path} is not there. Start without --resume."
+        ) from None
+    except ValueError:
+        raise CheckpointError(f"{path} is damaged; begin a new run from {out}/last with --init.") from None
+
+
+def train_run(
+    run: RunConfig,
+    out: str | os.PathLike[str],
+    *,
+    tokenizer: Tokenizer | None = None,
+    go_on: bool = False,
+    device: str = "auto",
+    ranks: Ranks = ALONE,
+    observers: Sequence[Observer] = (),
+    cache: str | os.PathLike[str] | None = None,
+    progress: Callable[[Counts], None] | None = None,
+) -> TrainState:
+    """Begin `run` in the folder `out`, or with `go_on` continue what is there, to its end or to Ctrl-C.
+
+    A new run needs the tokenizer; a run that goes on has its own, and must be the same run.
+    """
+    folder = Path(out)
+    if go_on:
+        saved = read_run(folder)
+        if differences := diff(saved, run):
+            raise ConfigError(
+                f"{out} was begun with other settings (its own -> yours): {'; '.join(differences)}. "
+                f"Resume without changing them, or begin a new run from its weights with --init {folder / 'last'}."
+            )
+        tokenizer = Tokenizer.load(folder / "last")
+    if tokenizer is None:
+        raise ConfigError("A new run needs a tokenizer; train one with `positronic tokenizer train`.")
+    model_config = fit_to(run.model, tokenizer)
+    data = _data(run, model_config, tokenizer, cache, progress)
+    documents = _documents(run)
+
+    def validate(model: LM) -> dict[str, float]:
+        return {"bits_per_byte": bits_per_byte(model, tokenizer, documents).bits_per_byte}
+
+    together: dict[str, Any] = {
+        "data": data,
+        "device": device,
+        "ranks": ranks,
+        "validate": validate,
+        "observers": observers,
+    }
+    if go_on:
+        return resume(folder, run.train, model_config=model_config, **together)
+    model = build(model_config, run.model_seed)
+    if run.init is not None:
+        init_from(run.init, model)
+    if ranks.first:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "run.json").write_text(json.dumps(run.to_json(), indent=2) + "\n", "utf-8")
+    return start(run.train, model=model, tokenizer=tokenizer, out=folder, **together)
+
+
+def _data(
+    run: RunConfig,
+    model: ModelConfig,
+    tokenizer: Tokenizer,
+    cache: str | os.PathLike[str] | None,
+    progress: Callable[[Counts], None] | None,
+) -> BatchSource:
+    return text_mixture(
+        run.data,
+        tokenizer,
+        seq_len=run.train.seq_len or model.context,
+        seed=run.data_seed,
+        one_in=None if run.valid else run.held_out_one_in,
+        cache=None if cache is None else Path(cache),
+        progress=progress,
+    )
+
+
+def _documents(run: RunConfig) -> list[Document]:
+    """What a validation reads."""
+    if not run.valid:
+        return heldout_documents(run.data, one_in=run.held_out_one_in, budget_bytes=run.valid_bytes)
+    share = run.valid_bytes // len(run.valid)
+    return [document for path in run.valid for document in excerpt(open_source(path), share)]
