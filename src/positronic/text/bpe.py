@@ -1,0 +1,51 @@
+"""Training of byte-level BPE through `tokenizers`, in our layout: bytes, merged pieces, control tokens.
+
+Source   Sennrich et al. 2016 (merges); Radford et al. 2019, GPT-2 (bytes, words split before merging).
+"""
+
+import json
+from collections.abc import Iterable
+
+import tokenizers
+from tokenizers import models, pre_tokenizers, trainers
+
+from positronic.errors import TokenizerError
+from positronic.text.definition import Definition, from_alphabet
+from positronic.text.special import N_CONTROL, without_control_names
+from positronic.text.tokenizer import Tokenizer
+
+__all__ = ["train_bpe"]
+
+
+def train_bpe(texts: Iterable[str | bytes], vocab_size: int = 16_512) -> Tokenizer:
+    """A byte-level BPE of `vocab_size` entries: 256 bytes, merges, 128 control tokens.
+
+    Bytes that are not UTF-8 are left out of training. Raises `TokenizerError` where the text has no use for so many.
+    """
+    if vocab_size <= 256 + N_CONTROL:
+        raise TokenizerError(f"vocab_size is {vocab_size}; BPE needs more than {256 + N_CONTROL} entries.")
+    learner = tokenizers.Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - N_CONTROL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    parts = (part.decode(errors="ignore") for text in texts for part in without_control_names(text))
+    learner.train_from_iterator(parts, trainer)
+    merges = json.loads(learner.to_str())["model"]["merges"]
+    definition = _in_our_layout([(from_alphabet(left), from_alphabet(right)) for left, right in merges])
+    if not merges:
+        raise TokenizerError("There is no text to train a tokenizer on; give at least one text of two bytes or more.")
+    if definition.vocab_size < vocab_size:
+        raise TokenizerError(
+            f"The text has use for at most {definition.vocab_size} entries, and {vocab_size} were asked for; "
+            f"give more text, or ask for {definition.vocab_size}."
+        )
+    return Tokenizer(definition)
+
+
+def _in_our_layout(merges: list[tuple[bytes, bytes]]) -> Definition:
+    """Bytes first, then what the merges make in their order, each once."""
+    pieces = dict.fromkeys([bytes([b]) for b in range(256)] + [left + right for left, right in merges])
+    return Definition("bpe", tuple(pieces), tuple(merges))

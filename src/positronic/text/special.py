@@ -1,0 +1,40 @@
+"""The 128 control tokens: what text can never spell, always the last 128 ids of a vocabulary.
+
+Only our own renderer (`text.chat`, `Tokenizer.special`) places them. In text that a user typed, `<|im_end|>` is ten
+characters like any others.
+"""
+
+import re
+
+__all__ = ["CONTROL_TOKENS", "N_CONTROL", "without_control_names"]
+
+N_CONTROL = 128
+
+_NAMED = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<think>",
+    "</think>",
+    "<begin_solution>",
+    "<end_solution>",
+    "<tool_call>",
+    "<tool_response>",
+    "<|fim_prefix|>",
+    "<|fim_middle|>",
+    "<|fim_suffix|>",
+)
+
+CONTROL_TOKENS: tuple[str, ...] = (*_NAMED, *(f"<|reserved_{i}|>" for i in range(N_CONTROL - len(_NAMED))))
+"""In the order of their ids: the k-th of them has id `vocab_size - 128 + k`."""
+
+
+def without_control_names(text: str | bytes) -> list[bytes]:
+    """What stands between the names of control tokens in a text, as bytes: what a vocabulary may learn from."""
+    return _NAME.split(text.encode() if isinstance(text, str) else text)
+
+
+_NAME = re.compile(b"|".join(re.escape(name.encode()) for name in CONTROL_TOKENS))

@@ -1,0 +1,199 @@
+"""Tokenizer: text to ids and back without loss, whatever the kind (spike, bpe, bytes).
+
+    encode(text)        untrusted text; what looks like a control token stays text
+    encode_bytes(data)  any bytes; the ids of `encode` where they are UTF-8
+    decode_bytes(ids)   exactly those bytes; control tokens spell none
+
+Source   family.md 9; README of the spec, point 7.
+"""
+
+import codecs
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import final
+
+import numpy as np
+import tokenizers
+
+from positronic.errors import TokenizerError
+from positronic.text.chat_template import CHAT_TEMPLATE
+from positronic.text.definition import Definition, Kind, read_definition, to_alphabet
+from positronic.text.longest_match import LongestMatch
+from positronic.text.special import CONTROL_TOKENS
+
+__all__ = ["StreamDecoder", "Tokenizer", "byte_tokenizer"]
+
+FILE = "tokenizer.json"
+
+
+@final
+class Tokenizer:
+    """A vocabulary and the rule that cuts text by it. Immutable; equal files give equal tokenizers."""
+
+    def __init__(self, definition: Definition):
+        self.definition = definition
+        self.kind: Kind = definition.kind
+        """ "spike", "bpe" or "bytes"."""
+        self.vocab_size: int = definition.vocab_size
+        """Entries, the 128 control tokens included."""
+        self.special: Mapping[str, int] = MappingProxyType(
+            {name: len(definition.pieces) + k for k, name in enumerate(CONTROL_TOKENS)}
+        )
+        """Ids of the control tokens by name, the last 128 of the vocabulary."""
+        self.token_bytes: tuple[bytes, ...] = definition.pieces + (b"",) * len(CONTROL_TOKENS)
+        """What each id spells; nothing for control tokens."""
+        self.eot_id: int = self.special["<|endoftext|>"]
+        """Ends a document."""
+        self.im_end_id: int = self.special["<|im_end|>"]
+        """Ends a turn of a chat."""
+        self._shown = definition.pieces + tuple(name.encode() for name in CONTROL_TOKENS)
+        self._lengths = np.array([len(piece) for piece in self.token_bytes])
+        self._cut = _cutter(definition)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Tokenizer":
+        """The tokenizer of a folder that holds `tokenizer.json`, or of that file itself."""
+        path = Path(path)
+        file = path / FILE if path.is_dir() else path
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise TokenizerError(
+                f"No tokenizer at {file} ({error.strerror}). Name a folder that holds {FILE}, or train one with "
+                f"`positronic tokenizer train`."
+            ) from None
+        return cls(read_definition(data, str(file)))
+
+    def save(self, folder: str | Path) -> None:
+        """Write `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`; transformers opens the folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILE).write_bytes(self._file)
+        (folder / "tokenizer_config.json").write_text(json.dumps(_TRANSFORMERS, indent=2) + "\n", encoding="utf-8")
+        (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of `tokenizer.json` as we write it, in hexadecimal: what a checkpoint is bound to."""
+        return hashlib.sha256(self._file).hexdigest()
+
+    @cached_property
+    def runtime(self) -> tokenizers.Tokenizer:
+        """The same tokenizer as an object of `tokenizers`, which gives the same ids; control tokens stay text."""
+        runtime = tokenizers.Tokenizer.from_buffer(self._file)
+        runtime.encode_special_tokens = True
+        return runtime
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`. Never a control token, whatever it spells."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each; BPE uses every core."""
+        data = [_utf8(text) for text in texts]
+        if self._cut is not None:
+            return [self._cut(piece) for piece in data]
+        return [found.ids for found in self.runtime.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode_bytes(self, data: bytes) -> list[int]:
+        """The ids of any bytes: those of `encode` if they are UTF-8; else BPE merges them as one long word."""
+        if self._cut is not None:
+            return self._cut(data)
+        try:
+            return self.encode(data.decode())
+        except UnicodeDecodeError:
+            return self._wordless.encode(to_alphabet(data), add_special_tokens=False).ids
+
+    def decode(self, ids: Iterable[int], special: bool = False) -> str:
+        """The text of `ids`, with U+FFFD where bytes are not UTF-8. `special` shows control tokens by name."""
+        return self._join(ids, self._shown if special else self.token_bytes).decode(errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes that `ids` spell: the inverse of `encode_bytes`."""
+        return self._join(ids, self.token_bytes)
+
+    def decoder(self, special: bool = False) -> "StreamDecoder":
+        """A decoder that takes ids one by one."""
+        return StreamDecoder(self._shown if special else self.token_bytes)
+
+    def n_bytes(self, ids: Sequence[int] | np.ndarray) -> int:
+        """How many bytes `ids` spell: what bits per byte divides by."""
+        return int(self._lengths[np.asarray(ids, dtype=np.int64)].sum())
+
+    def __repr__(self) -> str:
+        return f"Tokenizer(kind={self.kind!r}, vocab_size={self.vocab_size}, sha256={self.sha256[:12]!r})"
+
+    def __reduce__(self) -> tuple:
+        return Tokenizer, (self.definition,)
+
+    @cached_property
+    def _file(self) -> bytes:
+        return self.definition.to_bytes()
+
+    @cached_property
+    def _wordless(self) -> tokenizers.Tokenizer:
+        """The runtime on text that is in the byte-level alphabet already."""
+        runtime = tokenizers.Tokenizer.from_buffer(self._file)
+        runtime.encode_special_tokens = True
+        runtime.pre_tokenizer = None
+        return runtime
+
+    def _join(self, ids: Iterable[int], spelling: Sequence[bytes]) -> bytes:
+        try:
+            return b"".join([spelling[index] for index in ids])
+        except IndexError:
+            raise TokenizerError(
+                f"An id is outside the vocabulary of {self.vocab_size}; decode with the tokenizer that encoded."
+            ) from None
+
+
+@final
+class StreamDecoder:
+    """Decodes ids as they come: the texts of `push`, then `finish`, joined are `Tokenizer.decode` of all ids."""
+
+    def __init__(self, spelling: Sequence[bytes]):
+        self._spelling = spelling
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        """The characters that this id completes."""
+        return self._utf8.decode(self._spelling[token])
+
+    def finish(self) -> str:
+        """U+FFFD for what stayed incomplete."""
+        return self._utf8.decode(b"", True)
+
+
+def byte_tokenizer() -> Tokenizer:
+    """Plain bytes: 256 of them and the control tokens, 384 entries; nothing to train."""
+    return Tokenizer(Definition("bytes", tuple(bytes([b]) for b in range(256))))
+
+
+_TRANSFORMERS = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "bos_token": "<|endoftext|>",
+    "eos_token": "<|im_end|>",
+    "pad_token": "<|endoftext|>",
+    "clean_up_tokenization_spaces": False,
+}
+
+
+def _cutter(definition: Definition) -> Callable[[bytes], list[int]] | None:
+    """How bytes become ids where we do it ourselves; None leaves it to `tokenizers`."""
+    if definition.kind == "spike":
+        return LongestMatch(definition.pieces)
+    return list if definition.kind == "bytes" else None
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise TokenizerError(
+            f"Character {error.start} of the text is half of a surrogate pair, which no UTF-8 spells; "
+            f"decode the input with errors='replace'."
+        ) from None
