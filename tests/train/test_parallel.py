@@ -1,0 +1,51 @@
+"""Two processes under torchrun are one process with the same global batch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from train_example import Stream, trainer
+
+from positronic.errors import ConfigError
+from positronic.train import AdamWConfig, MuonConfig, Ranks
+
+OPTIMIZERS = {"adamw": (AdamWConfig(lr=1e-2), 1e-5), "muon": (MuonConfig(lr=1e-2), 1e-3)}
+"""With the relative error of the weights after six steps; Muon orthogonalises in bfloat16, which makes 1e-7 into 1e-4."""
+
+
+@pytest.mark.parametrize("kind", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
+def test_two_processes_equal_one(tmp_path, kind):
+    here = Path(__file__).parent
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
+    done = subprocess.run(
+        [*command, str(here / "two_ranks.py"), str(tmp_path), kind],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(here)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    optimizer, tolerance = OPTIMIZERS[kind]
+    alone, seen = trainer(optimizer=optimizer, micro_rows=8, stream=Stream(padded=True), steps=6)
+    alone.run()
+    found = load_file(tmp_path / "model.safetensors")
+    for name, values in alone.model.state_dict().items():
+        error = float((found[name] - values).norm() / values.norm().clamp(min=1e-9))
+        assert error < tolerance, f"{name}: {error}"
+    for ours, theirs in zip(seen.steps, json.loads((tmp_path / "steps.json").read_text()), strict=True):
+        assert theirs["loss"] == pytest.approx(ours["loss"], rel=tolerance)
+        assert theirs["bits_per_byte"] == pytest.approx(ours["bits_per_byte"], rel=tolerance)
+        assert theirs["grad_norm"] == pytest.approx(ours["grad_norm"], rel=10 * tolerance)
+        assert theirs["tokens"] == ours["tokens"]
+
+
+def test_rows_are_shared_out_once_each_or_refused():
+    rows = list(range(12))
+    assert [rows[Ranks(rank, 3).share(12)] for rank in range(3)] == [rows[:4], rows[4:8], rows[8:]]
+    with pytest.raises(ConfigError, match="multiple of 3"):
+        Ranks(0, 3).share(10)

@@ -1,0 +1,152 @@
+"""A run's folder: killed at any instant it goes on as if nothing had happened; what does not fit is refused."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from killed_run import CONFIG, begin, stream
+from train_example import Recorder
+
+from positronic.checkpoint import load, load_training
+from positronic.errors import CheckpointError, ConfigError
+from positronic.train import MuonConfig, resume, saved_config
+
+HERE = Path(__file__).parent
+
+
+def lines(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def steps(run: Path) -> list[dict]:
+    """Step lines without what a clock said."""
+    timed = ("seconds", "tokens_per_s", "left_s")
+    return [{k: v for k, v in e.items() if k not in timed} for e in lines(run) if e["event"] == "step"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    run = tmp_path_factory.mktemp("unbroken") / "run"
+    assert begin(run).stopped == "finished"
+    return run
+
+
+def test_a_run_leaves_a_folder_with_everything(unbroken):
+    assert (unbroken / "last").resolve().name == f"step-{CONFIG.steps:08d}"
+    model, tokenizer = load(unbroken / "last")
+    assert tokenizer.vocab_size == model.config.vocab_size
+    assert [e["step"] for e in steps(unbroken)] == list(range(1, CONFIG.steps + 1))
+    evaluations = [e for e in lines(unbroken) if e["event"] == "evaluation"]
+    assert [e["step"] for e in evaluations] == [0, 8, 16, 24, 30]
+    best = min(evaluations, key=lambda e: e["bits_per_byte"])["step"]
+    assert (unbroken / "best").resolve().name == f"step-{best:08d}"
+    kept = sorted(p.name for p in unbroken.glob("step-*"))
+    assert len(kept) <= 4
+    assert saved_config(unbroken / "last") == CONFIG
+
+
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 8))])
+def test_a_run_killed_at_a_random_instant_goes_on_to_the_same_bytes(tmp_path, unbroken, seed):
+    run = tmp_path / "run"
+    command = [sys.executable, str(HERE / "killed_run.py"), str(run)]
+    environment = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not (run / "last").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(random.Random(seed).uniform(0, 1.2))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    state = resume(run, CONFIG, data=stream(), device="cpu")
+    assert state.stopped == "finished"
+    ours, theirs = (folder / "last" / "model.safetensors" for folder in (unbroken, run))
+    assert theirs.read_bytes() == ours.read_bytes()
+    assert steps(run) == steps(unbroken)
+
+
+def test_a_run_resumed_when_finished_changes_nothing(unbroken):
+    before = (unbroken / "metrics.jsonl").read_bytes()
+    assert resume(unbroken, data=stream(), device="cpu").counters.step == CONFIG.steps
+    assert (unbroken / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_half_written_line_and_lines_beyond_the_checkpoint_are_dropped(tmp_path):
+    run = tmp_path / "run"
+    begin(run, CONFIG.replace(steps=6, checkpoint_every=4), until=5)
+    assert [e["step"] for e in steps(run)] == [1, 2, 3, 4, 5]
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"event": "step", "st')
+    resume(run, data=stream(), device="cpu")
+    assert [e["step"] for e in steps(run)] == [1, 2, 3, 4, 5, 6]
+
+
+class Interrupts(Recorder):
+    """Presses Ctrl-C once, in a given step."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+
+    def step(self, event):
+        super().step(event)
+        if event["step"] == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_finishes_the_step_saves_and_can_be_resumed(tmp_path, unbroken):
+    run = tmp_path / "run"
+    state = begin(run, observers=[Interrupts(at=11)])
+    assert (state.stopped, state.counters.step) == ("interrupted", 11)
+    assert (run / "last").resolve().name == "step-00000011"
+    assert resume(run, data=stream(), device="cpu").stopped == "finished"
+    ours, theirs = (folder / "last" / "model.safetensors" for folder in (unbroken, run))
+    assert theirs.read_bytes() == ours.read_bytes()
+
+
+def test_resuming_with_another_config_lists_the_differences(unbroken):
+    other = CONFIG.replace(batch_tokens=256, optimizer=MuonConfig())
+    with pytest.raises(ConfigError, match=r"batch_tokens: 128 -> 256.*optimizer.kind: 'adamw' -> 'muon'"):
+        resume(unbroken, other, data=stream(), device="cpu")
+    model, _ = load(unbroken / "last")
+    with pytest.raises(ConfigError, match=r"model\.d_model: 32 -> 64"):
+        resume(unbroken, data=stream(), model_config=model.config.replace(d_model=64), device="cpu")
+
+
+def test_resuming_where_nothing_is_and_starting_where_a_run_is_are_refused(tmp_path, unbroken):
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        resume(tmp_path, data=stream(), device="cpu")
+    with pytest.raises(CheckpointError, match="--resume"):
+        begin(unbroken)
+
+
+def test_a_training_state_with_a_part_missing_is_refused(unbroken):
+    from train_example import trainer
+
+    from positronic.checkpoint import TrainingPart
+
+    part = load_training(unbroken / "last")
+    made, _ = trainer()
+    with pytest.raises(CheckpointError, match="counters"):
+        made.restore(TrainingPart(part.tensors, {k: v for k, v in part.meta.items() if k != "counters"}))
+
+
+def test_a_timed_run_ends_on_a_whole_schedule(tmp_path):
+    run = tmp_path / "run"
+    recorder = Recorder()
+    config = CONFIG.replace(steps=100_000, minutes=0.05, schedule=CONFIG.schedule.replace(warmup=2))
+    began = time.monotonic()
+    state = begin(run, config, observers=[recorder])
+    assert state.stopped == "finished"
+    assert time.monotonic() - began < 10
+    last = recorder.steps[-1]
+    assert last["step"] == last["total"]
+    rates = [config.schedule.scale(n, last["total"]) for n in range(last["total"])]
+    assert [e["rate"] for e in recorder.steps] == rates
+    assert torch.get_num_threads() >= 1
