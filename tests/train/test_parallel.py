@@ -14,7 +14,7 @@ from positronic.errors import ConfigError
 from positronic.train import AdamWConfig, MuonConfig, Ranks
 
 OPTIMIZERS = {"adamw": (AdamWConfig(lr=1e-2), 1e-5), "muon": (MuonConfig(lr=1e-2), 1e-3)}
-"""With the relative error of the weights after six steps; Muon orthogonalises in bfloat16, which makes 1e-7 into 1e-4."""
+"""And the relative error of the weights after six steps; Muon orthogonalises in bfloat16: 1e-7 becomes 1e-4."""
 
 
 @pytest.mark.parametrize("kind", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
