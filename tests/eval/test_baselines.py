@@ -10,20 +10,20 @@ from positronic.text.tokenizer import byte_tokenizer
 
 
 def test_a_unigram_of_one_training_byte_is_known_by_hand():
-    """Training text `aaa` of four tokens' worth of counts: p(a) = 4 / (3 + W), p(b) = 1 / (3 + W)."""
+    """Training text `aaa`: p(a) = 4 / (3 + W), p(b) = 1 / (3 + W)."""
     tokenizer = byte_tokenizer()
-    found = baselines(b"ab", b"aaa", tokenizer)
+    found = baselines(tokenizer, ["a", "b"], ["aa", "a"])
     assert found.unigram_bytes == pytest.approx((math.log2(259 / 4) + math.log2(259)) / 2)
     w = tokenizer.vocab_size
-    assert found.unigram_tokens == pytest.approx((math.log2((3 + w) / 4) + math.log2(3 + w)) / 2)
+    assert found.unigram == pytest.approx((math.log2((3 + w) / 4) + math.log2(3 + w)) / 2)
 
 
 def test_compressors_find_repetition():
-    found = baselines(b"the same words again. " * 500, b"anything", byte_tokenizer())
+    found = baselines(byte_tokenizer(), ["the same words again. " * 500], ["anything"])
     assert found.gzip < 0.2
     assert found.xz < 0.2
 
 
-def test_no_bytes_are_refused():
+def test_no_text_is_refused():
     with pytest.raises(DataError, match="held-out"):
-        baselines(b"", b"abc", byte_tokenizer())
+        baselines(byte_tokenizer(), [""], ["abc"])

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from positronic.data import Document
 from positronic.errors import ConfigError, DataError
-from positronic.eval import bits_per_byte
+from positronic.eval import Score
+from positronic.eval import bits_per_byte as scored
 from positronic.mixers.attention import AttentionConfig
 from positronic.mixers.swiglu import SwiGLUConfig
 from positronic.models import build
@@ -15,6 +17,10 @@ from positronic.models.transformer import TransformerConfig
 from positronic.text.tokenizer import byte_tokenizer
 
 TEXTS = ["Ein Wort.", "", "a" * 100, "Größe: 3 µm, naïve café", "x", "the quick brown fox " * 7]
+
+
+def bits_per_byte(model, tokenizer, texts, **settings):
+    return scored(model, tokenizer, [Document(text, "here") for text in texts], **settings)
 
 
 class Pairs:
@@ -77,7 +83,8 @@ def test_documents_add_up():
     together = bits_per_byte(model, tokenizer, TEXTS)
     apart = [bits_per_byte(model, tokenizer, [text]) for text in TEXTS if text]
     assert together.nats == pytest.approx(sum(s.nats for s in apart), rel=1e-6)
-    assert together.bytes == sum(s.bytes for s in apart)
+    assert Score.total(apart).bits_per_byte == pytest.approx(together.bits_per_byte, rel=1e-6)
+    assert together.bytes == Score.total(apart).bytes
 
 
 @pytest.mark.parametrize(("context", "stride"), [(16, 8), (16, 16), (12, 5), (7, 1), (16, None)])

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from train_example import Stream, small_config
 
+from positronic.data import Document
 from positronic.eval import bits_per_byte
 from positronic.models import build
 from positronic.text import byte_tokenizer
@@ -22,7 +23,7 @@ CONFIG = TrainConfig(
     checkpoint_every_s=0,
 )
 TOKENIZER = byte_tokenizer()
-HELD_OUT = ["abcabcabc" * 3, "xyz"]
+HELD_OUT = [Document("abcabcabc" * 3, "one"), Document("xyz", "two")]
 
 
 def stream() -> Stream:

@@ -5,7 +5,7 @@ unigram   -sum over tokens of log2((count + 1) / (total + W)) / bytes       coun
 
 import gzip
 import lzma
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -21,7 +21,7 @@ class Encoder(Protocol):
 
     @property
     def vocab_size(self) -> int: ...
-    def encode_bytes(self, data: bytes) -> list[int]: ...
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
 
 
 @dataclass(frozen=True)
@@ -34,28 +34,37 @@ class Baselines:
     """Preset 9 extreme, nothing known beforehand."""
     unigram_bytes: float
     """Frequencies of single bytes in the training text."""
-    unigram_tokens: float
+    unigram: float
     """Frequencies of the tokenizer's tokens in the training text."""
 
     def to_json(self) -> dict[str, float]:
+        """The scores by name."""
         return asdict(self)
 
 
-def baselines(data: bytes, train: bytes, tokenizer: Encoder) -> Baselines:
-    """Scores of the held-out `data`; the unigram models learn from `train`."""
+def baselines(tokenizer: Encoder, held_out: Sequence[str], train: Iterable[str]) -> Baselines:
+    """Scores of the held-out texts, one after another; the unigram models learn from `train`."""
+    data = "".join(held_out).encode()
     if not data:
-        raise DataError("There are no held-out bytes to compare on. Give text that is not empty.")
+        raise DataError("There is no held-out text to compare on. Give text that is not empty.")
+    size = tokenizer.vocab_size
+    of_bytes, of_tokens = np.zeros(256), np.zeros(size)
+    for text in train:
+        of_bytes += _counts(text.encode(), 256)
+        of_tokens += _counts(tokenizer.encode_batch([text])[0], size)
+    tokens = [token for ids in tokenizer.encode_batch(held_out) for token in ids]
     return Baselines(
         gzip=8 * len(gzip.compress(data, 9, mtime=0)) / len(data),
         xz=8 * len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)) / len(data),
-        unigram_bytes=_unigram_bits(list(data), list(train), 256) / len(data),
-        unigram_tokens=_unigram_bits(tokenizer.encode_bytes(data), tokenizer.encode_bytes(train), tokenizer.vocab_size)
-        / len(data),
+        unigram_bytes=_bits(_counts(data, 256), of_bytes) / len(data),
+        unigram=_bits(_counts(tokens, size), of_tokens) / len(data),
     )
 
 
-def _unigram_bits(ids: Sequence[int], train: Sequence[int], vocab_size: int) -> float:
-    """Bits of `ids` under the frequencies of `train`, one added to each count."""
-    counts = np.bincount(np.asarray(train, dtype=np.int64), minlength=vocab_size) + 1.0
-    seen = np.bincount(np.asarray(ids, dtype=np.int64), minlength=vocab_size)
-    return float(-(seen * np.log2(counts / counts.sum())).sum())
+def _counts(ids: Sequence[int], size: int) -> np.ndarray:
+    return np.bincount(np.frombuffer(ids, np.uint8) if isinstance(ids, bytes) else np.array(ids, int), minlength=size)
+
+
+def _bits(seen: np.ndarray, known: np.ndarray) -> float:
+    """Bits of what was `seen` under the frequencies `known`, one added to each count."""
+    return float(-(seen * np.log2((known + 1) / (known + 1).sum())).sum())

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from positronic.data import Document
 from positronic.errors import ConfigError, DataError
 from positronic.lm import LM
 from positronic.state import Step
@@ -56,6 +57,12 @@ class Score:
     def nats_per_token(self) -> float:
         return self.nats / self.tokens
 
+    @staticmethod
+    def total(scores: "Iterable[Score]") -> "Score":
+        """The score of several texts taken together."""
+        parts = list(scores)
+        return Score(math.fsum(s.nats for s in parts), sum(s.tokens for s in parts), sum(s.bytes for s in parts))
+
     def to_json(self) -> dict[str, Any]:
         """The four numbers by name."""
         return {
@@ -77,14 +84,14 @@ class Window(NamedTuple):
 def bits_per_byte(
     model: LM,
     tokenizer: Encoder,
-    documents: Iterable[str],
+    documents: Iterable[Document],
     *,
     context: int | None = None,
     stride: int | None = None,
     batch_tokens: int = 16_384,
 ) -> Score:
     """Score every token of every document. `context` is the model's by default, `stride` half of it."""
-    texts = list(documents)
+    texts = [document.text for document in documents]
     context = context or model.config.context
     stride = stride or max(1, context // 2)
     if not 1 <= stride <= context <= model.config.max_positions:
