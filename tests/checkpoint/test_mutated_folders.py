@@ -1,6 +1,7 @@
 """300 harmed checkpoints, half of them hashed again afterwards: a typed error each, or the same model as before."""
 
 import json
+import os
 import random
 import re
 import shutil
@@ -75,6 +76,14 @@ def refusal_or_result(ask, folder):
         assert "\n" not in text, text
         assert len(text) < 900, text
         return text
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "manifest.json"])
+def test_a_pipe_is_refused_and_not_waited_for(name, copied):
+    (copied / name).unlink()
+    os.mkfifo(copied / name)
+    with pytest.raises(PositronicError, match="plain file"):
+        load(copied)
 
 
 def test_a_seed_gives_the_same_harm_twice(saved, tmp_path):

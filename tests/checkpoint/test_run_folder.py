@@ -106,6 +106,20 @@ def test_a_killed_deletion_leaves_no_half_checkpoint(run, monkeypatch):
     assert not (run.path / ".step-00000010.gone").exists()
 
 
+def test_what_the_disk_will_not_let_go_stays_and_training_goes_on(run, monkeypatch, caplog):
+    rename = os.rename
+
+    def stubborn(source, target):
+        if "step-00000020" in str(source):
+            raise OSError(16, "Device or resource busy")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", stubborn)
+    assert run.prune(keep_last=3) == [10, 30]
+    assert "step-00000020 could not be deleted" in caplog.text
+    assert run.steps() == [20, 40, 50, 60]
+
+
 def test_without_links_the_run_goes_on_and_one_line_says_so(run, monkeypatch, caplog):
     def refused(*args, **kwargs):
         raise OSError(1, "Operation not permitted")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["appearing", "clean", "discard", "standing", "sync"]
+__all__ = ["appearing", "clean", "discard", "leftovers", "standing", "sync"]
 
 log = logging.getLogger(__name__)
 NEW, OLD, GONE = "new", "old", "gone"
@@ -41,7 +41,7 @@ def appearing(target: Path) -> Iterator[Path]:
         raise
     if old.exists():
         try:
-            discard(old, target)
+            _discard(old, _hidden(target, GONE))
         except OSError as error:
             log.warning("%s is saved; what stood there before could not be deleted yet (%s)", target, error)
 
@@ -72,13 +72,9 @@ def leftovers(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def discard(folder: Path, target: Path | None = None) -> None:
-    """Delete `folder` so that a kill leaves no half of it under its name (`target` if it goes by another now)."""
-    gone = _hidden(target or folder, GONE)
-    if gone.exists():
-        shutil.rmtree(gone)
-    os.rename(folder, gone)
-    shutil.rmtree(gone)
+def discard(target: Path) -> None:
+    """Delete a folder so that a kill leaves no half of it under its name."""
+    _discard(target, _hidden(target, GONE))
 
 
 def sync(path: Path) -> None:
@@ -101,6 +97,13 @@ def _settle(folder: Path) -> None:
             sync(path)
         Path(place).chmod(0o755)
         sync(Path(place))
+
+
+def _discard(folder: Path, gone: Path) -> None:
+    if gone.exists():
+        shutil.rmtree(gone)
+    os.rename(folder, gone)
+    shutil.rmtree(gone)
 
 
 def _hidden(target: Path, kind: str) -> Path:

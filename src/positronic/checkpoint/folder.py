@@ -22,7 +22,7 @@ from positronic.checkpoint.atomic import appearing
 from positronic.checkpoint.manifest import MANIFEST, Content, Sealed, TrainingContent, json_digest, seal, write_json
 from positronic.checkpoint.opening import CONFIG, TRAIN, open_folder, stored_config, stored_tokenizer
 from positronic.checkpoint.provenance import written_by
-from positronic.checkpoint.reading import check_json, refuse_pickle
+from positronic.checkpoint.reading import check_json, reason, refuse_pickle
 from positronic.checkpoint.tensors import check_types, header, read_tensors, write_tensors
 from positronic.checkpoint.weights import StoredWeights, stored_types, write_weights
 from positronic.config import ModelConfig, canonical_json
@@ -75,7 +75,7 @@ def save(
             t.nbytes for t in [*_module(model).state_dict().values(), *(training.tensors.values() if training else ())]
         )
         raise CheckpointError(
-            f"{target} could not be written: {error.strerror or error}. What stood there before and every earlier "
+            f"{target} could not be written: {reason(error)}. What stood there before and every earlier "
             f"checkpoint still stand; free {needed / 2**20:.1f} MiB in {target.parent}, see that it is writable, and "
             f"save again."
         ) from error
@@ -199,8 +199,7 @@ def _placed(device: str | torch.device) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise DeviceError(f"There is no device {str(device)!r} here ({reason}). Use cpu.") from error
+        raise DeviceError(f"There is no device {str(device)!r} here ({reason(error)}). Use cpu.") from error
 
 
 def _module(model: LM) -> nn.Module:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from positronic.checkpoint.reading import AGAIN, parse_json, read_json_bytes, regular
+from positronic.checkpoint.reading import AGAIN, parse_json, read_json_bytes, reason, regular
 from positronic.config import canonical_json
 from positronic.errors import CheckpointError
 
@@ -157,9 +157,7 @@ def file_record(path: Path) -> FileRecord:
                 found.update(chunk)
                 size += len(chunk)
     except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error.strerror}. Check the disk and its permissions."
-        ) from error
+        raise CheckpointError(f"{path} cannot be read: {reason(error)}. Check the disk and its permissions.") from error
     return FileRecord(size, found.hexdigest())
 
 

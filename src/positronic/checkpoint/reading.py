@@ -13,7 +13,16 @@ from typing import Any, NoReturn
 from positronic.config import canonical_json
 from positronic.errors import CheckpointError
 
-__all__ = ["AGAIN", "check_json", "parse_json", "read_json_bytes", "refuse_pickle", "refuse_pickles_in", "regular"]
+__all__ = [
+    "AGAIN",
+    "check_json",
+    "parse_json",
+    "read_json_bytes",
+    "reason",
+    "refuse_pickle",
+    "refuse_pickles_in",
+    "regular",
+]
 
 AGAIN = "Copy the checkpoint again from where it is whole, or use an older one."
 """What to do about a damaged file."""
@@ -22,13 +31,23 @@ JSON_LIMIT_BYTES = 256 * 2**20
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 """How PyTorch's pickled weights are usually named."""
 
+ZIP, PICKLES = b"PK\x03\x04", (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""How today's pickled weights begin, and how bare pickles of protocols 2 to 5 do."""
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error, short enough for a sentence."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = text.splitlines()[0] if text else type(error).__name__
+    return text if len(text) <= 120 else text[:117] + "..."
+
 
 def regular(path: Path) -> int:
     """The size of `path` in bytes; anything but a plain file (or a link to one) raises `CheckpointError`."""
     try:
         found = path.stat()
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is missing ({_reason(error)}). {AGAIN}") from error
+        raise CheckpointError(f"{path} is missing ({reason(error)}). {AGAIN}") from error
     if not stat.S_ISREG(found.st_mode):
         raise CheckpointError(f"{path} must be a plain file and is none (a folder or a device). {AGAIN}")
     return found.st_size
@@ -42,9 +61,7 @@ def read_json_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {_reason(error)}. Check the disk and its permissions."
-        ) from error
+        raise CheckpointError(f"{path} cannot be read: {reason(error)}. Check the disk and its permissions.") from error
 
 
 def parse_json(raw: bytes, path: Path) -> Any:
@@ -55,7 +72,7 @@ def parse_json(raw: bytes, path: Path) -> Any:
         )
         canonical_json(data).encode("utf-8")
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} holds no JSON that can be read ({_reason(error)}). {AGAIN}") from error
+        raise CheckpointError(f"{path} holds no JSON that can be read ({reason(error)}). {AGAIN}") from error
     return data
 
 
@@ -77,14 +94,16 @@ def refuse_pickle(path: Path) -> None:
     """Raise `CheckpointError` if `path` is a pickle, by its name or by its first bytes."""
     if path.suffix in PICKLE_SUFFIXES:
         _refuse(path)
+    if not os.path.isfile(path):  # to open a pipe would be to wait for its writer
+        return
     try:
         with path.open("rb") as file:
             start = file.read(8)
-    except OSError:  # not there or not readable: for the caller to say
+    except OSError:  # not readable: for the caller to say
         return
     # A safetensors file starts with the length of its header; 80 02 .. may be one, but then it fits into the file.
     fits = int.from_bytes(start, "little") <= path.stat().st_size
-    if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05" and not fits):
+    if start[:4] == ZIP or (start[:2] in PICKLES and not fits):
         _refuse(path)
 
 
@@ -122,9 +141,3 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text} is too large for a number")
     return value
-
-
-def _reason(error: BaseException) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    text = text.splitlines()[0] if text else type(error).__name__
-    return text if len(text) <= 120 else text[:117] + "..."

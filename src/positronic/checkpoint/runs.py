@@ -9,7 +9,7 @@ Windows without the right to), one line is logged and they are left out: `newest
 import logging
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from positronic.checkpoint.atomic import clean, discard, leftovers, standing, sync
@@ -58,19 +58,27 @@ class RunFolder:
         return [step for step in found if _complete(self.checkpoint_path(step))]
 
     def prune(self, keep_last: int = 3, keep: Collection[int] = ()) -> list[int]:
-        """Delete complete checkpoints except the newest `keep_last`, those steps in `keep`, `last` and `best`."""
+        """Delete complete checkpoints except the newest `keep_last`, those steps in `keep`, `last` and `best`.
+
+        -> the steps deleted. One that the disk will not let go is logged and stays: training does not end for it.
+        """
         self.clean()
         steps = self.steps()
         kept = {*steps[max(0, len(steps) - keep_last) :], *keep, self._linked(LAST), self._linked(BEST)}
-        gone = [step for step in steps if step not in kept]
-        for step in gone:
-            discard(self.checkpoint_path(step))
-        return gone
+        return [step for step in steps if step not in kept and self._answered(discard, self.checkpoint_path(step))]
 
     def clean(self) -> None:
         """Undo what killed saves and deletions left behind. Only the process that saves here may call it."""
         for target in leftovers(self.path):
-            clean(target)
+            self._answered(clean, target)
+
+    def _answered(self, delete: Callable[[Path], None], target: Path) -> bool:
+        try:
+            delete(target)
+        except OSError as error:
+            log.warning("%s could not be deleted (%s); it is tried again after the next checkpoint", target, error)
+            return False
+        return True
 
     def _link(self, name: str, step: int) -> None:
         target = self.checkpoint_path(step)
@@ -82,12 +90,11 @@ class RunFolder:
         new.unlink(missing_ok=True)
         try:
             os.symlink(target.name, new, target_is_directory=True)
+            os.replace(new, link)
+            sync(self.path)
         except (OSError, NotImplementedError) as error:
             log.warning("%s cannot be linked here (%s); the newest checkpoint is %s", link, error, target)
             link.unlink(missing_ok=True)
-            return
-        os.replace(new, link)
-        sync(self.path)
 
     def _linked(self, name: str) -> int | None:
         link = self.path / name

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from positronic.checkpoint.reading import AGAIN
+from positronic.checkpoint.reading import AGAIN, reason
 from positronic.config import canonical_json
 from positronic.errors import CheckpointError
 
@@ -133,4 +133,4 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is no whole safetensors file ({error}). {AGAIN}") from error
+        raise CheckpointError(f"{path} is no whole safetensors file ({reason(error)}). {AGAIN}") from error
