@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from positronic.data import Counts, Shard, Split, cache_folder, open_source, tok
 from positronic.data.encode import pieces
 from positronic.data.npy import NpyWriter
 from positronic.errors import DataError
+from positronic.text import byte_tokenizer, train_bpe, train_spike
 
 
 @pytest.fixture
@@ -113,13 +115,26 @@ def test_calls_of_the_tokenizer_are_bounded_and_change_nothing(put, tokenizer, t
     assert max(sizes) < 1000
 
 
-@pytest.mark.parametrize("text", ["", "a", "a b " * 1000, "x" * 1000, "日本" * 500, "one two\nthree. " * 90])
-def test_pieces_join_to_the_text_and_begin_before_a_word(text):
+@pytest.mark.parametrize(
+    "text", ["", "a", "a b " * 1000, "x" * 1000, "日本" * 500, "one two\nthree. " * 90, "a\n\n" * 90]
+)
+def test_pieces_join_to_the_text(text):
     parts = pieces(text, 50)
     assert "".join(parts) == text
     assert all(len(part) <= 100 for part in parts)
-    if " b " in text or "two" in text:
-        assert all(part.startswith(" ") for part in parts[1:])
+
+
+PROSE = "It was so; (or not?)  Then 3.14 was\nwritten on one line,\r\n\r\nand another -\n\n\tPara two.\n  " * 40
+
+
+@pytest.mark.parametrize(
+    "train", [byte_tokenizer, partial(train_spike, [PROSE], 400), partial(train_bpe, [PROSE], 400)]
+)
+@pytest.mark.parametrize("text", [PROSE, PROSE.replace("\n", " ")])
+def test_pieces_encode_as_the_whole_does(train, text):
+    tokenizer = train()
+    parts = tokenizer.encode_batch(pieces(text, 60))
+    assert [token for part in parts for token in part] == tokenizer.encode(text)
 
 
 def test_a_file_written_in_parts_is_what_numpy_reads(tmp_path):

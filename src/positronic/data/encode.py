@@ -65,18 +65,24 @@ def _batches(source: Source) -> Iterator[list[tuple[str, bool]]]:
 
 
 def pieces(text: str, size: int = PIECE) -> list[str]:
-    """`text` cut into parts of `size` to 2 `size` characters, before a space that stands between two letters: no token
-    of ours spans such a place, so the parts encode as the whole does. Text without one is cut anywhere."""
+    """`text` cut into parts of `size` to 2 `size` characters, where the parts encode as the whole does.
+
+    That is after a lone line end, which every tokenizer of ours keeps apart from the words around it; in text without
+    one, before a space between two letters, which only a vocabulary with pieces of several words (`within="lines"`)
+    may span; else anywhere, which is without loss too, but a token longer.
+    """
     cuts, start = [], 0
     while len(text) - start > 2 * size:
-        found = _WORD.search(text, start + size, start + 2 * size)
+        window = start + size, start + 2 * size
+        found = _LINE_END.search(text, *window) or _WORD_END.search(text, *window)
         end = found.end() if found else start + size
         cuts.append(text[start:end])
         start = end
     return [*cuts, text[start:]]
 
 
-_WORD = re.compile(r"[A-Za-z](?= [A-Za-z])")
+_LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
+_WORD_END = re.compile(r"[A-Za-z](?= [A-Za-z])")
 
 
 def id_type(tokenizer: Encoder) -> type[np.uint16] | type[np.uint32]:
