@@ -10,7 +10,7 @@ from itertools import cycle, islice
 import pytest
 import torch
 from checkpoint_example import logits, training_part
-from mutations import MANIFEST_MUTATIONS, MUTATIONS, SHARD_MUTATIONS, rehash
+from mutations import MANIFEST_MUTATIONS, MUTATIONS, SHARD_MUTATIONS, at, edit, leaves, rehash
 
 from positronic.checkpoint import load, load_training, read_config
 from positronic.errors import PositronicError
@@ -84,6 +84,31 @@ def test_a_pipe_is_refused_and_not_waited_for(name, copied):
     os.mkfifo(copied / name)
     with pytest.raises(PositronicError, match="plain file"):
         load(copied)
+
+
+def other(value):
+    """Another value of the same type."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return "attention" if value != "attention" else "swiglu"
+    return 0 if value is None else value * 2
+
+
+def test_every_core_field_is_guarded_after_rehashing(saved, model, tmp_path):
+    paths = [path for path, _ in leaves(json.loads((saved / "config.json").read_text())["core"])]
+    assert len(paths) > 15
+    for number, path in enumerate(paths):
+        folder = shutil.copytree(saved, tmp_path / str(number))
+
+        def change(config, path=path):
+            inside = at(config["core"], path[:-1])
+            inside[path[-1]] = other(inside[path[-1]])
+
+        edit(folder / "config.json", change)
+        rehash(folder)
+        with pytest.raises(PositronicError):
+            load(folder)
 
 
 def test_a_seed_gives_the_same_harm_twice(saved, tmp_path):
