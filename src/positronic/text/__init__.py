@@ -1,8 +1,37 @@
 """Text: tokenizers, control tokens and the chat form. No torch."""
 
 from positronic.text.bpe import train_bpe
+from positronic.text.canon import canon
+from positronic.text.chat import (
+    Message,
+    Rendered,
+    ToolCall,
+    render,
+    render_fim,
+    with_tools,
+)
+from positronic.text.chat_template import CHAT_TEMPLATE
+from positronic.text.reply import parse_assistant, read_reply
 from positronic.text.special import CONTROL_TOKENS, N_CONTROL
 from positronic.text.spike import train_spike
 from positronic.text.tokenizer import StreamDecoder, Tokenizer, byte_tokenizer
 
-__all__ = ["CONTROL_TOKENS", "N_CONTROL", "StreamDecoder", "Tokenizer", "byte_tokenizer", "train_bpe", "train_spike"]
+__all__ = [
+    "CHAT_TEMPLATE",
+    "CONTROL_TOKENS",
+    "N_CONTROL",
+    "Message",
+    "Rendered",
+    "StreamDecoder",
+    "Tokenizer",
+    "ToolCall",
+    "byte_tokenizer",
+    "canon",
+    "parse_assistant",
+    "read_reply",
+    "render",
+    "render_fim",
+    "train_bpe",
+    "train_spike",
+    "with_tools",
+]
