@@ -7,6 +7,10 @@ import re
 import shutil
 from itertools import cycle, islice
 
+import mutations_of_files
+import mutations_of_manifests
+import mutations_of_texts
+import mutations_of_weights
 import pytest
 import torch
 from checkpoint_example import logits, training_part
@@ -15,6 +19,8 @@ from mutations import MANIFEST_MUTATIONS, MUTATIONS, SHARD_MUTATIONS, at, edit, 
 from positronic.checkpoint import load, load_training, read_config
 from positronic.errors import PositronicError
 
+HARMS = (mutations_of_weights, mutations_of_files, mutations_of_texts, mutations_of_manifests)
+"""Importing them fills the lists."""
 CASES = [
     *((name, MUTATIONS, False, seed) for seed, name in enumerate(islice(cycle(MUTATIONS), 96))),
     *((name, MUTATIONS, True, seed) for seed, name in enumerate(islice(cycle(MUTATIONS), 130), 1000)),
