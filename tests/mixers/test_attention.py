@@ -30,7 +30,7 @@ def test_the_fused_form_equals_the_definition_with_gradients(groups, documents):
 
     segments = torch.tensor([[0] * 5 + [1] * 7, [-1] * 2 + [0] * 10]) if documents else None
     layout = fused.Documents.of(segments)
-    allowed = torch.ones(12, 12, dtype=torch.bool).tril()[None, None] if layout is None else layout.allowed()
+    allowed = torch.ones(12, 12, dtype=torch.bool).tril()[None, None] if layout is None else layout.allowed
     fast = run(lambda q, k, v: causal_attention(q, k, v, layout))
     definition = run(lambda q, k, v: attention_reference(q, k, v, allowed))
     for a, b in zip(fast, definition, strict=True):

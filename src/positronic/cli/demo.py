@@ -10,6 +10,7 @@ Examples:
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ class Command:
         before, after, baselines, state = self._train(data, tokenizer, out, began)
         samples = _samples(out, self.seed)
         scores = {"a uniform guess": before["uniform"], "this model before training": before["model"]}
-        scores |= {"unigram model over the same tokens": baselines.unigram, "gzip -9": baselines.gzip}
+        scores |= {"unigram model over the same tokens": baselines.unigram_tokens, "gzip -9": baselines.gzip}
         scores |= {"xz -9": baselines.xz, "this model": after}
         ranked = dict(sorted(scores.items(), key=lambda item: -item[1]))
         verdict = _verdict(after, baselines)
@@ -59,19 +60,17 @@ class Command:
         say(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes.")
 
     def _train(self, data: tuple[str, ...], tokenizer: Any, out: Path, began: float) -> tuple[dict, float, Any, Any]:
-        from positronic.data import heldout_documents, open_source
+        from positronic.data import heldout_documents
         from positronic.eval import baselines, bits_per_byte
         from positronic.models import build, preset
         from positronic.recipes import RunConfig, fit_to, train_run
         from positronic.train import TrainConfig, progress
 
-        documents = heldout_documents(data, one_in=HELD_OUT_ONE_IN, budget_bytes=MEASURED_BYTES)
-        unseen = [document.text for document in documents]
-        plain = {document.text for document in documents}
-        sources = [d.text for path in data for d in open_source(path.rpartition(":")[0]) if d.text not in plain]
-        others = baselines(tokenizer, unseen, sources)
+        held_out = heldout_documents(data, one_in=HELD_OUT_ONE_IN, budget_bytes=MEASURED_BYTES)
+        unseen = [document.text for document in held_out]
+        others = baselines("".join(unseen).encode(), "".join(_training_texts(data)).encode(), tokenizer)
         fresh: Any = build(fit_to(preset("tinygpt-tiny"), tokenizer), self.seed)
-        first = bits_per_byte(fresh.eval(), tokenizer, documents)
+        first = bits_per_byte(fresh, tokenizer, unseen)
         uniform = first.tokens * _log2(tokenizer.vocab_size) / first.bytes
         left = self.minutes - (time.monotonic() - began + RESERVE_S) / 60
         run = RunConfig(
@@ -90,7 +89,7 @@ class Command:
         from positronic.checkpoint import load
 
         model, _ = load(out / "run" / "last")
-        after = bits_per_byte(model, tokenizer, documents).bits_per_byte
+        after = bits_per_byte(model, tokenizer, unseen).bits_per_byte
         return {"model": first.bits_per_byte, "uniform": uniform, "bytes": first.bytes}, after, others, state
 
 
@@ -110,13 +109,18 @@ def _text(out: Path) -> tuple[str, ...]:
     return tuple(f"{out / 'text' / name}.jsonl:{share}" for name, share in SHARES.items())
 
 
-def _tokenizer(data: tuple[str, ...], out: Path) -> Any:
+def _training_texts(data: tuple[str, ...]) -> Iterator[str]:
     from positronic.data import DataSpec, Split, open_source
+
+    for path in data:
+        yield from (document.text for document in Split(open_source(DataSpec.parse(path)), HELD_OUT_ONE_IN).train)
+
+
+def _tokenizer(data: tuple[str, ...], out: Path) -> Any:
     from positronic.text import train_spike
 
     began = time.monotonic()
-    train = (Split(open_source(DataSpec.parse(path)), HELD_OUT_ONE_IN).train for path in data)
-    tokenizer = train_spike((document.text for part in train for document in part), VOCABULARY)
+    tokenizer = train_spike(_training_texts(data), VOCABULARY)
     tokenizer.save(out / "tokenizer")
     say(f"Tokenizer: {tokenizer.vocab_size:,} entries in {time.monotonic() - began:.1f} s.")
     return tokenizer
@@ -134,10 +138,10 @@ def _samples(out: Path, seed: int) -> list[tuple[str, str]]:
 
 
 def _verdict(ours: float, others: Any) -> str:
-    beaten = "beats" if ours < others.unigram else "does NOT beat"
+    beaten = "beats" if ours < others.unigram_tokens else "does NOT beat"
     winner = "gzip still wins" if others.gzip < ours else "it also beats gzip"
     return (
-        f"The model {beaten} the unigram model ({ours:.3f} against {others.unigram:.3f} bits/byte); "
+        f"The model {beaten} the unigram model ({ours:.3f} against {others.unigram_tokens:.3f} bits/byte); "
         f"{winner} ({others.gzip:.3f}), and gzip has to learn the text while it compresses it."
     )
 
@@ -165,7 +169,7 @@ def _report(
     from positronic.observe import describe
     from positronic.viz import Report, draw_curve, write_report
 
-    levels = {"gzip": others.gzip, "unigram": others.unigram}
+    levels = {"gzip": others.gzip, "unigram": others.unigram_tokens}
     curve = out / "loss.png"
     drawn = draw_curve(out / "run" / "metrics.jsonl", curve, "demo: bits per byte while learning", levels)
     count = state.counters

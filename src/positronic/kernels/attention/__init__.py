@@ -1,5 +1,6 @@
 """Softmax attention: the definition, and the library's fused kernels where they give the same."""
 
+import torch
 from torch import Tensor
 
 from positronic.kernels.attention import fused
@@ -13,8 +14,9 @@ __all__ = ["Documents", "attention_reference", "causal_attention", "masked_atten
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None) -> Tensor:
     """Whole rows in training: q (B, H, T, K), k and v (B, G, T, K) -> (B, H, T, K)."""
     if reference_only():
-        everything = q.new_zeros(1, q.shape[2]).long()
-        return attention_reference(q, k, v, (documents or Documents(everything)).allowed())
+        one_document = torch.ones(1, 1, q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
+        allowed = one_document if documents is None or documents.allowed is None else documents.allowed
+        return attention_reference(q, k, v, allowed)
     return fused.causal_attention(q, k, v, documents)
 
 

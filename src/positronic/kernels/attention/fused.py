@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+from positronic.kernels.dispatch import reference_only
+
 __all__ = ["Documents", "causal_attention", "masked_attention"]
 
 BLOCK = 128
@@ -22,41 +24,37 @@ BLOCK = 128
 
 @dataclass(frozen=True)
 class Documents:
-    """Which tokens of whole rows see each other, worked out once a call."""
+    """Which tokens of whole rows see each other, worked out once a call: one of the two forms."""
 
-    segments: Tensor
-    """(B, T) document numbers, -1 at padding."""
+    allowed: Tensor | None = None
+    """(B, 1, T, T) bool: s is at or before t, and in the same document."""
     blocks: Any = None
-    """Block mask of the compiled kernel, where that runs."""
+    """The same as a block mask, where the compiled kernel runs: training on CUDA."""
 
     @staticmethod
     def of(segments: Tensor | None) -> "Documents | None":
-        """The layout of (B, T) segments; None stays None: one document a row."""
+        """The layout of (B, T) document numbers, -1 at padding. None stays None: one document a row."""
         if segments is None:
             return None
         rows, tokens = segments.shape
-        if not segments.is_cuda or tokens % BLOCK or not torch.is_grad_enabled():
-            return Documents(segments)
+        if not segments.is_cuda or tokens % BLOCK or not torch.is_grad_enabled() or reference_only():
+            return Documents((segments[:, None, :, None] == segments[:, None, None, :]).tril())
 
         def visible(b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
             return (t >= s) & (segments[b, t] == segments[b, s])
 
-        return Documents(segments, _compiled_block_mask()(visible, rows, None, tokens, tokens, BLOCK_SIZE=BLOCK))
-
-    def allowed(self) -> Tensor:
-        """(B, 1, T, T) bool: s is at or before t, and in the same document."""
-        same = self.segments[:, None, :, None] == self.segments[:, None, None, :]
-        return same.tril()
+        return Documents(blocks=_compiled_block_mask()(visible, rows, None, tokens, tokens, BLOCK_SIZE=BLOCK))
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None) -> Tensor:
     """Whole rows: q (B, H, T, K), k and v (B, G, T, K) -> (B, H, T, K)."""
+    grouped = q.shape[1] != k.shape[1]
     if documents is None:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
-    if documents.blocks is not None:
-        sparse = flex_attention if torch.compiler.is_compiling() else _compiled_flex()
-        return sparse(q, k, v, block_mask=documents.blocks, enable_gqa=q.shape[1] != k.shape[1])
-    return masked_attention(q, k, v, documents.allowed())
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+    if documents.blocks is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=documents.allowed, enable_gqa=grouped)
+    sparse = flex_attention if torch.compiler.is_compiling() else _compiled_flex()
+    return sparse(q, k, v, block_mask=documents.blocks, enable_gqa=grouped)
 
 
 def masked_attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
