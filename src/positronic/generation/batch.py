@@ -1,8 +1,8 @@
 """Many prompts at once, of unequal length: padded on the left while read, then one token a row and forward.
 
-Rows end independently; a row that has ended leaves the batch. Row i draws from stream i of the seed, so it says what it
-would say alone with `Sampler(stream=i)`, up to the rounding of a batched product. No drafts: how far a draft is right
-differs from row to row.
+Rows end independently; a row that has ended leaves the batch. Row i draws from the i-th stream after the sampler's own:
+it says what it would say alone with that stream, up to the rounding of a batched product. No drafts: how far a draft is
+right differs from row to row.
 """
 
 import time
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from positronic.generation.conversation import Conversation
 from positronic.generation.prefill import check_room, prefill
-from positronic.generation.prompt import Message, prompt_ids, stop_reasons
+from positronic.generation.prompt import Prompt, prompt_ids, stop_reasons
 from positronic.generation.result import DraftCount, Result, Seconds
 from positronic.generation.sampling import Sampler
 from positronic.generation.stream import TextStream
@@ -31,7 +31,7 @@ __all__ = ["BatchEmission", "decode_batch", "generate_batch", "read_batch"]
 def generate_batch(
     model: LM,
     tokenizer: Tokenizer,
-    prompts: Sequence[str | Sequence[Message]],
+    prompts: Sequence[Prompt],
     *,
     sampler: Sampler = Sampler(),  # noqa: B008  a frozen value
     max_new_tokens: int = 256,
@@ -42,12 +42,14 @@ def generate_batch(
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Result]:
     """`generate` for many prompts, texts or messages, in one batch; results in the order of the prompts."""
-    rows = [prompt_ids(tokenizer, prompt, (), system=system, think=think) for prompt in prompts]
+    rows = [prompt_ids(tokenizer, prompt, system=system, think=think) for prompt in prompts]
     if not rows:
         return []
     reasons = [stop_reasons(tokenizer, prompt) for prompt in prompts]
-    strings = [stop] if isinstance(stop, str) else stop
-    streams = [TextStream(tokenizer.decoder(), strings, silent) for silent in reasons]
+    streams = [
+        TextStream(tokenizer.decoder(special=not isinstance(prompt, str)), stop, silent)
+        for prompt, silent in zip(prompts, reasons, strict=True)
+    ]
     stops = [
         Stop(tokens=tokens, max_new_tokens=max_new_tokens, heard=stream.hear)
         for tokens, stream in zip(reasons, streams, strict=True)
@@ -99,7 +101,7 @@ def decode_batch(
     """Emit tokens after `state` and the last token of each prompt, round by round, rows in order."""
     held = model.config.max_positions
     writers = [
-        Writer(replace(sampler, stream=row), stop, constraint, prompt, len(prompt), held)
+        Writer(replace(sampler, stream=sampler.stream + row), stop, constraint, prompt, len(prompt), held)
         for row, (prompt, stop) in enumerate(zip(prompts, stops, strict=True))
     ]
     last, forwards = [prompt[-1] for prompt in prompts], 0

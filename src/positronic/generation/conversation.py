@@ -22,7 +22,7 @@ class Conversation:
     tokens: tuple[int, ...] = ()
     """Every token, of prompts and answers."""
     state: DecodeState | None = field(default=None, repr=False)
-    """The state of all tokens but the last; None: they are read again when the conversation goes on."""
+    """What the model made of the first of them, at least one short of all; None: they are read again when needed."""
     hidden: Tensor | None = field(default=None, repr=False)
     """(1, D) what the last token was read off."""
     exact: Exact | None = None
@@ -54,9 +54,10 @@ def go_on(
     """
     tokens = (*before.tokens, *new)
     check_room(len(tokens), model.config.max_positions)
-    state, hidden, read = before.state, before.hidden, len(before.tokens) - 1
+    state, hidden = before.state, before.hidden
     if state is None or before.exact != exact:
-        state, hidden, read = model.init_state(1, room=0 if exact is None else exact.room), None, 0
+        state, hidden = model.init_state(1, room=0 if exact is None else exact.room), None
+    read = int(state.position[0])
     if tokens[read:-1]:
         state, hidden = prefill(model, state, [tokens[read:-1]], exact=exact, probe=probe)
     return Conversation(tokens, state, hidden, exact)

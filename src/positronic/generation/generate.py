@@ -10,6 +10,7 @@ new messages, only these are read.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from positronic.errors import GenerationError
@@ -17,7 +18,7 @@ from positronic.generation.conversation import Conversation, exact_for, go_on
 from positronic.generation.decode import Emission, decode
 from positronic.generation.exact import Exact
 from positronic.generation.prefill import check_room
-from positronic.generation.prompt import Message, prompt_ids, stop_reasons
+from positronic.generation.prompt import Prompt, prompt_ids, stop_reasons, turn_ended
 from positronic.generation.propose import NOTHING, NGram, Proposer
 from positronic.generation.result import DraftCount, Result, Seconds
 from positronic.generation.sampling import Sampler
@@ -44,7 +45,7 @@ class Piece(NamedTuple):
 def generate(
     model: LM,
     tokenizer: Tokenizer,
-    prompt: str | Sequence[Message],
+    prompt: Prompt,
     *,
     max_new_tokens: int = 256,
     system: str | None = None,
@@ -85,58 +86,88 @@ def generate(
             "exact says how cached tokens are read, and cache=False keeps none; choose one of the two."
         )
     before = state or Conversation()
+    if not isinstance(prompt, str):
+        before = replace(before, tokens=turn_ended(tokenizer, before.tokens))
     new = prompt_ids(tokenizer, prompt, before.tokens, system=system, think=think)
     check_room(len(before.tokens) + len(new), model.config.max_positions)
     reasons = stop_reasons(tokenizer, prompt)
-    stream = TextStream(tokenizer.decoder(), [stop] if isinstance(stop, str) else stop, reasons)
+    stream = TextStream(
+        tokenizer.decoder(special=not isinstance(prompt, str)), [stop] if isinstance(stop, str) else stop, reasons
+    )
     ending = Stop(tokens=reasons, max_new_tokens=max_new_tokens, heard=stream.hear)
     proposer = speculative if not isinstance(speculative, bool) else NGram() if speculative else NOTHING
+    return _Request(
+        model, before, new, sampler, ending, stream, proposer, constraint, cache, exact, probe, clock
+    ).pieces()
 
-    def pieces() -> Iterator[Piece]:
-        begun = clock()
-        width = exact_for(model, before, len(before.tokens) + len(new) + max_new_tokens, exact)
-        lm = model if cache else Uncached(model)
-        start = go_on(lm, before if cache else Conversation(before.tokens), new, exact=width, probe=probe)
-        assert start.state is not None, "a conversation that goes on has a state"
-        read = clock()
-        emissions = decode(
-            lm,
-            start.state,
-            start.tokens[-1],
-            sampler=sampler,
-            stop=ending,
-            proposer=proposer,
-            constraint=constraint,
-            history=start.tokens,
-            hidden=start.hidden,
-            exact=width,
-            probe=probe,
-        )
-        said: list[int] = []
-        last = None
+
+@dataclass(frozen=True)
+class _Request:
+    """What was asked, checked and in order."""
+
+    model: LM
+    before: Conversation
+    new: Sequence[int]
+    sampler: Sampler
+    stop: Stop
+    stream: TextStream
+    proposer: Proposer
+    constraint: Constraint
+    cache: bool
+    exact: bool | Exact
+    probe: Probe | None
+    clock: Callable[[], float]
+
+    def pieces(self) -> Iterator[Piece]:
+        begun = self.clock()
+        start, emissions = self._begin()
+        read = paused = self.clock()
+        decoding, said, last = 0.0, [], None
         for last in emissions:
             said.append(last.token)
             if last.stop_reason is None:
-                yield Piece(stream.released.popleft(), last.token)
-        end = _result(start, said, last, stream, cache, Seconds(read - begun, clock() - read))
-        yield Piece("".join(stream.released), said[-1] if said else None, end)
+                decoding += self.clock() - paused
+                yield Piece(self.stream.released.popleft(), last.token)
+                paused = self.clock()
+        self.stream.finish()
+        seconds = Seconds(read - begun, decoding + self.clock() - paused)
+        result = self._result(start, said, last, seconds)
+        yield Piece("".join(self.stream.released), said[-1] if said else None, result)
 
-    return pieces()
+    def _begin(self) -> tuple[Conversation, Iterator[Emission]]:
+        """Read the prompt; nothing is decoded yet."""
+        most = len(self.before.tokens) + len(self.new) + self.stop.max_new_tokens
+        exact = exact_for(self.model, self.before, most, self.exact)
+        model = self.model if self.cache else Uncached(self.model)
+        before = self.before if self.cache else Conversation(self.before.tokens)
+        start = go_on(model, before, self.new, exact=exact, probe=self.probe)
+        assert start.state is not None, "a conversation that goes on has a state"
+        return start, decode(
+            model,
+            start.state,
+            start.tokens[-1],
+            sampler=self.sampler,
+            stop=self.stop,
+            proposer=self.proposer,
+            constraint=self.constraint,
+            history=start.tokens,
+            hidden=start.hidden,
+            exact=exact,
+            probe=self.probe,
+        )
 
-
-def _result(
-    start: Conversation,
-    said: Sequence[int],
-    last: Emission | None,
-    stream: TextStream,
-    cache: bool,
-    seconds: Seconds,
-) -> Result:
-    stream.finish()
-    if last is None:
-        return Result(len(start.tokens), (), "", "context", 0, DraftCount(0, 0), seconds, start)
-    assert last.stop_reason is not None, "decoding ends with a reason"
-    tokens = (*start.tokens, *said)
-    after = Conversation(tokens, last.state, last.hidden, start.exact) if cache else Conversation(tokens)
-    drafts = DraftCount(last.proposed, last.accepted)
-    return Result(len(start.tokens), tuple(said), stream.text, last.stop_reason, last.forwards, drafts, seconds, after)
+    def _result(self, start: Conversation, said: list[int], last: Emission | None, seconds: Seconds) -> Result:
+        tokens = (*start.tokens, *said)
+        if last is None or last.stop_reason is None:
+            return Result(len(start.tokens), (), "", "context", 0, DraftCount(0, 0), seconds, start)
+        after = Conversation(tokens, last.state, last.hidden, start.exact) if self.cache else Conversation(tokens)
+        return Result(
+            prompt_tokens=len(start.tokens),
+            tokens=tuple(said),
+            text=self.stream.text,
+            stop_reason=last.stop_reason,
+            forwards=last.forwards,
+            draft=DraftCount(last.proposed, last.accepted),
+            seconds=seconds,
+            state=after,
+        )

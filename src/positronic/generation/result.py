@@ -19,7 +19,7 @@ class Seconds(NamedTuple):
     prefill: float
     """Until the prompt was read."""
     decode: float
-    """From there to the last token."""
+    """From there to the last token, without what the caller did between pieces."""
 
 
 @dataclass(frozen=True)

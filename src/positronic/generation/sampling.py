@@ -108,17 +108,18 @@ class Sampler:
         """Ids, ascending, that top-k, top-p and min-p leave of logits x (W,), already divided by the temperature."""
         ids = np.flatnonzero(x > -np.inf)
         if 0 < self.top_k < len(ids):
-            ids = _best(x, ids[x[ids] >= np.partition(x[ids], -self.top_k)[-self.top_k]])[: self.top_k]
+            ids = _best(x, ids[x[ids] >= np.partition(x[ids], -self.top_k)[-self.top_k]])
+            ids = np.sort(ids[: self.top_k])
         if self.top_p < 1:
             p = np.exp(x[ids] - x[ids].max())
             wanted = self.top_p * p.sum()
             # All tokens below (mass - wanted) / n together weigh less than what may be left out: no need to sort them.
             ids = _best(x, ids[p >= 0.5 * (p.sum() - wanted) / len(ids)])
             mass = np.exp(x[ids] - x[ids[0]]).cumsum()
-            ids = ids[: np.searchsorted(mass, wanted) + 1]
+            ids = np.sort(ids[: np.searchsorted(mass, wanted) + 1])
         if self.min_p > 0:
             ids = ids[x[ids] >= x[ids].max() + math.log(self.min_p)]
-        return np.sort(ids)
+        return ids
 
 
 def not_finite() -> GenerationError:

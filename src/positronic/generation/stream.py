@@ -12,11 +12,12 @@ __all__ = ["TextStream"]
 class TextStream:
     """Text of one row. `hear` takes every token; what it releases is queued, one entry a token."""
 
-    def __init__(self, decoder: StreamDecoder, stop: Sequence[str] = (), silent: Collection[int] = ()):
+    def __init__(self, decoder: StreamDecoder, stop: str | Sequence[str] = (), silent: Collection[int] = ()):
         """stop: strings that end the text and are no part of it; silent: tokens without text, such as stop tokens."""
-        if any(not string for string in stop):
+        strings = (stop,) if isinstance(stop, str) else tuple(stop)
+        if not all(strings):
             raise GenerationError("A stop string is empty and would end every text at once; leave it out.")
-        self.decoder, self.stop, self.silent = decoder, tuple(stop), frozenset(silent)
+        self.decoder, self.stop, self.silent = decoder, strings, frozenset(silent)
         self.text, self.held = "", ""
         self.released: deque[str] = deque()
         self.ended = False
