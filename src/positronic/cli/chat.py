@@ -36,7 +36,7 @@ class Command:
 
     def run(self) -> None:
         from positronic.generation import generate
-        from positronic.text.chat import Message
+        from positronic.text import Message
 
         model, tokenizer = open_model(self.folder, self.device)
         say("Type a message. /reset forgets, /system TEXT starts anew, /quit leaves.")

@@ -45,7 +45,7 @@ class Command:
         before, after, baselines, state = self._train(data, tokenizer, out, began)
         samples = _samples(out, self.seed)
         scores = {"a uniform guess": before["uniform"], "this model before training": before["model"]}
-        scores |= {"unigram model over the same tokens": baselines.unigram_tokens, "gzip -9": baselines.gzip}
+        scores |= {"unigram model over the same tokens": baselines.unigram, "gzip -9": baselines.gzip}
         scores |= {"xz -9": baselines.xz, "this model": after}
         ranked = dict(sorted(scores.items(), key=lambda item: -item[1]))
         verdict = _verdict(after, baselines)
@@ -67,10 +67,9 @@ class Command:
         from positronic.train import TrainConfig, progress
 
         held_out = heldout_documents(data, one_in=HELD_OUT_ONE_IN, budget_bytes=MEASURED_BYTES)
-        unseen = [document.text for document in held_out]
-        others = baselines("".join(unseen).encode(), "".join(_training_texts(data)).encode(), tokenizer)
+        others = baselines(tokenizer, [document.text for document in held_out], _training_texts(data))
         fresh: Any = build(fit_to(preset("tinygpt-tiny"), tokenizer), self.seed)
-        first = bits_per_byte(fresh, tokenizer, unseen)
+        first = bits_per_byte(fresh, tokenizer, held_out)
         uniform = first.tokens * _log2(tokenizer.vocab_size) / first.bytes
         left = self.minutes - (time.monotonic() - began + RESERVE_S) / 60
         run = RunConfig(
@@ -89,7 +88,7 @@ class Command:
         from positronic.checkpoint import load
 
         model, _ = load(out / "run" / "last")
-        after = bits_per_byte(model, tokenizer, unseen).bits_per_byte
+        after = bits_per_byte(model, tokenizer, held_out).bits_per_byte
         return {"model": first.bits_per_byte, "uniform": uniform, "bytes": first.bytes}, after, others, state
 
 
@@ -138,10 +137,10 @@ def _samples(out: Path, seed: int) -> list[tuple[str, str]]:
 
 
 def _verdict(ours: float, others: Any) -> str:
-    beaten = "beats" if ours < others.unigram_tokens else "does NOT beat"
+    beaten = "beats" if ours < others.unigram else "does NOT beat"
     winner = "gzip still wins" if others.gzip < ours else "it also beats gzip"
     return (
-        f"The model {beaten} the unigram model ({ours:.3f} against {others.unigram_tokens:.3f} bits/byte); "
+        f"The model {beaten} the unigram model ({ours:.3f} against {others.unigram:.3f} bits/byte); "
         f"{winner} ({others.gzip:.3f}), and gzip has to learn the text while it compresses it."
     )
 
@@ -169,7 +168,7 @@ def _report(
     from positronic.observe import describe
     from positronic.viz import Report, draw_curve, write_report
 
-    levels = {"gzip": others.gzip, "unigram": others.unigram_tokens}
+    levels = {"gzip": others.gzip, "unigram": others.unigram}
     curve = out / "loss.png"
     drawn = draw_curve(out / "run" / "metrics.jsonl", curve, "demo: bits per byte while learning", levels)
     count = state.counters

@@ -60,5 +60,5 @@ def find_model_config(name: str) -> "ModelConfig":
         raise ConfigError(
             f"{name} cannot be read as JSON ({error}); give a config file, a folder or a preset."
         ) from None
-    nested = data.get("positronic") if isinstance(data, dict) else None
+    nested = data.get("core") if isinstance(data, dict) else None
     return ModelConfig.from_json(nested or data, name)

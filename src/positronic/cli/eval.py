@@ -46,13 +46,11 @@ class Command:
         scores: dict[str, Score] = {}
         for path in self.data:
             source = open_source(path)
-            found = source if self.max_bytes is None else excerpt(source, self.max_bytes)
-            texts = [document.text for document in found]
+            documents = source if self.max_bytes is None else excerpt(source, self.max_bytes)
             with place.autocast():
-                scores[path] = bits_per_byte(model, tokenizer, texts, context=self.context, stride=self.stride)
+                scores[path] = bits_per_byte(model, tokenizer, documents, context=self.context, stride=self.stride)
             say(f"{path}: {scores[path].bits_per_byte:.4f} bits/byte")
-        nats, tokens, size = (sum(getattr(s, part) for s in scores.values()) for part in ("nats", "tokens", "bytes"))
-        whole = Score(nats, tokens, size)
+        whole = Score.total(scores.values())
         if self.json:
             print_json(whole.to_json() | {"sources": {path: score.to_json() for path, score in scores.items()}})
             return

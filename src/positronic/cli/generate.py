@@ -65,7 +65,7 @@ class Command:
 
     def _answer(self, model: Any, tokenizer: Any, text: str) -> None:
         from positronic.generation import generate
-        from positronic.text.chat import Message
+        from positronic.text import Message
 
         pieces = generate(
             model,

@@ -8,7 +8,7 @@ Examples:
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -33,7 +33,7 @@ class Command:
         size = sum(len(text.encode()) for text in texts)
         if not size:
             raise DataError("The inputs hold no text; give files that do.")
-        results = {}
+        results: dict[str, dict[str, Any]] = {}
         for folder in self.folders:
             tokenizer = Tokenizer.load(folder)
             began = time.perf_counter()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from positronic.config import Config, ModelConfig, diff
-from positronic.data import BatchSource, Counts, excerpt, heldout_documents, open_source, text_mixture
+from positronic.data import BatchSource, Counts, Document, excerpt, heldout_documents, open_source, text_mixture
 from positronic.errors import CheckpointError, ConfigError
 from positronic.eval import bits_per_byte
 from positronic.lm import LM
@@ -93,10 +93,10 @@ def train_run(
         raise ConfigError("A new run needs a tokenizer; train one with `positronic tokenizer train`.")
     model_config = fit_to(run.model, tokenizer)
     data = _data(run, model_config, tokenizer, cache, progress)
-    texts = _unseen(run)
+    documents = _unseen(run)
 
     def validate(model: LM) -> dict[str, float]:
-        return {"bits_per_byte": bits_per_byte(model, tokenizer, texts).bits_per_byte}
+        return {"bits_per_byte": bits_per_byte(model, tokenizer, documents).bits_per_byte}
 
     together: dict[str, Any] = {
         "data": data,
@@ -134,11 +134,9 @@ def _data(
     )
 
 
-def _unseen(run: RunConfig) -> list[str]:
-    """The texts that a validation reads."""
-    if run.valid:
-        share = run.valid_bytes // len(run.valid)
-        documents = [document for path in run.valid for document in excerpt(open_source(path), share)]
-    else:
-        documents = heldout_documents(run.data, one_in=run.held_out_one_in, budget_bytes=run.valid_bytes)
-    return [document.text for document in documents]
+def _unseen(run: RunConfig) -> list[Document]:
+    """What a validation reads."""
+    if not run.valid:
+        return heldout_documents(run.data, one_in=run.held_out_one_in, budget_bytes=run.valid_bytes)
+    share = run.valid_bytes // len(run.valid)
+    return [document for path in run.valid for document in excerpt(open_source(path), share)]
