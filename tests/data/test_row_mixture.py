@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from positronic.data import Mixture, TokenBatch, Weighted
-from positronic.data.mixture import Windows
 from positronic.data.order import permutation, schedule
+from positronic.data.rows import Windows
 from positronic.errors import DataError
 
 EOT = 0

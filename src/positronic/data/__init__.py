@@ -1,16 +1,23 @@
 """Documents -> token shards -> rows -> a weighted mixture: everything between a file on disk and a `TokenBatch`."""
 
 from positronic.data.batch import BatchSource, TokenBatch
-from positronic.data.corpus import heldout_documents, text_mixture
-from positronic.data.mixture import Mixture, Rows, Weighted
+from positronic.data.chat import ChatFiles, ChatSource, Conversation, open_chats
+from positronic.data.chat_split import ChatSplit
+from positronic.data.corpus import chat_mixture, heldout_conversations, heldout_documents, text_mixture
+from positronic.data.mixture import Mixture
 from positronic.data.pack import ChatRows, TextRows
+from positronic.data.rows import Rows, Weighted
 from positronic.data.shards import Counts, Shard, cache_folder, tokenise
 from positronic.data.sources import DataSpec, Document, Source, open_source
 from positronic.data.split import Split, excerpt
 
 __all__ = [
     "BatchSource",
+    "ChatFiles",
     "ChatRows",
+    "ChatSource",
+    "ChatSplit",
+    "Conversation",
     "Counts",
     "DataSpec",
     "Document",
@@ -23,8 +30,11 @@ __all__ = [
     "TokenBatch",
     "Weighted",
     "cache_folder",
+    "chat_mixture",
     "excerpt",
+    "heldout_conversations",
     "heldout_documents",
+    "open_chats",
     "open_source",
     "text_mixture",
     "tokenise",

@@ -1,27 +1,26 @@
 """From what a user types after --data to a stream of rows, and to the documents that were held out of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
-from positronic.data.encode import Encoder
-from positronic.data.mixture import Mixture, Vocabulary, Weighted
-from positronic.data.pack import TextRows
-from positronic.data.shards import Counts, tokenise
+from positronic.data.chat import NAMES, Conversation, encode_chats, open_chats
+from positronic.data.chat_split import ChatSplit
+from positronic.data.mixture import Mixture
+from positronic.data.pack import ChatRows, TextRows
+from positronic.data.rows import Weighted, shares
+from positronic.data.shards import Counts, shard, tokenise
 from positronic.data.sources import DataSpec, Document, open_source
 from positronic.data.split import ONE_IN, Split, excerpt
 from positronic.errors import DataError
+from positronic.text import Tokenizer
 
-__all__ = ["heldout_documents", "text_mixture"]
-
-
-class _Tokenizer(Encoder, Vocabulary, Protocol):
-    """What both the shards and the mixture need."""
+__all__ = ["chat_mixture", "heldout_conversations", "heldout_documents", "text_mixture"]
 
 
 def text_mixture(
     data: Sequence[str],
-    tokenizer: _Tokenizer,
+    tokenizer: Tokenizer,
     *,
     seq_len: int,
     seed: int = 0,
@@ -30,12 +29,54 @@ def text_mixture(
     progress: Callable[[Counts], None] | None = None,
 ) -> Mixture:
     """The training side of `PATH[#field][:weight] ...`, tokenised (or found in the cache) and mixed."""
-    sources = []
+    return Mixture(_text_rows(data, tokenizer, seq_len, one_in, cache, progress), tokenizer, seed=seed)
+
+
+def _text_rows(
+    data: Sequence[str],
+    tokenizer: Tokenizer,
+    seq_len: int,
+    one_in: int | None,
+    cache: Path | str | None,
+    progress: Callable[[Counts], None] | None,
+) -> list[Weighted]:
+    rows = []
     for spec in map(DataSpec.parse, data):
         train = Split(open_source(spec), one_in).train
-        rows = TextRows(tokenise(train, tokenizer, cache=cache, progress=progress), seq_len)
-        sources.append(Weighted(rows, spec.weight))
-    return Mixture(sources, tokenizer, seed=seed)
+        rows.append(
+            Weighted(TextRows(tokenise(train, tokenizer, cache=cache, progress=progress), seq_len), spec.weight)
+        )
+    return rows
+
+
+def chat_mixture(
+    data: Sequence[str],
+    tokenizer: Tokenizer,
+    *,
+    seq_len: int,
+    seed: int = 0,
+    one_in: int | None = ONE_IN,
+    replay: Sequence[str] = (),
+    replay_share: float = 0.02,
+    names: Mapping[str, str] = NAMES,
+    cache: Path | str | None = None,
+    progress: Callable[[Counts], None] | None = None,
+) -> Mixture:
+    """The training side of conversations, packed whole, with `replay_share` of rows of plain text from `replay`.
+
+    A little of the pretraining text keeps a small model from forgetting it (training.md 6).
+    """
+    if not 0 < replay_share < 1:
+        raise DataError(f"The share of replayed text is {replay_share}; give a number between 0 and 1 (0.02 is usual).")
+    chats = []
+    for spec in map(DataSpec.parse, data):
+        train = ChatSplit(open_chats(spec, names), one_in).train
+        made = shard(train, "chat", tokenizer, partial(encode_chats, train, tokenizer), cache=cache, progress=progress)
+        chats.append(Weighted(ChatRows(made, seq_len), spec.weight))
+    if not replay:
+        return Mixture(chats, tokenizer, seed=seed)
+    texts = _text_rows(replay, tokenizer, seq_len, one_in, cache, progress)
+    return Mixture([*shares(chats, 1 - replay_share), *shares(texts, replay_share)], tokenizer, seed=seed)
 
 
 def heldout_documents(data: Sequence[str], *, one_in: int = ONE_IN, budget_bytes: int | None = None) -> list[Document]:
@@ -48,3 +89,13 @@ def heldout_documents(data: Sequence[str], *, one_in: int = ONE_IN, budget_bytes
             raise DataError(f"{spec.path} is too short to hold text out of it. Give more text, or separate valid text.")
         documents += found
     return documents
+
+
+def heldout_conversations(
+    data: Sequence[str], *, one_in: int = ONE_IN, names: Mapping[str, str] = NAMES
+) -> list[Conversation]:
+    """The conversations that `chat_mixture` does not train on."""
+    found = []
+    for spec in map(DataSpec.parse, data):
+        found += list(ChatSplit(open_chats(spec, names), one_in).held_out)
+    return found

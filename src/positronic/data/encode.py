@@ -1,31 +1,20 @@
 """Documents through a tokenizer, in calls of bounded size."""
 
 import re
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from positronic.data.sources import Source
+from positronic.text import Tokenizer
 
-__all__ = ["Encoded", "Encoder", "encode", "id_type", "pieces"]
+__all__ = ["Encoded", "encode", "id_type", "pieces"]
 
 PIECE = 1 << 16
 """Characters that go to the tokenizer as one text; longer documents are cut between words."""
 BATCH = 1 << 22
 """Characters a call to `encode_batch`."""
-
-
-class Encoder(Protocol):
-    """What shards need of a tokenizer."""
-
-    @property
-    def sha256(self) -> str: ...
-    @property
-    def eot_id(self) -> int: ...
-    @property
-    def vocab_size(self) -> int: ...
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
 
 
 class Encoded(NamedTuple):
@@ -40,7 +29,7 @@ class Encoded(NamedTuple):
     """Whether the document ends here; its last token is then `eot_id`."""
 
 
-def encode(source: Source, tokenizer: Encoder) -> Iterator[Encoded]:
+def encode(source: Source, tokenizer: Tokenizer) -> Iterator[Encoded]:
     """Documents as tokens, many pieces to a call of the tokenizer."""
     width = id_type(tokenizer)
     for batch in _batches(source):
@@ -85,6 +74,6 @@ _LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
 _WORD_END = re.compile(r"[A-Za-z](?= [A-Za-z])")
 
 
-def id_type(tokenizer: Encoder) -> type[np.uint16] | type[np.uint32]:
+def id_type(tokenizer: Tokenizer) -> type[np.uint16] | type[np.uint32]:
     """The narrowest type that holds every token id."""
     return np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32

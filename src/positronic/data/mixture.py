@@ -5,83 +5,33 @@ Cost     a row: O(sources) and one read of T+1 tokens; an epoch: 8 bytes a row a
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
-from math import gcd, lcm
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from positronic.data.batch import TokenBatch
 from positronic.data.order import ORDER, permutation, schedule
+from positronic.data.rows import Weighted, check, whole_weights
 from positronic.errors import DataError
+from positronic.text import Tokenizer
 
-__all__ = ["Mixture", "Rows", "Vocabulary", "Weighted", "Windows"]
-
-
-class Windows(NamedTuple):
-    """n rows of T+1 tokens."""
-
-    ids: np.ndarray
-    """(n, T+1) integers."""
-    counted: np.ndarray | None = None
-    """(n, T+1) bool: carries loss when it is a target; None: all do."""
-    real: np.ndarray | None = None
-    """(n, T+1) bool: False at padding; None: no padding."""
-
-
-class Rows(Protocol):
-    """A finite table of rows that can be read in any order."""
-
-    name: str
-    fingerprint: str
-    """Hash of the content and of how it is cut into rows."""
-    seq_len: int
-    n_rows: int
-    n_tokens: int
-    pads: bool
-    """Whether rows may end in padding."""
-
-    @property
-    def notes(self) -> Mapping[str, Any]:
-        """What else to say of it: documents, conversations cut or dropped."""
-        ...
-
-    def read(self, rows: np.ndarray) -> Windows: ...
-
-
-class Vocabulary(Protocol):
-    """What a mixture needs to know of a tokenizer."""
-
-    @property
-    def eot_id(self) -> int: ...
-    @property
-    def token_bytes(self) -> Sequence[bytes]: ...
-
-
-@dataclass(frozen=True)
-class Weighted:
-    """Rows and their share of the mixture's tokens, relative to the others'."""
-
-    rows: Rows
-    weight: float | None = None
-    """None, for all sources or for none: in proportion to their sizes, so that all end their epochs together."""
+__all__ = ["Mixture"]
 
 
 class Mixture:
     """A `BatchSource` over weighted rows of one length; deterministic, resumable, cheap to ask."""
 
-    def __init__(self, sources: Sequence[Weighted], vocabulary: Vocabulary, *, seed: int = 0):
-        _check(sources)
+    def __init__(self, sources: Sequence[Weighted], tokenizer: Tokenizer, *, seed: int = 0):
+        check(sources)
         self.sources = tuple(source.rows for source in sources)
         self.seed = seed
-        self._weights = _whole_weights(sources)
+        self._weights = whole_weights(sources)
         self._taken = [0] * len(sources)
         self._orders: dict[int, tuple[int, np.ndarray]] = {}  # source: (epoch, its order)
-        self._eot_id = vocabulary.eot_id
-        spelled = [len(spelling) for spelling in vocabulary.token_bytes]
-        spelled[vocabulary.eot_id] = 0
+        self._eot_id = tokenizer.eot_id
+        spelled = [len(spelling) for spelling in tokenizer.token_bytes]
+        spelled[tokenizer.eot_id] = 0
         self._spelled = torch.tensor(spelled)
 
     @property
@@ -166,35 +116,6 @@ class Mixture:
 
 
 _SAME_DATA = "Give the same --data, --seq-len, --tokenizer and --seed as the run that is resumed, or start a new run."
-
-
-def _check(sources: Sequence[Weighted]) -> None:
-    if not sources:
-        raise DataError("There is no data: name at least one text, as --data PATH.")
-    for source in sources:
-        rows = source.rows
-        if rows.n_rows == 0:
-            raise DataError(
-                f"{rows.name} has {rows.n_tokens} tokens to train on; one row of --seq-len {rows.seq_len} needs "
-                f"{rows.seq_len + 1}. Give more text, or a smaller --seq-len."
-            )
-        if source.weight is not None and not 0 < source.weight < float("inf"):
-            raise DataError(f"{rows.name} has weight {source.weight}; give a positive number, or leave the source out.")
-    lengths = {source.rows.seq_len for source in sources}
-    assert len(lengths) == 1, f"rows of different lengths in one mixture: {lengths}"
-    without = [source.rows.name for source in sources if source.weight is None]
-    if without and len(without) < len(sources):
-        raise DataError(
-            f"{', '.join(without)} has no weight while others have; write PATH:WEIGHT for all, or for none."
-        )
-
-
-def _whole_weights(sources: Sequence[Weighted]) -> list[int]:
-    """The shares as whole numbers without a common factor; decimals are taken as written (0.1 is one tenth)."""
-    shares = [Fraction(s.rows.n_rows) if s.weight is None else Fraction(repr(float(s.weight))) for s in sources]
-    scale = lcm(*(share.denominator for share in shares))
-    whole = [int(share * scale) for share in shares]
-    return [weight // gcd(*whole) for weight in whole]
 
 
 def _identity(stream: Any) -> Any:

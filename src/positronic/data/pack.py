@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from positronic.data.mixture import Windows
+from positronic.data.rows import Windows
 from positronic.data.shards import Shard
 
 __all__ = ["ChatRows", "TextRows"]

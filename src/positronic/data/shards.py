@@ -23,11 +23,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from positronic.config import canonical_json
-from positronic.data.encode import Encoded, Encoder, encode, id_type
+from positronic.data.chat import ChatSource
+from positronic.data.encode import Encoded, encode, id_type
 from positronic.data.files import file_sha256
 from positronic.data.npy import NpyWriter
 from positronic.data.sources import Source
 from positronic.errors import DataError
+from positronic.text import Tokenizer
 
 __all__ = ["Counts", "Shard", "cache_folder", "shard", "tokenise"]
 
@@ -105,7 +107,7 @@ def cache_folder(cache: Path | str | None = None) -> Path:
 
 def tokenise(
     source: Source,
-    tokenizer: Encoder,
+    tokenizer: Tokenizer,
     *,
     cache: Path | str | None = None,
     progress: Callable[[Counts], None] | None = None,
@@ -115,9 +117,9 @@ def tokenise(
 
 
 def shard(
-    source: Any,
+    source: Source | ChatSource,
     kind: str,
-    tokenizer: Encoder,
+    tokenizer: Tokenizer,
     documents: Callable[[], Iterable[Encoded]],
     *,
     cache: Path | str | None = None,
@@ -160,7 +162,7 @@ def _unwritable(root: Path, error: OSError) -> DataError:
 def _write(
     folder: Path,
     manifest: dict[str, Any],
-    tokenizer: Encoder,
+    tokenizer: Tokenizer,
     documents: Iterable[Encoded],
     progress: Callable[[Counts], None] | None,
 ) -> int:

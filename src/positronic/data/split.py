@@ -16,12 +16,18 @@ from collections.abc import Iterator
 from positronic.data.sources import Document, Source
 from positronic.errors import DataError
 
-__all__ = ["ONE_IN", "Part", "Split", "boundary", "excerpt", "text_hash"]
+__all__ = ["ONE_IN", "Part", "Split", "boundary", "check_one_in", "excerpt", "text_hash"]
 
 ONE_IN = 100
 """One document in so many is held out."""
 AT_LEAST = 16
 """Documents an excerpt is spread over, if there are so many."""
+
+
+def check_one_in(one_in: int | None) -> None:
+    """Refuse to hold out everything."""
+    if one_in is not None and one_in < 2:
+        raise DataError(f"One in {one_in} cannot be held out; give 2 or more (100 is usual), or none.")
 
 
 def text_hash(text: str) -> int:
@@ -42,8 +48,7 @@ class Split:
     """The two sides of a source. `one_in=None` holds nothing out."""
 
     def __init__(self, source: Source, one_in: int | None = ONE_IN):
-        if one_in is not None and one_in < 2:
-            raise DataError(f"One document in {one_in} cannot be held out; give 2 or more (100 is usual), or none.")
+        check_one_in(one_in)
         self.source, self.one_in = source, one_in
         self.train = Part(self, held_out=False)
         self.held_out = Part(self, held_out=True)

@@ -1,0 +1,158 @@
+"""Conversations out of files, in whatever shape they were published (`chat_shapes.py`), as messages and as tokens.
+
+    json, jsonl     one record a conversation; a json object of records by id is read as a list of them
+    tsv             question, answer, rationale
+    each plain, .gz or .xz, or folders of these
+
+In all texts `{{name}}` and `{{author}}` are filled with what the model is to call itself and its makers. Conversations
+end with their last assistant turn; those without one teach nothing and are passed over.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import numpy as np
+
+from positronic.config import canonical_json
+from positronic.data.chat_shapes import SHAPES, from_columns, from_record
+from positronic.data.encode import Encoded, id_type
+from positronic.data.files import lines, plain_suffix
+from positronic.data.sources import DataSpec, files_fingerprint, find_files, records
+from positronic.errors import DataError
+from positronic.text import Message, Tokenizer, render
+
+__all__ = ["NAMES", "ChatFiles", "ChatSource", "Conversation", "encode_chats", "open_chats"]
+
+SUFFIXES = (".jsonl", ".json", ".tsv")
+NAMES: Mapping[str, str] = MappingProxyType({"name": "Positron", "author": "the positronic authors"})
+"""What `{{name}}` and `{{author}}` stand for."""
+READER = 1
+"""Version of how records become messages; part of every fingerprint."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages from first to last, and where they came from."""
+
+    messages: tuple[Message, ...]
+    name: str
+
+    @property
+    def text_hash(self) -> int:
+        """The first 8 bytes of the sha256 of what is said, as a number."""
+        said = canonical_json([message.to_dict() for message in self.messages])
+        return int.from_bytes(hashlib.sha256(said.encode()).digest()[:8], "big")
+
+
+class ChatSource(Protocol):
+    """Conversations, in the same order every time."""
+
+    name: str
+
+    @property
+    def fingerprint(self) -> str: ...
+    def __iter__(self) -> Iterator[Conversation]: ...
+
+
+def open_chats(spec: DataSpec | str | Path, names: Mapping[str, str] = NAMES) -> "ChatFiles":
+    """The conversations at `PATH`; a weight is for the mixture and changes nothing here."""
+    spec = DataSpec.parse(spec) if isinstance(spec, str) else spec
+    spec = spec if isinstance(spec, DataSpec) else DataSpec(spec)
+    if spec.field is not None:
+        raise DataError(f"{spec.path}#{spec.field} names a field, but chats are known by their shape; leave it out.")
+    return ChatFiles(spec.path, names)
+
+
+class ChatFiles:
+    """The conversations of one file, or of all files of a folder."""
+
+    def __init__(self, path: Path, names: Mapping[str, str] = NAMES):
+        self.path, self.names = path, dict(names)
+        self.name = path.name or path.resolve().name
+        self.files = find_files(path, SUFFIXES, "conversations")
+        self._fingerprint = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the reader, the names filled in, and the files' names and stored bytes; computed once."""
+        how = f"chat {READER} {canonical_json(self.names)}"
+        self._fingerprint = self._fingerprint or files_fingerprint(how, self.path, self.files)
+        return self._fingerprint
+
+    def __iter__(self) -> Iterator[Conversation]:
+        found = False
+        for path in self.files:
+            for conversation in self._conversations(path):
+                found = True
+                yield conversation
+        if not found:
+            raise DataError(
+                f"{self.path} is empty: no assistant says anything in it. Put chats in it, or leave it out."
+            )
+
+    def _conversations(self, path: Path) -> Iterator[Conversation]:
+        root = path.parent if path == self.path else self.path
+        for where, record in _records(path, path.relative_to(root).as_posix()):
+            try:
+                messages = _read(path, _filled(record, self.names))
+            except DataError as error:
+                raise DataError(
+                    f"{root / where} is no conversation that can be read: {str(error).rstrip('.')}. "
+                    f"Bring it into a known shape, or take it out."
+                ) from error
+            if messages:
+                yield Conversation(tuple(messages), where)
+
+
+def _read(path: Path, record: Any) -> list[Message]:
+    """The messages of a record, to the assistant's last; none if it says nothing."""
+    messages = from_columns(record) if plain_suffix(path) == ".tsv" else from_record(record)
+    if any(message.role == "system" for message in messages[1:]):
+        raise DataError("a system message stands behind others")
+    while messages and messages[-1].role != "assistant":
+        messages.pop()
+    return messages
+
+
+def encode_chats(source: ChatSource, tokenizer: Tokenizer) -> Iterator[Encoded]:
+    """Each conversation in the chat form, then `eot_id`, with what of it carries loss."""
+    width = id_type(tokenizer)
+    for conversation in source:
+        rendered = render(tokenizer, conversation.messages)
+        ids = np.array([*rendered.ids, tokenizer.eot_id], width)
+        yield Encoded(ids, tokenizer.n_bytes(ids), np.array([*rendered.loss_mask, False]))
+
+
+def _records(path: Path, name: str) -> Iterator[tuple[str, Any]]:
+    if plain_suffix(path) == ".tsv":
+        for number, line in lines(path):
+            if line.strip():
+                yield f"{name}:{number}", line.removesuffix("\r").split("\t")
+        return
+    for where, record in records(path, name):
+        by_id = isinstance(record, dict) and record and all(_is_chat(value) for value in record.values())
+        if by_id and where == f"{name}[0]":
+            yield from ((f"{name}[{key}]", value) for key, value in record.items())
+        else:
+            yield where, record
+
+
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, dict) and any(set(shape.fields) <= value.keys() for shape in SHAPES)
+
+
+def _filled(value: Any, names: Mapping[str, str]) -> Any:
+    """The record with the names in all its strings."""
+    if isinstance(value, str):
+        for name, meaning in names.items():
+            value = value.replace("{{" + name + "}}", meaning)
+        return value
+    if isinstance(value, list):
+        return [_filled(item, names) for item in value]
+    if isinstance(value, dict):
+        return {key: _filled(item, names) for key, item in value.items()}
+    return value
