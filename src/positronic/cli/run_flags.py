@@ -1,6 +1,7 @@
 """Flags of commands that train: what of a run's settings the user gave, laid over a run config."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,8 +13,11 @@ from positronic.config import Config, did_you_mean, override
 from positronic.errors import ConfigError
 
 if TYPE_CHECKING:
+    from positronic.data import Counts
     from positronic.recipes import RunConfig
     from positronic.train import TrainState
+
+READING_S = 3.0
 
 __all__ = ["Training", "TrainingFlags", "execute", "set_anywhere"]
 
@@ -93,6 +97,19 @@ def set_anywhere(run: "RunConfig", settings: Sequence[str]) -> "RunConfig":
     return run
 
 
+def _reading() -> "Callable[[Counts], None]":
+    """Says how far the text has been read, every few seconds."""
+    due = time.monotonic() + READING_S
+
+    def tell(counts: "Counts") -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + READING_S
+            say(f"  read {counts.documents:,} documents, {counts.tokens:,} tokens")
+
+    return tell
+
+
 def execute(run: "RunConfig", out: Path, *, device: str, resume: bool, tokenizer: Path | None) -> "TrainState":
     """Train with progress, draw the curve, and say what to type next."""
     from positronic.recipes import train_run
@@ -109,7 +126,7 @@ def execute(run: "RunConfig", out: Path, *, device: str, resume: bool, tokenizer
             device=device,
             ranks=ranks,
             observers=[progress()],
-            progress=lambda counts: say(f"  read {counts.documents:,} documents, {counts.tokens:,} tokens"),
+            progress=_reading(),
         )
         if not ranks.first:
             return state

@@ -2,5 +2,6 @@
 
 from positronic.eval.baselines import Baselines, baselines
 from positronic.eval.bits_per_byte import Score, bits_per_byte
+from positronic.eval.conversations import assistant_bits_per_byte
 
-__all__ = ["Baselines", "Score", "baselines", "bits_per_byte"]
+__all__ = ["Baselines", "Score", "assistant_bits_per_byte", "baselines", "bits_per_byte"]

@@ -25,7 +25,7 @@ from positronic.errors import ConfigError, DataError
 from positronic.lm import LM
 from positronic.state import Step
 
-__all__ = ["Score", "bits_per_byte"]
+__all__ = ["Score", "bits_per_byte", "scoring"]
 
 SLICE = 2048
 """Scored tokens whose logits exist at once."""
@@ -107,7 +107,7 @@ def bits_per_byte(
     n_bytes = sum(len(text.encode()) for text in texts)
     if not windows or not n_bytes:
         raise DataError(f"The {len(texts)} documents to score hold no text. Give text that is not empty.")
-    with _scoring(model) as device:
+    with scoring(model) as device:
         nats = math.fsum(x for batch in _batches(windows, batch_tokens) for x in _nats(model, batch, device))
     return Score(nats, sum(window.n_scored for window in windows), n_bytes)
 
@@ -154,7 +154,7 @@ def _nats(model: LM, batch: Sequence[Window], device: torch.device) -> list[floa
 
 
 @contextmanager
-def _scoring(model: LM) -> Iterator[torch.device]:
+def scoring(model: LM) -> Iterator[torch.device]:
     """The model in eval mode and without gradient; its device."""
     module = cast(nn.Module, model)
     was_training = module.training

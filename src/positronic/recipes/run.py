@@ -11,15 +11,29 @@ from pathlib import Path
 from typing import Any
 
 from positronic.config import Config, ModelConfig, diff
-from positronic.data import BatchSource, Counts, Document, excerpt, heldout_documents, open_source, text_mixture
+from positronic.data import (
+    Counts,
+    Document,
+    Mixture,
+    chat_mixture,
+    excerpt,
+    heldout_conversations,
+    heldout_documents,
+    open_chats,
+    open_source,
+    text_mixture,
+)
 from positronic.errors import CheckpointError, ConfigError
-from positronic.eval import bits_per_byte
+from positronic.eval import assistant_bits_per_byte, bits_per_byte
 from positronic.lm import LM
 from positronic.models import build
 from positronic.text import Tokenizer
 from positronic.train import ALONE, Observer, Ranks, TrainConfig, TrainState, init_from, resume, start
 
 __all__ = ["RunConfig", "fit_to", "read_run", "train_run"]
+
+VALID_CONVERSATIONS = 200
+"""Held-out conversations that a validation during training reads, at most about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +44,20 @@ class RunConfig(Config, kind="run"):
     """The family and its sizes; vocabulary and document end come from the tokenizer."""
     data: tuple[str, ...]
     """Sources, PATH[#field][:weight] each."""
+    conversations: bool = False
+    """Whether the sources are conversations, of which only the assistant's words are learned."""
+    replay: tuple[str, ...] = ()
+    """With conversations: plain text of which a little is mixed in, against forgetting."""
     train: TrainConfig = TrainConfig()
     """Steps, rates, batches."""
     valid: tuple[str, ...] = ()
     """Text to measure on. Empty: what is held out of `data`."""
     held_out_one_in: int = 100
-    """Without `valid`: one document in so many is held out."""
+    """Without `valid`: one document, or conversation, in so many is held out."""
     valid_bytes: int = 200_000
     """Bytes of text in a validation during training, all sources together."""
+    epochs: float | None = None
+    """How often the data is read; in place of train.steps. None: train.steps says."""
     model_seed: int = 0
     """Of the first weights."""
     data_seed: int = 0
@@ -93,27 +113,23 @@ def train_run(
         raise ConfigError("A new run needs a tokenizer; train one with `positronic tokenizer train`.")
     model_config = fit_to(run.model, tokenizer)
     data = _data(run, model_config, tokenizer, cache, progress)
-    documents = _unseen(run)
-
-    def validate(model: LM) -> dict[str, float]:
-        return {"bits_per_byte": bits_per_byte(model, tokenizer, documents).bits_per_byte}
-
+    train = run.train if run.epochs is None else replace(run.train, steps=_steps(run, data))
     together: dict[str, Any] = {
         "data": data,
         "device": device,
         "ranks": ranks,
-        "validate": validate,
+        "validate": _validation(run, tokenizer),
         "observers": observers,
     }
     if go_on:
-        return resume(folder, run.train, model_config=model_config, **together)
+        return resume(folder, train, model_config=model_config, **together)
     model = build(model_config, run.model_seed)
     if run.init is not None:
         init_from(run.init, model)
     if ranks.first:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "run.json").write_text(json.dumps(run.to_json(), indent=2) + "\n", "utf-8")
-    return start(run.train, model=model, tokenizer=tokenizer, out=folder, **together)
+    return start(train, model=model, tokenizer=tokenizer, out=folder, **together)
 
 
 def _data(
@@ -122,20 +138,38 @@ def _data(
     tokenizer: Tokenizer,
     cache: str | os.PathLike[str] | None,
     progress: Callable[[Counts], None] | None,
-) -> BatchSource:
-    return text_mixture(
-        run.data,
-        tokenizer,
-        seq_len=run.train.seq_len or model.context,
-        seed=run.data_seed,
-        one_in=None if run.valid else run.held_out_one_in,
-        cache=None if cache is None else Path(cache),
-        progress=progress,
-    )
+) -> Mixture:
+    settings: dict[str, Any] = {
+        "seq_len": run.train.seq_len or model.context,
+        "seed": run.data_seed,
+        "one_in": None if run.valid else run.held_out_one_in,
+        "cache": None if cache is None else Path(cache),
+        "progress": progress,
+    }
+    if run.conversations:
+        return chat_mixture(run.data, tokenizer, replay=run.replay, **settings)
+    return text_mixture(run.data, tokenizer, **settings)
+
+
+def _steps(run: RunConfig, data: Mixture) -> int:
+    """Updates in which `epochs` of all sources' rows are read."""
+    rows = sum(source["rows"] for source in data.describe()["sources"])
+    return max(1, round((run.epochs or 1) * rows / max(1, run.train.batch_tokens // data.seq_len)))
+
+
+def _validation(run: RunConfig, tokenizer: Tokenizer) -> Callable[[LM], dict[str, float]]:
+    """What measures the model during training, on text or conversations it does not learn from."""
+    if run.conversations:
+        chats = [c for path in run.valid for c in open_chats(path)] if run.valid else None
+        chats = heldout_conversations(run.data, one_in=run.held_out_one_in) if chats is None else chats
+        few = chats[:: max(1, len(chats) // VALID_CONVERSATIONS)]
+        return lambda model: {"bits_per_byte": assistant_bits_per_byte(model, tokenizer, few).bits_per_byte}
+    documents = _unseen(run)
+    return lambda model: {"bits_per_byte": bits_per_byte(model, tokenizer, documents).bits_per_byte}
 
 
 def _unseen(run: RunConfig) -> list[Document]:
-    """What a validation reads."""
+    """What a validation reads of plain text."""
     if not run.valid:
         return heldout_documents(run.data, one_in=run.held_out_one_in, budget_bytes=run.valid_bytes)
     share = run.valid_bytes // len(run.valid)

@@ -1,0 +1,114 @@
+"""Tune a model on conversations: only what the assistant says is learned.
+
+Reads json, jsonl and tsv of the usual shapes (messages, conversations, instruction/output, question/answer), also .gz
+and .xz and folders of these.
+
+Examples:
+  positronic sft --model my-run/last --data chats.jsonl --out tuned
+  positronic sft --model my-run/last --data chats/ --replay book.txt --epochs 2 --out tuned
+  positronic sft --model my-run/last --data chats.jsonl --show-mask
+  positronic sft --resume --out tuned
+"""
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from positronic.cli.console import print_json, say
+from positronic.cli.describe import find_model_config
+from positronic.cli.run_flags import Training, TrainingFlags, execute
+from positronic.cli.train import report_end
+from positronic.errors import ConfigError
+
+if TYPE_CHECKING:
+    from positronic.recipes import RunConfig
+
+LEARNING_RATE = 5e-4
+BATCH_TOKENS = 16_384
+
+
+@dataclass(frozen=True)
+class Command:
+    model: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Checkpoint to start from; its tokenizer is used."""
+    data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH[:WEIGHT] ...")] = ()
+    """Conversations."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """The run's folder."""
+    valid: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH ...")] = ()
+    """Conversations to measure on; when not given, a hundredth is held out."""
+    replay: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH ...")] = ()
+    """Plain text of which 2 % is mixed in, so that the model does not forget it."""
+    epochs: float | None = None
+    """How often the conversations are read (3 when neither this nor --steps is given)."""
+    training: TrainingFlags = field(default_factory=Training)
+    resume: bool = False
+    """Go on with the run in --out."""
+    show_mask: bool = False
+    """Print the first conversation token by token, with what is learned, and do nothing else."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        from positronic.recipes import read_run
+
+        if self.show_mask:
+            self._show_mask()
+            return
+        if self.out is None:
+            raise ConfigError("Say where the run goes: --out RUN.")
+        run = self.training.applied(read_run(self.out) if self.resume else self._new())
+        tokenizer = None if self.resume else self.model
+        state = execute(run, self.out, device=self.device, resume=self.resume, tokenizer=tokenizer)
+        report_end(state, self.out, as_json=self.json, resume=f"positronic sft --resume --out {self.out}")
+        if state.stopped != "interrupted" and not self.json:
+            say(f"  positronic chat {self.out}/last")
+
+    def _new(self) -> "RunConfig":
+        from positronic.recipes import RunConfig
+        from positronic.train import AdamWConfig, SFTConfig, TrainConfig
+
+        if self.model is None or not self.data:
+            raise ConfigError("Tuning needs a model and conversations: --model FOLDER --data PATH ...")
+        train = TrainConfig(
+            objective=SFTConfig(),
+            optimizer=AdamWConfig(lr=LEARNING_RATE),
+            batch_tokens=BATCH_TOKENS,
+            evaluate_every=100,
+        )
+        epochs = 3.0 if self.epochs is None and self.training.steps is None and self.training.minutes is None else None
+        return RunConfig(
+            model=replace(find_model_config(str(self.model))),
+            data=self.data,
+            conversations=True,
+            replay=self.replay,
+            valid=self.valid,
+            epochs=self.epochs or epochs,
+            train=train,
+            init=str(self.model),
+        )
+
+    def _show_mask(self) -> None:
+        from positronic.data import open_chats
+        from positronic.text import Tokenizer, render
+
+        if self.model is None or not self.data:
+            raise ConfigError("--show-mask needs a tokenizer and conversations: --model FOLDER --data PATH ...")
+        tokenizer = Tokenizer.load(self.model)
+        conversation = next(iter(open_chats(self.data[0])))
+        ids, mask = render(tokenizer, conversation.messages)
+        pieces = [tokenizer.decode([i], special=True) for i in ids]
+        if self.json:
+            rows = [{"id": i, "text": t, "loss": m} for i, t, m in zip(ids, pieces, mask, strict=True)]
+            print_json({"conversation": conversation.name, "tokens": rows, "learned": sum(mask)})
+            return
+        bold, plain = ("\033[1;32m", "\033[0m") if sys.stdout.isatty() else ("", "")
+        print(f"{conversation.name}: {len(ids)} tokens, {sum(mask)} learned")
+        for place, (i, piece, learned) in enumerate(zip(ids, pieces, mask, strict=True)):
+            mark = f"{bold}learn{plain}" if learned else "     "
+            print(f"{place:5}  {i:6}  {mark}  {piece!r}")
