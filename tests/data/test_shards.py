@@ -69,6 +69,19 @@ def test_every_damage_is_found_and_the_folder_named(source, tokenizer, tmp_path,
         Shard.open(shard.folder, "a")
 
 
+def test_of_two_writers_the_first_to_finish_wins(source, tokenizer, tmp_path):
+    inner = []
+
+    def meanwhile(_):
+        if not inner:
+            inner.append(None)
+            inner[0] = tokenise(source, tokenizer, cache=tmp_path / "cache")
+
+    outer = tokenise(source, tokenizer, cache=tmp_path / "cache", progress=meanwhile)
+    assert read(outer) == read(inner[0])
+    assert list((tmp_path / "cache").iterdir()) == [outer.folder]
+
+
 def test_a_source_that_fails_leaves_nothing_behind(put, tokenizer, tmp_path):
     path = put("a.jsonl", '{"text": "good"}\n{"text": \n')
     with pytest.raises(DataError, match=r"a\.jsonl:2"):

@@ -24,6 +24,8 @@ __all__ = ["DataSpec", "Document", "Source", "TextFiles", "open_source"]
 
 MARK = "<|endoftext|>"
 SUFFIXES = (".txt", ".md", ".jsonl", ".json")
+READER = 1
+"""Version of how files become documents; part of every fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class TextFiles:
     @property
     def fingerprint(self) -> str:
         """Of the files' names and stored bytes; computed once."""
-        self._fingerprint = self._fingerprint or files_fingerprint(f"text {self.field}", self.path, self.files)
+        self._fingerprint = self._fingerprint or files_fingerprint(f"text {READER} {self.field}", self.path, self.files)
         return self._fingerprint
 
     def __iter__(self) -> Iterator[Document]:
