@@ -4,6 +4,7 @@ Tokens come here one at a time, in order, and none is ever taken back: a draft t
 drawn it. So what follows from the output so far (penalty, constraint, stop strings) needs no rollback.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -104,7 +105,7 @@ class Rows:
     def best(self) -> list[int]:
         """Argmax of each row, ties to the lowest id."""
         values, ids = self.logits.max(-1)
-        if not bool(values.isfinite().all()):
+        if not all(map(math.isfinite, values.tolist())):
             raise not_finite()
         return ids.tolist()
 
