@@ -10,7 +10,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
 from positronic.errors import TokenizerError
-from positronic.text.definition import Definition, from_alphabet
+from positronic.text.definition import from_alphabet, merged
 from positronic.text.special import N_CONTROL, without_control_names
 from positronic.text.tokenizer import Tokenizer
 
@@ -34,7 +34,7 @@ def train_bpe(texts: Iterable[str | bytes], vocab_size: int = 16_512) -> Tokeniz
     parts = (part.decode(errors="ignore") for text in texts for part in without_control_names(text))
     learner.train_from_iterator(parts, trainer)
     merges = json.loads(learner.to_str())["model"]["merges"]
-    definition = _in_our_layout([(from_alphabet(left), from_alphabet(right)) for left, right in merges])
+    definition = merged([(from_alphabet(left), from_alphabet(right)) for left, right in merges])
     if not merges:
         raise TokenizerError("There is no text to train a tokenizer on; give at least one text of two bytes or more.")
     if definition.vocab_size < vocab_size:
@@ -43,9 +43,3 @@ def train_bpe(texts: Iterable[str | bytes], vocab_size: int = 16_512) -> Tokeniz
             f"give more text, or ask for {definition.vocab_size}."
         )
     return Tokenizer(definition)
-
-
-def _in_our_layout(merges: list[tuple[bytes, bytes]]) -> Definition:
-    """Bytes first, then what the merges make in their order, each once."""
-    pieces = dict.fromkeys([bytes([b]) for b in range(256)] + [left + right for left, right in merges])
-    return Definition("bpe", tuple(pieces), tuple(merges))

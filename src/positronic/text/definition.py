@@ -16,7 +16,7 @@ Source   family.md 9 (layout), ECOSYSTEM.md 5 (runtime form of spike); Radford e
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from positronic.config import canonical_json
 from positronic.errors import TokenizerError
 from positronic.text.special import CONTROL_TOKENS, N_CONTROL
 
-__all__ = ["Definition", "Kind", "from_alphabet", "read_definition", "to_alphabet", "trie_pattern"]
+__all__ = ["Definition", "Kind", "from_alphabet", "merged", "read_definition", "to_alphabet", "trie_pattern"]
 
 Kind = Literal["spike", "bpe", "bytes"]
 
@@ -82,6 +82,12 @@ class Definition:
         return {"type": "BPE", **absent, **off, "vocab": vocab, "merges": merges}
 
 
+def merged(merges: Sequence[tuple[bytes, bytes]]) -> Definition:
+    """BPE with these merges, or plain bytes with none: the bytes, then what the merges make, each once."""
+    pieces = dict.fromkeys([*(bytes([b]) for b in range(256)), *(left + right for left, right in merges)])
+    return Definition("bpe" if merges else "bytes", tuple(pieces), tuple(merges))
+
+
 def read_definition(text: str | bytes, where: str) -> Definition:
     """The definition that a `tokenizer.json` holds; anything but a file of ours raises `TokenizerError`."""
     try:
@@ -95,9 +101,7 @@ def read_definition(text: str | bytes, where: str) -> Definition:
             f"{where} is damaged or another program's tokenizer: it lacks the byte-level pieces that ours have. "
             f"Train one with `positronic tokenizer train`."
         ) from None
-    # Truncation and padding belong to a batch, not to the tokenizer: transformers leaves its last ones in the file.
-    expected = definition.to_json() | {key: data.get(key) for key in ("version", "truncation", "padding")}
-    place = _first_difference(expected, data, "")
+    place = _first_difference(definition.to_json(), _as_we_write(data), "")
     if place:
         raise TokenizerError(
             f"{where} is damaged or another program's tokenizer: {place} is not what its pieces and control tokens "
@@ -162,10 +166,27 @@ def _derive(data: Any) -> Definition:
     if model["type"] != "BPE":
         raise ValueError(f"no runtime form is a {model['type']}")
     merges = tuple((from_alphabet(left), from_alphabet(right)) for left, right in model["merges"])
-    known = set(pieces)
-    if any(not {left, right, left + right} <= known for left, right in merges):
+    if not set(pieces).issuperset(part for merge in merges for part in merge):
         raise ValueError("a merge of what are no pieces")
-    return Definition("bpe" if merges else "bytes", pieces, merges)
+    return merged(merges)
+
+
+def _as_we_write(data: dict[str, Any]) -> dict[str, Any]:
+    """Without what transformers leaves in a file: truncation and padding of its last batch, an idle post-processor."""
+    found = data | {"version": "1.0", "truncation": None, "padding": None}
+    return found | {"post_processor": None} if data.get("post_processor") == _IDLE else found
+
+
+def _sequence(name: str, segment: int) -> dict[str, Any]:
+    return {"Sequence": {"id": name, "type_id": segment}}
+
+
+_IDLE = {
+    "type": "TemplateProcessing",
+    "single": [_sequence("A", 0)],
+    "pair": [_sequence("A", 0), _sequence("B", 1)],
+    "special_tokens": {},
+}
 
 
 def _first_difference(expected: Any, found: Any, path: str) -> str:

@@ -37,7 +37,7 @@ _LONGEST_PIECE = 16
 _SHARE = 0.3  # pieces added a round, of those there are
 _SURPLUS = 1.1  # size grown to, of the size asked for
 _LONGEST_WORD = 256  # longer words are counted in parts
-_MOST_BYTES = 16 << 20  # of distinct words: the rarest beyond are left out, so that memory stays below 4 GB
+_MOST_BYTES = 12 << 20  # of distinct words: the rarest beyond are left out, for memory below 3 GB
 
 
 def train_spike(

@@ -21,7 +21,7 @@ import tokenizers
 
 from positronic.errors import TokenizerError
 from positronic.text.chat_template import CHAT_TEMPLATE
-from positronic.text.definition import Definition, Kind, read_definition, to_alphabet
+from positronic.text.definition import Definition, Kind, merged, read_definition, to_alphabet
 from positronic.text.longest_match import LongestMatch
 from positronic.text.special import CONTROL_TOKENS
 
@@ -143,12 +143,13 @@ class Tokenizer:
         return runtime
 
     def _join(self, ids: Iterable[int], spelling: Sequence[bytes]) -> bytes:
-        try:
-            return b"".join([spelling[index] for index in ids])
-        except IndexError:
+        ids = list(ids)
+        if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
             raise TokenizerError(
-                f"An id is outside the vocabulary of {self.vocab_size}; decode with the tokenizer that encoded."
-            ) from None
+                f"Ids from {min(ids)} to {max(ids)} are not all of this vocabulary of {self.vocab_size}; "
+                f"decode with the tokenizer that encoded."
+            )
+        return b"".join([spelling[index] for index in ids])
 
 
 @final
@@ -170,7 +171,7 @@ class StreamDecoder:
 
 def byte_tokenizer() -> Tokenizer:
     """Plain bytes: 256 of them and the control tokens, 384 entries; nothing to train."""
-    return Tokenizer(Definition("bytes", tuple(bytes([b]) for b in range(256))))
+    return Tokenizer(merged(()))
 
 
 _TRANSFORMERS = {
