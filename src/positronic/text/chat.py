@@ -74,6 +74,10 @@ class Message:
             value = getattr(self, name)
             if not isinstance(value, str) and (name == "content" or value is not None):
                 raise DataError(f"The {name} of a message of the {self.role} is {value!r}; it must be text.")
+        if not isinstance(self.tool_calls, tuple) or not all(isinstance(call, ToolCall) for call in self.tool_calls):
+            raise DataError(f"tool_calls are {self.tool_calls!r}; they must be ToolCalls in a tuple, or use from_dict.")
+        if not isinstance(self.loss, bool):
+            raise DataError(f"The loss of a message is {self.loss!r}; it must be true or false.")
         if self.role != "assistant" and (self.think is not None or self.solution is not None or self.tool_calls):
             raise DataError(f"A message of the {self.role} has think, solution or tool_calls; only an assistant's may.")
 
@@ -89,12 +93,15 @@ class Message:
         unknown = [key for key, value in data.items() if key not in _FIELDS and value]
         if unknown:
             raise DataError(f"A message has a field {unknown[0]!r}. {did_you_mean(unknown[0], _FIELDS)}")
+        calls = data.get("tool_calls") or []
+        if not isinstance(calls, list | tuple):
+            raise DataError(f"The tool_calls of a message are {calls!r}; they must be a list.")
         return cls(
             "tool" if data["role"] == "tool_response" else data["role"],
             _content(data.get("content")),
             data.get("think", data.get("reasoning_content")),
             data.get("solution"),
-            tuple(ToolCall.from_dict(call) for call in data.get("tool_calls") or ()),
+            tuple(ToolCall.from_dict(call) for call in calls),
             data.get("loss", True),
         )
 

@@ -30,7 +30,7 @@ def read_reply(tokenizer: Tokenizer, ids: Iterable[int], *, think: bool = False)
     The inverse of `render` on the assistant's part of it. Control tokens without a meaning here are passed over.
     """
     names = {index: name for name, index in tokenizer.special.items()}
-    parts: list[tuple[str, list[int]]] = [("think" if think else "content", [])]
+    parts: list[tuple[str, list[int]]] = [("think", tokenizer.encode("\n")) if think else ("content", [])]
     for index in ids:
         name = names.get(index, "")
         if name in _ENDS:
