@@ -151,3 +151,28 @@ def test_batches_from_which_nothing_can_be_learned_are_refused():
 @pytest.mark.parametrize("config", [NextTokenConfig(auxiliary=(AuxiliaryWeight(name="a", weight=1.0),)), SFTConfig()])
 def test_configs_survive_json(config):
     assert Config.from_json(config.to_json()) == config
+
+
+def test_a_micro_batch_without_a_target_adds_nothing():
+    model, objective = build(small_config(), seed=1), NextTokenConfig().build()
+    batch = Stream().next(4)
+    batch.loss_mask[2:] = False
+    counts = objective.counts(batch)
+    alone = gradients(model, objective, [batch.rows(slice(0, 2))], counts)
+    assert worst(gradients(model, objective, [batch.rows(slice(0, 2)), batch.rows(slice(2, 4))], counts), alone) == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the fused kernel runs on a GPU")
+@pytest.mark.parametrize("width", [30, 2048, 16_512])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_the_fused_kernel_gives_the_plain_ones_sums_and_gradient(width, dtype, tolerance):
+    from positronic.train.objectives.cross_entropy import _kernel
+    from positronic.train.objectives.cross_entropy_triton import slice_kernel
+
+    torch.manual_seed(0)
+    z = (5 * torch.randn(300, width, device="cuda")).to(dtype)
+    targets, mask = torch.randint(0, width, (300,), device="cuda"), torch.rand(300, device="cuda") < 0.7
+    ours, theirs = slice_kernel(z, targets, mask, 0.01, 1e-2), _kernel(z, targets, mask, 0.01, 1e-2)
+    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-5, atol=1e-5)
+    error = (ours[1].float() - theirs[1].float()).norm() / theirs[1].float().norm()
+    assert error < tolerance

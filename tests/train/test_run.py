@@ -56,7 +56,7 @@ def test_a_run_leaves_a_folder_with_everything(unbroken):
 def test_a_run_killed_at_a_random_instant_goes_on_to_the_same_bytes(tmp_path, unbroken, seed):
     run = tmp_path / "run"
     command = [sys.executable, str(HERE / "killed_run.py"), str(run)]
-    environment = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while not (run / "last").exists() and time.monotonic() < deadline and process.poll() is None:

@@ -19,7 +19,7 @@ def main(out: str, kind: str) -> None:
         state = made.run()
         assert state.stopped == "finished"
         weights = torch.cat([p.detach().flatten() for p in made.model.parameters()])
-        everywhere = ranks.total([float(weights.double().sum())], torch.device("cpu"))[0]
+        everywhere = ranks.total([float(weights.double().sum())])[0]
         assert everywhere == ranks.world * float(weights.double().sum()), "ranks drifted apart"
         assert bool(seen.steps) == ranks.first
         if ranks.first:

@@ -1,14 +1,15 @@
 """Where a run computes and how: device, precision, compilation, determinism. Asked for by name, refused in words."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from positronic.data import TokenBatch
 from positronic.errors import ConfigError, DeviceError
 
 __all__ = ["Device", "compile_blocks", "deterministic", "pick_device", "recompute_blocks"]
@@ -26,12 +27,33 @@ class Device:
         """The context in which a forward call runs."""
         return torch.autocast(self.torch_device.type, dtype=torch.bfloat16) if self.bfloat16 else nullcontext()
 
-    def synchronize(self) -> None:
-        """Wait until everything asked of the device is done: before a clock is read."""
-        if self.torch_device.type == "cuda":
-            torch.cuda.synchronize(self.torch_device)
-        elif self.torch_device.type == "mps":
-            torch.mps.synchronize()
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether the host may ask for more work before the last is done."""
+        return self.torch_device.type == "cuda"
+
+    def send(self, batch: TokenBatch) -> TokenBatch:
+        """The batch on the device. From pinned memory, so that the copy waits its turn there and not here."""
+        if self.runs_ahead:
+            parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
+            pinned = {k: v.pin_memory() for k, v in parts.items() if isinstance(v, Tensor) and k != "row_bytes"}
+            batch = replace(batch, **pinned)
+        return batch.to(self.torch_device)
+
+    def reading(self, values: Tensor) -> Callable[[], list[float]]:
+        """Send values (n,) on their way to the host; the result waits for them, not for what is asked afterwards."""
+        if not self.runs_ahead:
+            return values.tolist
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        host.copy_(values, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+
+        def read() -> list[float]:
+            arrived.synchronize()
+            return host.tolist()
+
+        return read
 
     def describe(self) -> dict[str, Any]:
         """For the log and the checkpoint: a run continues bit for bit only where these are the same."""

@@ -1,6 +1,6 @@
 """Where a loss or gradient stopped being finite: searched only after it happened, so a healthy step pays nothing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,10 +9,12 @@ from torch import Tensor, nn
 __all__ = ["first_nonfinite"]
 
 
-def first_nonfinite(model: nn.Module, calls: Sequence[Callable[[], Tensor]]) -> str:
+def first_nonfinite(model: nn.Module, calls: Sequence[Callable[[], Tensor]], gradients: Mapping[str, bool]) -> str:
     """Words for the first place that is not finite: a weight, a module's output, the loss, or a gradient.
 
-    `calls` repeat the forward passes of the step and return their losses; the weights must still be those of the step.
+    `calls` repeat the forward passes of the step and return their losses; `gradients` says which parameters' gradients
+    were finite, in the model's order. On a GPU the next step may have moved the weights since; then a fault that only
+    the old weights had is no longer found in a module, and its gradients alone bear witness.
     """
     for path, parameter in model.named_parameters():
         if not _finite(parameter):
@@ -22,9 +24,10 @@ def first_nonfinite(model: nn.Module, calls: Sequence[Callable[[], Tensor]]) -> 
             found = _first_output(model, call)
             if found is not None:
                 return found
-    backwards = reversed(list(model.named_parameters()))
-    for path, parameter in backwards:  # gradients flow from the head down: the last module's is the first to break
-        if parameter.grad is not None and not _finite(parameter.grad):
+    for path, finite in reversed(
+        list(gradients.items())
+    ):  # they flow from the head down: the last is the first to break
+        if not finite:
             return f"the gradient of {path}"
     return "the sum over micro-batches"
 

@@ -100,9 +100,15 @@ class Optimizers:
     def parameters(self) -> list[nn.Parameter]:
         return list(self.names)
 
-    def step(self, scale: float) -> None:
-        """Move the weights along their gradients at `scale` times the peak rate."""
+    def step(self, scale: float, skip: Tensor | None = None) -> None:
+        """Move the weights along their gradients at `scale` times the peak rate, or change nothing where `skip`.
+
+        skip: a scalar on the device, 1 to change nothing. The fused kernel reads it there; Muon has to wait for it.
+        """
+        if skip is not None and "muon" in self.parts and bool(skip):
+            return
         for part in self.parts.values():
+            part.found_inf = skip  # type: ignore[attr-defined]  # the protocol between gradient scalers and optimizers
             for group in part.param_groups:
                 group["lr"] = self.config.lr * scale
             part.step()

@@ -55,17 +55,19 @@ class Ranks:
         """Around forward and backward of one micro-batch: gradients wait for `more` before they travel."""
         return model.ddp.no_sync() if more and isinstance(model, _Replica) else nullcontext()
 
-    def total(self, values: Sequence[float], device: torch.device) -> list[float]:
-        """Element-wise sums over all ranks."""
-        if self.world == 1:
-            return list(values)
-        summed = torch.tensor(values, dtype=torch.float64, device=device)
-        dist.all_reduce(summed)
-        return summed.tolist()
+    def add(self, values: Tensor) -> Tensor:
+        """Element-wise sums over all ranks, on the values' device; nobody waits."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
 
-    def agreed(self, value: float, device: torch.device) -> float:
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Element-wise sums over all ranks, between hosts: no GPU is waited for."""
+        return list(values) if self.world == 1 else self.add(torch.tensor(values, dtype=torch.float64)).tolist()
+
+    def agreed(self, value: float) -> float:
         """What the first rank says, for decisions that depend on a clock."""
-        return self.total([value if self.first else 0.0], device)[0]
+        return self.total([value if self.first else 0.0])[0]
 
     def barrier(self) -> None:
         """Wait for all ranks."""
@@ -92,7 +94,7 @@ def launched(device: str = "auto") -> Iterator[Ranks]:
                 f"Start with --nproc-per-node {max(1, torch.cuda.device_count())}, or with --device cpu."
             )
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     try:
         yield Ranks(dist.get_rank(), world)
     finally:

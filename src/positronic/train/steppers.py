@@ -2,8 +2,9 @@
 
     g = sum over micro-batches and ranks of grad(total)      g <- g * min(1, clip / |g|)      w <- optimizer(w, g)
 
-A loss or a gradient that is not finite leaves weights and optimizer untouched; the step counts, the report names the
-first module at fault, and the third in a row ends the run.
+A step is asked for and waited for in two calls, so that a GPU gets the next step before the host has read the last. A
+loss or a gradient that is not finite leaves weights and optimizer untouched, decided on the device; the step counts,
+the report names the first place at fault, and the third in a row ends the run.
 """
 
 import math
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from positronic.data import TokenBatch
 from positronic.errors import TrainingError
@@ -35,33 +36,23 @@ class Report:
 
     sums: Mapping[str, float]
     """The objective's terms, summed."""
-    counts: Counts
-    """What the sums are divided by."""
     grad_norm: float
     """Global norm before clipping."""
-    scale: float
-    """Share of the peak rate this step took."""
     fault: str | None = None
     """What was not finite, in which case nothing was changed; None: the weights moved."""
 
 
 class Stepper(Protocol):
-    """Moves the weights once."""
+    """Moves the weights once a call."""
 
     def __call__(
-        self,
-        model: LM,
-        objective: Objective,
-        micro_batches: Sequence[TokenBatch],
-        counts: Counts,
-        scale: float,
-        meanwhile: Callable[[], None],
-    ) -> Report:
-        """One step at `scale` times the peak rate; `meanwhile` is run on the host while the device works."""
+        self, model: LM, objective: Objective, micro_batches: Sequence[TokenBatch], counts: Counts, scale: float
+    ) -> Callable[[], Report]:
+        """Ask for one step at `scale` times the peak rate. What is returned waits for it, and is called in order."""
         ...
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What it remembers between steps: plain tensors and JSON."""
+        """What it remembers between steps, when none is waited for: plain tensors and JSON."""
         ...
 
     def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None: ...
@@ -75,41 +66,26 @@ class Backprop:
         self.faults_in_a_row = 0
 
     def __call__(
-        self,
-        model: LM,
-        objective: Objective,
-        micro_batches: Sequence[TokenBatch],
-        counts: Counts,
-        scale: float,
-        meanwhile: Callable[[], None],
-    ) -> Report:
+        self, model: LM, objective: Objective, micro_batches: Sequence[TokenBatch], counts: Counts, scale: float
+    ) -> Callable[[], Report]:
         self.optimizers.zero_grad()
-        terms: list[Mapping[str, Tensor]] = []
-        totals: list[Tensor] = []
-        for i, batch in enumerate(micro_batches):
-            with self.ranks.accumulating(model, more=i + 1 < len(micro_batches)):
-                with self.device.autocast():
-                    loss = objective(model, batch, counts)
-                loss.total.backward()
-            terms.append(loss.terms)
-            totals.append(loss.total.detach())
-        norm = self._clip()
-        read = self._reading([norm, *totals, *(value for sums in terms for value in sums.values())])
-        meanwhile()
-        values = iter(read())
-        grad_norm, total = next(values), math.fsum(next(values) for _ in totals)
-        sums: dict[str, float] = {}
-        for names in terms:
-            for name in names:
-                sums[name] = sums.get(name, 0.0) + next(values)
-        *summed, total = self.ranks.total([*sums.values(), total], self.device.torch_device)
-        sums = dict(zip(sums, summed, strict=True))
-        if math.isfinite(grad_norm) and math.isfinite(total):
-            self.optimizers.step(scale)
-            self.faults_in_a_row = 0
-            return Report(sums, counts, grad_norm, scale)
-        fault = self._fault(model, objective, micro_batches, counts)
-        return Report(sums, counts, grad_norm, scale, fault)
+        total, sums = self._gradients(model, objective, micro_batches, counts)
+        norm, norms = self._clip()
+        together = self.ranks.add(torch.stack([total, *sums.values()]))
+        sound = (together[0].isfinite() & norm.isfinite()).float()
+        read = self.device.reading(torch.cat([sound[None], norm[None], together[1:], *norms.values()]))
+        self.optimizers.step(scale, skip=1 - sound)
+
+        def wait() -> Report:
+            was_sound, grad_norm, *values = read()
+            found = dict(zip(sums, values, strict=False))
+            if was_sound:
+                self.faults_in_a_row = 0
+                return Report(found, grad_norm)
+            broken = {path: math.isfinite(x) for path, x in zip(norms, values[len(sums) :], strict=True)}
+            return Report(found, grad_norm, self._fault(model, objective, micro_batches, counts, broken))
+
+        return wait
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return self.optimizers.state_tensors(), {"faults_in_a_row": self.faults_in_a_row}
@@ -118,19 +94,41 @@ class Backprop:
         self.optimizers.load_state_tensors(tensors)
         self.faults_in_a_row = int(meta["faults_in_a_row"])
 
-    def _clip(self) -> Tensor:
-        """Scale the gradients down to `clip` at most; their norm before that."""
-        moved = [p for p in self.optimizers.parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm([cast(Tensor, p.grad) for p in moved])
-        nn.utils.clip_grads_with_norm_(moved, self.clip, norm.nan_to_num())  # a fault must stay where it arose
-        return norm
+    def _gradients(
+        self, model: LM, objective: Objective, micro_batches: Sequence[TokenBatch], counts: Counts
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Gradients of all micro-batches, added up; their total and their terms, this rank's."""
+        total: Tensor | None = None
+        sums: dict[str, Tensor] = {}
+        for i, batch in enumerate(micro_batches):
+            with self.ranks.accumulating(model, more=i + 1 < len(micro_batches)):
+                with self.device.autocast():
+                    loss = objective(model, batch, counts)
+                loss.total.backward()
+            here = loss.total.detach()
+            total = here if total is None else total + here
+            for name, value in loss.terms.items():
+                sums[name] = sums[name] + value if name in sums else value
+        assert total is not None, "a step needs a micro-batch"
+        return total, sums
 
-    def _reading(self, values: Sequence[Tensor]) -> Callable[[], list[float]]:
-        """Send scalars on their way to the host; the result waits for them alone, not for what is asked afterwards."""
-        together = torch.stack([value.float() for value in values])
-        return together.tolist
+    def _clip(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scale the gradients down to the norm `clip` at most; the norm before that, and each parameter's (1,)."""
+        moved = {path: p.grad for p, path in self.optimizers.names.items() if p.grad is not None}
+        norms = torch.stack(torch._foreach_norm(list(moved.values())))
+        norm = torch.linalg.vector_norm(norms)
+        share = (self.clip / (norm + 1e-6)).clamp(max=1.0).nan_to_num()
+        torch._foreach_mul_(list(moved.values()), share)
+        return norm, dict(zip(moved, norms.split(1), strict=True))
 
-    def _fault(self, model: LM, objective: Objective, micro_batches: Sequence[TokenBatch], counts: Counts) -> str:
+    def _fault(
+        self,
+        model: LM,
+        objective: Objective,
+        micro_batches: Sequence[TokenBatch],
+        counts: Counts,
+        gradients: Mapping[str, bool],
+    ) -> str:
         own = self.ranks.own(model)
 
         def repeat(batch: TokenBatch) -> Callable[[], Tensor]:
@@ -140,7 +138,7 @@ class Backprop:
 
             return call
 
-        place = first_nonfinite(own, [repeat(batch) for batch in micro_batches])
+        place = first_nonfinite(own, [repeat(batch) for batch in micro_batches], gradients)
         self.faults_in_a_row += 1
         if self.faults_in_a_row >= PATIENCE:
             raise TrainingError(

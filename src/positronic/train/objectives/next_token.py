@@ -23,6 +23,9 @@ from positronic.train.objectives.objective import Counts, Loss
 
 __all__ = ["AuxiliaryWeight", "NextToken", "NextTokenConfig"]
 
+SLICE_TARGETS = {"cuda": 16_384}
+"""Where a slice of 2,048 would not fill the device."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AuxiliaryWeight(Config, kind="auxiliary_weight"):
@@ -36,13 +39,13 @@ class AuxiliaryWeight(Config, kind="auxiliary_weight"):
 class NextTokenConfig(Config, kind="next_token"):
     z_loss: float = 1e-4
     """Weight of the squared log-partition, which keeps logits from drifting off."""
-    slice_targets: int = 2048
-    """Targets whose logits exist at once."""
+    slice_targets: int | None = None
+    """Targets whose logits exist at once. None: 2,048, on CUDA 16,384."""
     auxiliary: tuple[AuxiliaryWeight, ...] = ()
     """A weight for every auxiliary loss the model reports."""
 
     def __post_init__(self) -> None:
-        if self.slice_targets < 1 or self.z_loss < 0:
+        if (self.slice_targets is not None and self.slice_targets < 1) or self.z_loss < 0:
             raise ConfigError(
                 f"next_token has slice_targets {self.slice_targets} and z_loss {self.z_loss}; "
                 f"use 1 or more targets a slice (2048 is usual) and a z_loss of 0 or more (1e-4 is usual)."
@@ -83,7 +86,7 @@ class NextToken:
             mask,
             count=counts["targets"],
             z_loss=self.config.z_loss,
-            slice_targets=self.config.slice_targets,
+            slice_targets=self.config.slice_targets or SLICE_TARGETS.get(hidden.device.type, 2048),
         )
         total, terms = entropy.total, {"cross_entropy": entropy.nats, "z": entropy.z}
         tokens: int | Tensor = batch.tokens.numel() if batch.valid is None else batch.valid.sum()
