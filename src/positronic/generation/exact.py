@@ -6,8 +6,8 @@ and 16 that passes a test of the model itself, at the present number of threads,
 
 The test, for tokens x_1 .. x_T after a short beginning, T the width:
 
-    one by one      T forwards, x_j in row 0 and token 0 in the others
     all at once     one forward, x_j in row j
+    one by one      T forwards, x_j in row 0 and token 0 in the others
     from x_2 on     one forward, x_j in row j - 1, noise in the last row
 
 must give the same hidden vectors and logits to the bit. It runs every matrix of the model at its own shape, the head,
@@ -21,6 +21,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -91,27 +92,37 @@ def rows_agree(model: LM, exact: Exact) -> bool:
     drawn = np.random.default_rng(0).integers(0, model.config.vocab_size, BEGINNING + width + 1).tolist()
     tokens = drawn[BEGINNING:-1]
     with exact.threads_set():
-        empty = model.init_state(1, room=exact.room)
-        begin = _call(model, empty, drawn[:BEGINNING])[2]
-        state, alone = begin, []
-        for token in tokens:
-            hidden, logits, after = _call(model, state, [token] + [0] * (width - 1))
-            alone.append((hidden[0], logits[0]))
-            state = after.commit([0])
-            if len(alone) == 1:
+        begin = _call(model, model.init_state(1, room=exact.room), drawn[:BEGINNING]).state
+        together = _call(model, begin, tokens)
+        state = second = begin
+        for row, token in enumerate(tokens):
+            alone = _call(model, state, [token] + [0] * (width - 1))
+            if not alone.agrees(0, together, row):
+                return False
+            state = alone.state.commit([0])
+            if row == 0:
                 second = state.select(torch.zeros(1, dtype=torch.long, device=state.position.device))
-        together = _call(model, begin, tokens)[:2]
-        shifted = _call(model, second, [*tokens[1:], drawn[-1]])[:2]
-    return all(
-        torch.equal(one, rows[j]) for j, pair in enumerate(alone) for one, rows in zip(pair, together, strict=True)
-    ) and all(
-        torch.equal(one, rows[j]) for j, pair in enumerate(alone[1:]) for one, rows in zip(pair, shifted, strict=True)
-    )
+        shifted = _call(model, second, [*tokens[1:], drawn[-1]])
+    return all(shifted.agrees(row - 1, together, row) for row in range(1, width))
 
 
-def _call(model: LM, state: DecodeState, tokens: list[int]) -> tuple[Tensor, Tensor, DecodeState]:
-    """hidden (T, D), logits (T, W) and the state of one forward over `tokens`."""
+class _Call(NamedTuple):
+    hidden: Tensor
+    """(T, D)"""
+    logits: Tensor
+    """(T, W)"""
+    state: DecodeState
+
+    def agrees(self, row: int, other: "_Call", other_row: int) -> bool:
+        """Whether these two rows have the same bits."""
+        return torch.equal(self.hidden[row], other.hidden[other_row]) and torch.equal(
+            self.logits[row], other.logits[other_row]
+        )
+
+
+def _call(model: LM, state: DecodeState, tokens: list[int]) -> _Call:
+    """One forward over `tokens`."""
     block = torch.tensor([tokens], device=state.position.device)
     out = model(block, state, wish(block, keep_trail=True))
     assert out.state is not None, "a call with a state returns one"
-    return out.hidden[0], model.logits(out.hidden)[0], out.state
+    return _Call(out.hidden[0], model.logits(out.hidden)[0], out.state)
