@@ -1,0 +1,11 @@
+"""`python -m benchmarks`: every benchmark that this machine can run without arguments, one after another."""
+
+import subprocess
+import sys
+
+MODULES = ("benchmarks.train_step", "benchmarks.decode")
+"""The tokenizer benchmark needs text: python -m benchmarks.tokenizers --help."""
+
+for module in MODULES:
+    print(f"== {module}", flush=True)
+    subprocess.run([sys.executable, "-m", module], check=True)
