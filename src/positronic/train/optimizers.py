@@ -27,7 +27,7 @@ __all__ = ["AdamWConfig", "MuonConfig", "OptimizerConfig", "Optimizers"]
 class OptimizerConfig(Config):
     """What every optimizer has."""
 
-    lr: float = 2e-3
+    lr: float = 1e-3
     """Peak learning rate."""
     weight_decay: float = 0.1
     """Decoupled decay of matrices and of the embedding, times the rate."""
@@ -40,7 +40,7 @@ class OptimizerConfig(Config):
         if not self.lr > 0 or self.weight_decay < 0 or not self.eps > 0:
             raise ConfigError(
                 f"{self.kind} has lr {self.lr}, weight_decay {self.weight_decay} and eps {self.eps}; use a positive lr "
-                f"(2e-3 is usual for small models) and eps, and a weight_decay of 0 or more."
+                f"(1e-3 is usual for small models) and eps, and a weight_decay of 0 or more."
             )
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
             raise ConfigError(f"{self.kind}.betas are {self.betas}; give two numbers in [0, 1), as (0.9, 0.95).")
