@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from train_example import Stream, small_config, trainer
 from positronic.checkpoint import TrainingPart
 from positronic.models import build
 from positronic.train import AdamWConfig, MuonConfig, ScheduleConfig
+from positronic.train.interrupt import Interrupt
 
 OPTIMIZERS = {"adamw": AdamWConfig(lr=1e-2), "muon": MuonConfig(lr=1e-2)}
 
@@ -79,3 +81,24 @@ def test_recomputing_blocks_changes_no_bit():
     again.run()
     for name, values in plain.model.state_dict().items():
         assert torch.equal(values, again.model.state_dict()[name]), name
+
+
+def test_a_validation_that_is_not_finite_is_told_as_null_and_is_never_the_best():
+    results = iter([float("nan"), 3.0, float("inf")])
+    made, seen = trainer(steps=2, validate=lambda model: {"bits_per_byte": next(results)})
+    made.cadence = made.cadence.__class__(rows=8, micro_rows=8, evaluate_every=1)
+    made.run()
+    assert [e["bits_per_byte"] for e in seen.evaluations] == [None, 3.0, None]
+    assert (made.counters.best_step, made.counters.best_bits_per_byte) == (1, 3.0)
+
+
+def test_a_second_ctrl_c_strikes_unless_it_came_with_the_first():
+    now = [0.0]
+    with Interrupt(lambda: now[0]) as interrupt:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert interrupt.asked
+        now[0] = 5.0
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

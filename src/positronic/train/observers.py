@@ -35,10 +35,10 @@ class MetricsFile:
     drops what the file says beyond its checkpoint: those steps are about to happen again.
     """
 
-    def __init__(self, path: str | os.PathLike[str], after: int = 0):
-        """`after`: the step of the checkpoint the run goes on from, 0 for a new run."""
+    def __init__(self, path: str | os.PathLike[str], after: int | None = None):
+        """`after`: the step of the checkpoint the run goes on from; None for a new run."""
         self.path = Path(path)
-        kept = _sound_bytes(self.path, after)
+        kept = 0 if after is None else _sound_bytes(self.path, after)
         with open(self.path, "ab") as file:
             file.truncate(kept)
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the run
@@ -83,11 +83,11 @@ def _sound_bytes(path: Path, after: int) -> int:
 class TensorBoard:
     """The numbers of every event as TensorBoard scalars, under `step/` and `evaluation/`. Needs `tensorboard`."""
 
-    def __init__(self, folder: str | os.PathLike[str], after: int = 0):
-        """`after`: the step of the checkpoint the run goes on from; what was written beyond it is hidden."""
+    def __init__(self, folder: str | os.PathLike[str], after: int | None = None):
+        """`after`: the step of the checkpoint the run goes on from, None for a new run; later steps are hidden."""
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        self._writer = SummaryWriter(os.fspath(folder), purge_step=after + 1)
+        self._writer = SummaryWriter(os.fspath(folder), purge_step=(after or 0) + 1)
 
     @staticmethod
     def installed() -> bool:

@@ -5,6 +5,7 @@ RUN/step-00000200/ ...  RUN/last  RUN/best  RUN/metrics.jsonl  RUN/tensorboard/
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import torch
 from torch import nn
 
-from positronic.checkpoint import RunFolder, load, load_training
+from positronic.checkpoint import RunFolder, TrainingPart, load, load_training
 from positronic.config import Config, ModelConfig, diff
 from positronic.data import BatchSource
 from positronic.errors import CheckpointError, ConfigError
@@ -111,7 +112,7 @@ def start(
         )
     torch.manual_seed(config.seed)
     place = pick_device(device, config.precision)
-    trainer = _trainer(config, model, tokenizer, data, Path(out), place, ranks, validate, observers)
+    trainer = _trainer(config, model, tokenizer, data, Path(out), place, ranks, validate)
     return _run(config, trainer, place, Path(out), observers, ranks)
 
 
@@ -131,7 +132,8 @@ def resume(
     A config that is given must be the run's own; None takes the run's.
     """
     folder = newest(out)
-    saved, part = saved_config(folder), load_training(folder)
+    part = load_training(folder)
+    saved = _config_of(part, folder)
     place = pick_device(device, saved.precision)
     model, tokenizer = load(folder, place.torch_device)
     differences = diff(saved, config) if config is not None else []
@@ -143,9 +145,9 @@ def resume(
             f"Resume without changing them, or start a new run from its weights with --init {folder}."
         )
     torch.manual_seed(saved.seed)
-    trainer = _trainer(saved, model, tokenizer, data, Path(out), place, ranks, validate, observers)
+    trainer = _trainer(saved, model, tokenizer, data, Path(out), place, ranks, validate)
     trainer.restore(part)
-    return _run(saved, trainer, place, Path(out), observers, ranks)
+    return _run(saved, trainer, place, Path(out), observers, ranks, after=trainer.counters.step)
 
 
 def newest(out: str | os.PathLike[str]) -> Path:
@@ -158,7 +160,11 @@ def newest(out: str | os.PathLike[str]) -> Path:
 
 def saved_config(folder: str | os.PathLike[str]) -> TrainConfig:
     """What a checkpoint was trained with."""
-    return TrainConfig.from_json(load_training(folder).meta.get("config"), f"{folder}: config")
+    return _config_of(load_training(folder), folder)
+
+
+def _config_of(part: TrainingPart, folder: str | os.PathLike[str]) -> TrainConfig:
+    return TrainConfig.from_json(part.meta.get("config"), f"{folder}: config")
 
 
 def _trainer(
@@ -170,7 +176,6 @@ def _trainer(
     device: Device,
     ranks: Ranks,
     validate: Validate | None,
-    observers: Sequence[Observer],
 ) -> Trainer:
     module = cast(nn.Module, model).to(device.torch_device)
     if config.recompute:
@@ -214,21 +219,23 @@ def _cadence(config: TrainConfig, model: ModelConfig, device: Device, ranks: Ran
 
 
 def _run(
-    config: TrainConfig, trainer: Trainer, device: Device, out: Path, observers: Sequence[Observer], ranks: Ranks
+    config: TrainConfig,
+    trainer: Trainer,
+    device: Device,
+    out: Path,
+    observers: Sequence[Observer],
+    ranks: Ranks,
+    after: int | None = None,
 ) -> TrainState:
+    """To the end of the plan, with the run's own observers beside the caller's. `after`: the step it goes on from."""
     out.mkdir(parents=True, exist_ok=True)
-    mine: list[Observer] = []
-    after = trainer.counters.step
-    if ranks.first:
-        mine.append(MetricsFile(out / "metrics.jsonl", after))
-        if TensorBoard.installed():
-            mine.append(TensorBoard(out / "tensorboard", after))
+    mine: list[Observer] = [MetricsFile(out / "metrics.jsonl", after)] if ranks.first else []
+    if ranks.first and TensorBoard.installed():
+        mine.append(TensorBoard(out / "tensorboard", after))
     trainer.observers = [*mine, *observers]
     try:
-        if config.deterministic:
-            with deterministic(device):
-                return trainer.run()
-        return trainer.run()
+        with deterministic(device) if config.deterministic else nullcontext():
+            return trainer.run()
     finally:
         for observer in trainer.observers:
             observer.close()

@@ -214,11 +214,11 @@ class Trainer:
         with torch.no_grad(), self.device.autocast():
             measured = self.validate(self.model)
         module.train()
-        best = count.best_bits_per_byte
-        if best is None or measured["bits_per_byte"] < best:
-            count.best_step, count.best_bits_per_byte = count.step, measured["bits_per_byte"]
+        found, best = measured["bits_per_byte"], count.best_bits_per_byte
+        if math.isfinite(found) and (best is None or found < best):
+            count.best_step, count.best_bits_per_byte = count.step, found
         self.plan.reserve_s = self._clock() - began
-        self._tell(lambda observer: observer.evaluation({"step": count.step, **measured}))
+        self._tell(lambda observer: observer.evaluation({"step": count.step} | _plain(measured)))
 
     def _save(self) -> None:
         count = self.counters
@@ -232,9 +232,7 @@ class Trainer:
     def _report(self, report: Report, launched: "_Launched", seconds: float) -> None:
         count, total = self.counters, self.plan.total
         event: dict[str, Any] = {"step": count.step, "total": total}
-        means = self.objective.means(report.sums, launched.counts)
-        event |= {name: value if math.isfinite(value) else None for name, value in means.items()}
-        event["grad_norm"] = report.grad_norm if math.isfinite(report.grad_norm) else None
+        event |= _plain(self.objective.means(report.sums, launched.counts) | {"grad_norm": report.grad_norm})
         event |= {"rate": launched.scale, "tokens": count.tokens, "bytes": count.bytes, "skipped": count.skipped}
         event |= {
             "seconds": round(count.seconds, 3),
@@ -249,6 +247,11 @@ class Trainer:
         if self.ranks.first:
             for observer in self.observers:
                 say(observer)
+
+
+def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
+    """As JSON: what is not finite becomes null."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _due(every: int, step: int) -> bool:

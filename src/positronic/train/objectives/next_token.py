@@ -10,7 +10,7 @@ there the mask counts what the assistant says.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -96,7 +96,7 @@ class NextToken:
             terms[name] = summed.detach()
         return Loss(total, terms)
 
-    def means(self, sums: Mapping[str, float], counts: Counts) -> dict[str, Any]:
+    def means(self, sums: Mapping[str, float], counts: Counts) -> dict[str, float]:
         nats = sums["cross_entropy"]
         means = {"loss": nats / counts["targets"], "z": sums["z"] / counts["targets"]}
         if counts["bytes"]:

@@ -7,7 +7,7 @@ Because every term is such a sum, micro-batches add up to the batch, ranks to th
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -39,6 +39,6 @@ class Objective(Protocol):
 
     def __call__(self, model: LM, batch: TokenBatch, counts: Counts) -> Loss: ...
 
-    def means(self, sums: Mapping[str, float], counts: Counts) -> dict[str, Any]:
+    def means(self, sums: Mapping[str, float], counts: Counts) -> dict[str, float]:
         """What to log: the terms' means, `loss` (nats a target) and `bits_per_byte` among them."""
         ...

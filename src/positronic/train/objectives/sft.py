@@ -6,7 +6,6 @@ is refused in these words.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from positronic.config import Config
 from positronic.data import TokenBatch
@@ -45,5 +44,5 @@ class SFT:
     def __call__(self, model: LM, batch: TokenBatch, counts: Counts) -> Loss:
         return self.prediction(model, batch, counts)
 
-    def means(self, sums: Mapping[str, float], counts: Counts) -> dict[str, Any]:
+    def means(self, sums: Mapping[str, float], counts: Counts) -> dict[str, float]:
         return self.prediction.means(sums, counts) | {"assistant_share": counts["targets"] / counts["tokens"]}
