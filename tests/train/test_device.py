@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from train_example import small_config
+from train_example import small_config, trainer
 
 from positronic.errors import ConfigError, DeviceError
 from positronic.models import build
@@ -49,3 +49,17 @@ def test_a_model_without_blocks_cannot_be_compiled_by_block():
     model = build(small_config())
     recompute_blocks(model)
     assert model.trunk.recompute
+
+
+@pytest.mark.slow
+def test_compiled_blocks_keep_their_names_and_compute_the_same():
+    plain, _ = trainer(steps=4)
+    plain.run()
+    model = build(small_config(), seed=1)
+    names = list(model.state_dict())
+    compile_blocks(model)
+    compiled, _ = trainer(steps=4, model=model)
+    compiled.run()
+    assert list(model.state_dict()) == names
+    for name, values in plain.model.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], values, rtol=1e-4, atol=1e-6, msg=name)
