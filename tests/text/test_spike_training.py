@@ -91,6 +91,14 @@ def test_equal_texts_give_equal_files_in_any_order(english):
     assert train_spike([text.encode() for text in reversed(texts)], 600).sha256 == first.sha256
 
 
+def test_a_text_gives_the_same_file_on_every_machine():
+    draw = random.Random(7)
+    syllables = ["ka", "to", "mi", "ren", "s", "ul", "\u00e9a", "no", "x.", "0"]
+    words = ["".join(draw.choices(syllables, k=draw.randrange(1, 5))) for _ in range(400)]
+    text = " ".join(draw.choices(words, [1 / (k + 1) for k in range(400)], k=8_000))
+    assert train_spike([text], 600).sha256 == "587915c48116053f1337f7b1f47b2fd6677ae478f4d5c86e258a33fac01ad059"
+
+
 def test_pieces_are_distinct_strings_of_2_to_16_bytes_within_words(spike):
     pieces = learned(spike)
     assert len(set(pieces)) == len(pieces) == spike.vocab_size - 384

@@ -5,10 +5,10 @@ import json
 import random
 
 import pytest
-import tokenizers
 
+import tokenizers
 from positronic.errors import TokenizerError
-from positronic.text import CHAT_TEMPLATE, Tokenizer, train_bpe
+from positronic.text import CHAT_TEMPLATE, Tokenizer, byte_tokenizer, train_bpe
 
 TEXT = "The naïve 日本 tokenizer's 123 words,\n\n  indented <|im_end|> and\tfree 🙂.\r\n"
 
@@ -33,6 +33,10 @@ def test_a_saved_tokenizer_loads_as_itself(tokenizer, folder):
 
 def test_the_hash_is_that_of_the_file(tokenizer, folder):
     assert tokenizer.sha256 == hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+
+
+def test_plain_bytes_are_one_file_for_ever():
+    assert byte_tokenizer().sha256 == "1fc13581ef121c7c214f9038d38fbfe02446d1611bf94b92ecc37a6036dd2c68"
 
 
 def test_saving_twice_gives_the_same_bytes(tokenizer, folder, tmp_path):

@@ -13,8 +13,11 @@ from itertools import chain
 __all__ = ["LINE", "WORD", "LongestMatch", "is_within_words", "longest_match_reference"]
 
 WORD = re.compile(rb" *[^ \r\n]+|[\r\n]+| +")
-"""Spaces and what follows up to the next space or newline; or a run of newlines; or spaces before one. Where a word starts is decided by the
-two bytes at its border alone, so a piece that holds no such pair inside never crosses a border in any text."""
+"""Spaces and what follows up to the next space or newline; or a run of newlines; or spaces before one.
+
+Where a word starts is decided by the two bytes at its border alone, so a piece that holds no such pair inside never
+crosses a border in any text.
+"""
 
 LINE = re.compile(rb"[\r\n]+|[^\r\n]+")
 """A run of newlines, or what stands between two."""
@@ -43,7 +46,9 @@ class LongestMatch:
 
     def __init__(self, pieces: Iterable[bytes]):
         self._ids = {piece: index for index, piece in enumerate(pieces)}
-        self._longest = max(map(len, self._ids))
+        self._reach = {
+            piece[:2]: len(piece) for piece in sorted(self._ids, key=len)
+        }  # longest piece by first two bytes
         self._words = _Words(self.match) if is_within_words(self._ids) else None
 
     def __call__(self, data: bytes) -> list[int]:
@@ -55,9 +60,9 @@ class LongestMatch:
 
     def match(self, data: bytes) -> list[int]:
         """The ids of `data`, without a look at words."""
-        ids, longest, out, at = self._ids, self._longest, [], 0
+        ids, reach, out, at = self._ids, self._reach, [], 0
         while at < len(data):
-            end = min(at + longest, len(data))
+            end = min(at + reach.get(data[at : at + 2], 1), len(data))
             while (found := ids.get(data[at:end])) is None:
                 end -= 1
             out.append(found)
@@ -65,7 +70,7 @@ class LongestMatch:
         return out
 
 
-_MOST_WORDS = 1 << 19  # about 100 MB
+_MOST_WORDS = 1 << 19  # about 120 MB
 _LONGEST_WORD = 64  # longer ones hardly ever return
 
 

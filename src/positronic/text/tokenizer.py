@@ -17,8 +17,8 @@ from types import MappingProxyType
 from typing import final
 
 import numpy as np
-import tokenizers
 
+import tokenizers
 from positronic.errors import TokenizerError
 from positronic.text.chat_template import CHAT_TEMPLATE
 from positronic.text.definition import Definition, Kind, merged, read_definition, to_alphabet
@@ -36,6 +36,7 @@ class Tokenizer:
 
     def __init__(self, definition: Definition):
         self.definition = definition
+        """What `tokenizer.json` is written from."""
         self.kind: Kind = definition.kind
         """ "spike", "bpe" or "bytes"."""
         self.vocab_size: int = definition.vocab_size
