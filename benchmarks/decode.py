@@ -8,8 +8,9 @@ Forms, each after the same prompt of about 130 tokens, the prompt itself not tim
     cached      plain decoding                      uncached    the same, everything read anew for every token
     n-gram      drafts by prompt lookup             oracle      drafts of 4 that are all right: what drafting can give
 Greedy throughout, except `sampled`: at temperature 1 with nothing cut off, so that noise is drawn for the whole
-vocabulary and drafts are nearly always wrong. With random weights greedy text soon falls into a loop, which drafts follow; the repetitive prompt is a phrase of
-13 tokens, ten times. For every form: forwards, and draft tokens accepted a forward.
+vocabulary and drafts are nearly always wrong. With random weights greedy text soon falls into a loop, which drafts
+follow; the repetitive prompt is a phrase of 13 tokens, ten times. For every form: forwards, and draft tokens accepted
+a forward.
 """
 
 import argparse

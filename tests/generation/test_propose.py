@@ -35,8 +35,8 @@ def test_a_loop_is_continued_around_its_end():
 
 
 def test_room_is_kept():
-    assert NGram(k=7).propose(None, [1, 2, 3, 1], 2).tokens == (2, 3)
-    assert NGram(k=7).propose(None, [1, 2, 3, 1], 0).tokens == ()
+    assert NGram(shortest=1, k=7).propose(None, [1, 2, 3, 1], 2).tokens == (2, 3)
+    assert NGram(shortest=1, k=7).propose(None, [1, 2, 3, 1], 0).tokens == ()
     assert Nothing().propose(None, [1, 1, 1], 5).tokens == ()
 
 
