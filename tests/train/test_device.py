@@ -52,7 +52,9 @@ def test_a_model_without_blocks_cannot_be_compiled_by_block():
 
 
 @pytest.mark.slow
-def test_compiled_blocks_keep_their_names_and_compute_the_same():
+@pytest.mark.parametrize("blocks_at_once", [12, 1])
+def test_a_compiled_trunk_keeps_its_names_and_computes_the_same(monkeypatch, blocks_at_once):
+    monkeypatch.setattr(module, "WHOLE_BLOCKS", blocks_at_once)
     plain, _ = trainer(steps=4)
     plain.run()
     model = build(small_config(), seed=1)

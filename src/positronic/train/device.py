@@ -15,6 +15,10 @@ from positronic.errors import ConfigError, DeviceError
 __all__ = ["Device", "compile_blocks", "deterministic", "pick_device", "recompute_blocks"]
 
 
+WHOLE_BLOCKS = 12
+"""Blocks, at most, that are compiled at once."""
+
+
 @dataclass(frozen=True)
 class Device:
     """A device and the precision of matrix products on it; weights, sums and losses are float32 everywhere."""
@@ -134,9 +138,15 @@ def deterministic(device: Device) -> Iterator[None]:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile every block of the trunk in place: names of parameters stay, and equal blocks share one program."""
-    for block in _trunk(model):
-        block.compile(dynamic=False)
+    """Compile the trunk's blocks in place, so that names of parameters stay: few at once, many one by one.
+
+    Equal blocks share one program, which keeps compilation short; but each call of it costs the host half a
+    millisecond, which small models, whose trunks are short, feel.
+    """
+    trunk = _trunk(model)
+    whole = len(trunk) <= WHOLE_BLOCKS and not getattr(trunk, "recompute", False)
+    for part in [trunk] if whole else trunk:
+        part.compile(dynamic=False)
 
 
 def recompute_blocks(model: nn.Module) -> None:

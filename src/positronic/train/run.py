@@ -66,7 +66,7 @@ class TrainConfig(Config, kind="train"):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products. auto: bfloat16 on CUDA, float32 elsewhere."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Whether the trunk's blocks are compiled. auto: on CUDA."""
+    """Whether the trunk is compiled, whole or by block as it is long. auto: on CUDA."""
     recompute: bool = False
     """Keep only the blocks' inputs and run each again on the way back: less memory, a third more work."""
     deterministic: bool = False
