@@ -7,8 +7,8 @@
                count(word) * (1 + T[p + second[p]] - T[p]):              tokens that v saves over the next longest
 
 Each round adds the pieces of greatest gain, a fixed share of the vocabulary at once, segments anew and drops what
-nothing uses. Growth ends a tenth past the size asked for; then the pieces of least loss go, half of the surplus at a
-time. Ties: longer, then lexicographic.
+nothing uses. Growth ends a tenth or more past the size asked for; then the pieces of least loss go, half of the surplus
+at a time. Ties: longer, then lexicographic.
 
 State    every byte string of 2..16 bytes that stands twice inside words is a node, numbered by length, then by bytes;
          node[n][p] is that of the n bytes from p on. A vocabulary is a flag a node, so a round is array look-ups.
@@ -35,7 +35,7 @@ __all__ = ["train_spike"]
 
 _LONGEST_PIECE = 16
 _SHARE = 0.3  # pieces added a round, of those there are
-_SURPLUS = 1.1  # size grown to, of the size asked for
+_SURPLUS = 1.1  # size to grow past, of the size asked for
 _LONGEST_WORD = 256  # longer words are counted in parts
 _MOST_BYTES = 12 << 20  # of distinct words: the rarest beyond are left out, for memory below 3 GB
 
@@ -100,9 +100,8 @@ class _Corpus:
     """Distinct words end to end, `A` bytes in all, and the node of every byte string inside one."""
 
     def __init__(self, words: Counter[bytes]):
-        distinct = [bytes([b]) for b in range(256)] + _most_frequent(
-            words
-        )  # node b < 256 is spelt at b, weighing nothing
+        # The bytes come first, as words that weigh nothing, so that node b < 256 is spelt at b.
+        distinct = [bytes([b]) for b in range(256)] + _most_frequent(words)
         size = np.array([len(word) for word in distinct])
         weight = np.array([0] * 256 + [words[word] for word in distinct[256:]], np.float64)
         self.data = np.frombuffer(b"".join(distinct), np.uint8)  # (A,)
@@ -195,22 +194,27 @@ class _Segmentation:
 
 
 def _growth(corpus: _Corpus, wanted: int) -> Iterable[np.ndarray]:
-    """Vocabularies, each larger than the one before, up to `wanted` pieces or as many as the text has use for."""
+    """Vocabularies, each larger than the one before, to `wanted` pieces or more, or as many as the text has use for.
+
+    They do not depend on `wanted`, so what the text has use for can be had when asked for.
+    """
     known = corpus.length == 1
-    segmented = _Segmentation(corpus, known)
-    while (size := int(known.sum())) < wanted:
-        gain = np.where(known, 0, segmented.gains())
-        candidates = np.flatnonzero(gain > 0)
-        best = np.lexsort((candidates, -corpus.length[candidates], -gain[candidates]))
-        grown = known.copy()
-        grown[candidates[best[: min(wanted - size, int(_SHARE * size))]]] = True
-        segmented = _Segmentation(corpus, grown)
-        unused = (segmented.uses() == 0) & (corpus.length > 1)
-        grown &= ~unused
-        if grown.sum() <= size:
+    while known.sum() < wanted:
+        grown = _with_best(corpus, known, int(_SHARE * known.sum()))
+        if grown.sum() <= known.sum():
             return
         known = grown
         yield known
+
+
+def _with_best(corpus: _Corpus, known: np.ndarray, count: int) -> np.ndarray:
+    """`known` and the pieces whose gain is greatest, without those that nothing uses then."""
+    gain = np.where(known, 0, _Segmentation(corpus, known).gains())
+    candidates = np.flatnonzero(gain > 0)
+    best = np.lexsort((candidates, -corpus.length[candidates], -gain[candidates]))
+    grown = known.copy()
+    grown[candidates[best[:count]]] = True
+    return grown & ((_Segmentation(corpus, grown).uses() > 0) | (corpus.length == 1))
 
 
 def _give_back(corpus: _Corpus, known: np.ndarray, wanted: int) -> np.ndarray:
