@@ -66,10 +66,12 @@ def measure(name: str, rows: int, rounds: int, where: str) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(peer.parameters(), lr=1e-3, fused=True)
     x, y = (t.contiguous().to(place) for t in (plain_tokens[:, :-1], plain_tokens[:, 1:]))
     forms["plain"] = lambda: plain_step(peer, optimizer, x, y, device.bfloat16)
-    seconds = alternate(forms, rounds=rounds, warmup=4, settle=device.synchronize)
+    seconds = alternate(forms, rounds=rounds, warmup=4, settle=torch.cuda.synchronize if cuda else lambda: None)
     tokens = rows * config.context
     flops = 3 * describe(config).flops_per_token
-    found = {k: spread(s) | {"tokens_per_s": tokens / spread(s)["median_s"]} for k, s in seconds.items()}
+    found: dict[str, dict[str, Any]] = {
+        k: spread(s) | {"tokens_per_s": tokens / spread(s)["median_s"]} for k, s in seconds.items()
+    }
     peak = PEAK_BFLOAT16.get(torch.cuda.get_device_name()) if cuda else None
     for form in found.values():
         form["tflops"] = form["tokens_per_s"] * flops / 1e12
@@ -96,7 +98,7 @@ def _ours(config: Any, tokens: torch.Tensor, device: Any) -> Any:
     batch = TokenBatch(x, y, torch.ones_like(y, dtype=torch.bool)).to(device.torch_device)
     counts = objective.counts(batch)
     model.train()
-    return lambda: stepper(model, objective, [batch], counts, 1.0, lambda: None)
+    return lambda: stepper(model, objective, [batch], counts, 1.0)()
 
 
 def _peer(config: Any, parameters: int) -> PlainGPT:

@@ -1,6 +1,6 @@
 """The control's reference run: tinygpt-15m on blend-v1, then on conversations, measured on every valid text.
 
-    python runs/control.py --text TEXT --chats CHATS --tokenizer TOK --out OUT [--passes 4] [--device cuda]
+    python runs/control.py --text TEXT --chats CHATS --tokenizer TOK --out OUT [--passes 3] [--device cuda]
     python runs/control.py --report OUT/control.json
 
 TEXT holds the files of blend-v1, CHATS the conversation files (names below); TOK is what `positronic tokenizer train`
@@ -37,7 +37,7 @@ CHATS = (
     "gpteacher_roleplay.json.xz",
     "gpteacher_toolformer.json.xz",
     "glaive_toolcall_en_demo.json.xz",
-    "identity.json.xz:0.01",
+    "identity.json.xz",
     "instruction_1100.json.xz",
     "selfinstruct_seed_tasks.jsonl.xz",
     "sgd_train_sample.jsonl.xz",
@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("--text", "--chats", "--tokenizer", "--out", "--report"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--passes", type=float, default=4)
+    parser.add_argument("--passes", type=float, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     a = parser.parse_args()
@@ -88,8 +88,10 @@ def main() -> None:
             ),
         )
         runs[name] = pretrain(run, tokenizer, a, name)
+        shutil.copyfile(a.out / name / "metrics.jsonl", a.out / f"{name}.metrics.jsonl")
+        (a.out / "pretraining.json").write_text(json.dumps(runs, indent=2) + "\n", "utf-8")
     best = min(runs, key=lambda name: runs[name]["scores"]["blend"]["bits_per_byte"])
-    tuned = tune(a.out / best / "last", tokenizer, a)
+    tuned = tune(a.out / best / "best", tokenizer, a)
     for name, folder in {"base": a.out / best / "best", "tuned": a.out / "chat" / "best"}.items():
         model, _ = load(folder)
         save(a.out / f"{name}-bf16", model, tokenizer, dtype=torch.bfloat16, shard_bytes=12 << 20)
@@ -112,8 +114,6 @@ def main() -> None:
         "better": best,
         "tuning": tuned,
     }
-    for name in runs:
-        shutil.copyfile(a.out / name / "metrics.jsonl", a.out / f"{name}.metrics.jsonl")
     (a.out / "control.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     print(json.dumps({name: run["scores"] for name, run in runs.items()}, indent=1))
 

@@ -116,13 +116,14 @@ def canonical_json(data: Any) -> str:
 
 
 def override(config: C, settings: Iterable[str]) -> C:
-    """`config` with settings of the form `a.b=value` applied in order; values are read by the field's type."""
+    """`config` with settings of the form `a.b=value`, all of them at once: only the result has to be possible."""
+    tree = config.to_json()
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals or not path:
             raise ConfigError(f"--set {setting!r} is not of the form name=value; write attention.n_heads=8, say.")
-        config = _override(config, path.split("."), text, path)
-    return config
+        _put(tree, config, path.split("."), text, path)
+    return type(config).from_json(tree, "--set")
 
 
 def diff(ours: Config, theirs: Config) -> list[str]:
@@ -206,21 +207,25 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
     raise ConfigError(f"{where} is {_short(value)}; it must be {'a number' if hint is float else f'of type {name}'}.")
 
 
-def _override(config: Any, path: list[str], text: str, whole: str) -> Any:
-    if isinstance(config, tuple) and path[0].isdigit():
-        index = int(path[0])
-        if index >= len(config):
-            raise ConfigError(f"{whole}: there is no item {index}; the list has {len(config)}.")
-        return (*config[:index], _override(config[index], path[1:], text, whole), *config[index + 1 :])
-    if not isinstance(config, Config) or not path:
-        raise ConfigError(f"{whole} leads into {_short(config)}, which has no parts; set the part itself.")
-    names = [field.name for field in dataclasses.fields(config)]
+def _put(tree: Any, config: Any, path: list[str], text: str, whole: str) -> None:
+    """Write the text of an override into the JSON of `config`, at the place that `path` leads to."""
     head, rest = path[0], path[1:]
-    if head not in names:
-        raise ConfigError(f"--set {whole}: {config.kind} has no field {head!r}. {did_you_mean(head, names)}")
-    hint = typing.get_type_hints(type(config))[head]
-    value = _override(getattr(config, head), rest, text, whole) if rest else _decode(hint, _read(text, hint), whole)
-    return config.replace(**{head: value})
+    if isinstance(config, tuple) and head.isdigit():
+        if int(head) >= len(config):
+            raise ConfigError(f"{whole}: there is no item {head}; the list has {len(config)}.")
+        key: int | str = int(head)
+        inside, hint = config[int(head)], None
+    elif isinstance(config, Config):
+        names = [field.name for field in dataclasses.fields(config)]
+        if head not in names:
+            raise ConfigError(f"--set {whole}: {config.kind} has no field {head!r}. {did_you_mean(head, names)}")
+        key, inside, hint = head, getattr(config, head), typing.get_type_hints(type(config))[head]
+    else:
+        raise ConfigError(f"--set {whole} leads into {_short(config)}, which has no parts; set the part itself.")
+    if rest:
+        _put(tree[key], inside, rest, text, whole)
+    else:
+        tree[key] = _read(text, hint)
 
 
 def _read(text: str, hint: Any) -> Any:

@@ -89,12 +89,13 @@ def set_anywhere(run: "RunConfig", settings: Sequence[str]) -> "RunConfig":
     parts: list[tuple[str, Config]] = [("train.", run.train), ("model.", run.model), ("", run)]
     for prefix, part in parts:
         homes |= {field.name: prefix for field in fields(part)}
+    placed = []
     for setting in settings:
         head = setting.partition("=")[0].split(".")[0]
         if head not in homes:
             raise ConfigError(f"--set {setting}: nothing is called {head!r}. {did_you_mean(head, homes)}")
-        run = override(run, [homes[head] + setting])
-    return run
+        placed.append(homes[head] + setting)
+    return override(run, placed)
 
 
 def _reading() -> "Callable[[Counts], None]":

@@ -28,7 +28,7 @@ from positronic.eval import assistant_bits_per_byte, bits_per_byte
 from positronic.lm import LM
 from positronic.models import build
 from positronic.text import Tokenizer
-from positronic.train import ALONE, Observer, Ranks, TrainConfig, TrainState, init_from, resume, start
+from positronic.train import ALONE, Observer, Ranks, TrainConfig, TrainState, init_from, pick_device, resume, start
 
 __all__ = ["RunConfig", "fit_to", "read_run", "train_run"]
 
@@ -101,6 +101,7 @@ def train_run(
     A new run needs the tokenizer; a run that goes on has its own, and must be the same run.
     """
     folder = Path(out)
+    pick_device(device, run.train.precision)  # a device that is not there is refused before anything is written
     if go_on:
         saved = read_run(folder)
         if differences := diff(saved, run):
