@@ -13,8 +13,8 @@ from train_example import Stream, trainer
 from positronic.errors import ConfigError
 from positronic.train import AdamWConfig, MuonConfig, Ranks
 
-OPTIMIZERS = {"adamw": (AdamWConfig(lr=1e-2), 1e-5), "muon": (MuonConfig(lr=1e-2), 1e-3)}
-"""And the relative error of the weights after six steps; Muon orthogonalises in bfloat16: 1e-7 becomes 1e-4."""
+OPTIMIZERS = {"adamw": (AdamWConfig(lr=1e-2), 6), "muon": (MuonConfig(lr=1e-2), 2)}
+"""And for how many steps: Muon rounds to bfloat16 on its way, where one flipped bit grows to 1e-2 in six steps."""
 
 
 @pytest.mark.parametrize("kind", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
@@ -22,7 +22,7 @@ def test_two_processes_equal_one(tmp_path, kind):
     here = Path(__file__).parent
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
     done = subprocess.run(
-        [*command, str(here / "two_ranks.py"), str(tmp_path), kind],
+        [*command, str(here / "two_ranks.py"), str(tmp_path), kind, str(steps)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(here), *sys.path])},
         capture_output=True,
         text=True,
@@ -30,17 +30,17 @@ def test_two_processes_equal_one(tmp_path, kind):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    optimizer, tolerance = OPTIMIZERS[kind]
-    alone, seen = trainer(optimizer=optimizer, micro_rows=8, stream=Stream(padded=True), steps=6)
+    optimizer, steps = OPTIMIZERS[kind]
+    alone, seen = trainer(optimizer=optimizer, micro_rows=8, stream=Stream(padded=True), steps=steps)
     alone.run()
     found = load_file(tmp_path / "model.safetensors")
     for name, values in alone.model.state_dict().items():
         error = float((found[name] - values).norm() / values.norm().clamp(min=1e-9))
-        assert error < tolerance, f"{name}: {error}"
+        assert error < 1e-5, f"{name}: {error}"
     for ours, theirs in zip(seen.steps, json.loads((tmp_path / "steps.json").read_text()), strict=True):
-        assert theirs["loss"] == pytest.approx(ours["loss"], rel=tolerance)
-        assert theirs["bits_per_byte"] == pytest.approx(ours["bits_per_byte"], rel=tolerance)
-        assert theirs["grad_norm"] == pytest.approx(ours["grad_norm"], rel=10 * tolerance)
+        assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-5)
+        assert theirs["bits_per_byte"] == pytest.approx(ours["bits_per_byte"], rel=1e-5)
+        assert theirs["grad_norm"] == pytest.approx(ours["grad_norm"], rel=1e-4)
         assert theirs["tokens"] == ours["tokens"]
 
 

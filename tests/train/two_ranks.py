@@ -11,11 +11,13 @@ from train_example import Stream, trainer
 from positronic.train import AdamWConfig, MuonConfig, launched
 
 
-def main(out: str, kind: str) -> None:
+def main(out: str, kind: str, steps: str) -> None:
     torch.set_num_threads(1)
     with launched("cpu") as ranks:
         optimizer = {"adamw": AdamWConfig(lr=1e-2), "muon": MuonConfig(lr=1e-2)}[kind]
-        made, seen = trainer(optimizer=optimizer, ranks=ranks, micro_rows=2, stream=Stream(padded=True), steps=6)
+        made, seen = trainer(
+            optimizer=optimizer, ranks=ranks, micro_rows=2, stream=Stream(padded=True), steps=int(steps)
+        )
         state = made.run()
         assert state.stopped == "finished"
         weights = torch.cat([p.detach().flatten() for p in made.model.parameters()])
