@@ -19,7 +19,7 @@ OPTIMIZERS = {"adamw": (AdamWConfig(lr=1e-2), 6), "muon": (MuonConfig(lr=1e-2), 
 
 @pytest.mark.parametrize("kind", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
 def test_two_processes_equal_one(tmp_path, kind):
-    here = Path(__file__).parent
+    here, (optimizer, steps) = Path(__file__).parent, OPTIMIZERS[kind]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
     done = subprocess.run(
         [*command, str(here / "two_ranks.py"), str(tmp_path), kind, str(steps)],
@@ -30,7 +30,6 @@ def test_two_processes_equal_one(tmp_path, kind):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    optimizer, steps = OPTIMIZERS[kind]
     alone, seen = trainer(optimizer=optimizer, micro_rows=8, stream=Stream(padded=True), steps=steps)
     alone.run()
     found = load_file(tmp_path / "model.safetensors")
