@@ -1,8 +1,4 @@
-import os
-
 import pytest
-
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # where torch is not loaded yet: threads that spin hold busy cores
 
 
 @pytest.fixture(scope="session")

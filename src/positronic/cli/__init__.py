@@ -4,6 +4,7 @@ A module is imported when its command is typed, and torch only inside `run`, so 
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -38,6 +39,7 @@ A first run:                     positronic demo
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 for what the user can mend, 130 when interrupted."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads on a busy machine cost more than they save
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = next((n for n in (" ".join(words[:2]), " ".join(words[:1])) if n in COMMANDS), None)
     if name is None:
