@@ -1,4 +1,4 @@
-"""For all tests: threads that wait must not spin, or two test processes on two cores slow each other down many times."""
+"""For all tests: waiting threads must not spin, or two processes on two cores slow each other down many times."""
 
 import os
 
