@@ -111,8 +111,8 @@ def _reading() -> "Callable[[Counts], None]":
     return tell
 
 
-def execute(run: "RunConfig", out: Path, *, device: str, resume: bool, tokenizer: Path | None) -> "TrainState":
-    """Train with progress, draw the curve, and say what to type next."""
+def execute(run: "RunConfig", out: Path, *, device: str, resume: bool, tokenizer: Path | None) -> "TrainState | None":
+    """Train with progress and draw the curve; None in processes that are not to speak of it."""
     from positronic.recipes import train_run
     from positronic.text import Tokenizer
     from positronic.train import launched, progress
@@ -130,7 +130,7 @@ def execute(run: "RunConfig", out: Path, *, device: str, resume: bool, tokenizer
             progress=_reading(),
         )
         if not ranks.first:
-            return state
+            return None
     if not draw_curve(out / "metrics.jsonl", out / "loss.png", title=out.name):
         say("(no loss.png: install matplotlib to have curves drawn)")
     return state

@@ -65,6 +65,8 @@ class Command:
         run = self.training.applied(read_run(self.out) if self.resume else self._new())
         tokenizer = None if self.resume else self.model
         state = execute(run, self.out, device=self.device, resume=self.resume, tokenizer=tokenizer)
+        if state is None:
+            return
         report_end(state, self.out, as_json=self.json, resume=f"positronic sft --resume --out {self.out}")
         if state.stopped != "interrupted" and not self.json:
             say(f"  positronic chat {self.out}/last")

@@ -57,7 +57,8 @@ class Command:
         run = self.training.applied(self._given(read_run(self.out)) if self.resume else self._new())
         tokenizer = None if self.resume else self.tokenizer or self.init
         state = execute(run, self.out, device=self.device, resume=self.resume, tokenizer=tokenizer)
-        report_end(state, self.out, as_json=self.json, resume=f"positronic train --resume --out {self.out}")
+        if state is not None:
+            report_end(state, self.out, as_json=self.json, resume=f"positronic train --resume --out {self.out}")
 
     def _new(self) -> "RunConfig":
         from positronic.recipes import RunConfig
