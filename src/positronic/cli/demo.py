@@ -80,7 +80,7 @@ class Command:
             model_seed=self.seed,
             data_seed=self.seed,
             train=TrainConfig(
-                minutes=max(0.2, left), steps=100_000, batch_tokens=4096, seed=self.seed, checkpoint_every_s=60
+                minutes=max(0.2, left), steps=100_000, batch_tokens=2048, seed=self.seed, checkpoint_every_s=60
             ),
         )
         say(f"\nTraining for {run.train.minutes:.1f} minutes (Ctrl-C stops early and keeps what was learned) ...")
