@@ -209,6 +209,15 @@ def tune(base: Path, tokenizer: Tokenizer, a: argparse.Namespace) -> dict[str, A
     }
 
 
+def beside_plain() -> str:
+    """What `python -m benchmarks.train_step --device cuda` found, where it was run."""
+    path = Path(__file__).parents[1] / "benchmarks" / "results" / "train_step_cuda.json"
+    if not path.exists():
+        return "not measured (`python -m benchmarks.train_step --device cuda`)."
+    ratios = json.loads(path.read_text("utf-8"))["ratio"]
+    return "; ".join(f"{form} {ratio:.2f} of its rate" for form, ratio in ratios.items()) + f" (`{path.name}`)."
+
+
 def report(result: dict[str, Any], out: Path) -> None:
     """OUT/control.md: what came out, in words and tables."""
     runs, better, tuned = result["pretraining"], result["better"], result["tuning"]
@@ -255,7 +264,8 @@ def report(result: dict[str, Any], out: Path) -> None:
     before, after = tuned["assistant_before"], tuned["assistant_after"]
     lines += [
         "",
-        "TFLOP/s count matrix products of a forward pass at full context, times three.",
+        "TFLOP/s count matrix products of a forward pass at full context, times three. Logging and validation included; the",
+        "bare step beside a plain GPT loop of equal shape: " + beside_plain(),
         "",
         "![bits per byte over tokens](control.png)",
         "",
@@ -267,6 +277,8 @@ def report(result: dict[str, Any], out: Path) -> None:
         f"{tuned['steps']:,} steps, {tuned['tokens'] / 1e6:.1f} M tokens, two epochs, 2 % of the blend replayed. On "
         f"{tuned['held_out_conversations']:,} conversations it has not seen, the assistant's words cost "
         f"{before['bits_per_byte']:.3f} bits per byte before and {after['bits_per_byte']:.3f} after.",
+        "",
+        "On a CPU: `positronic chat OUT/tuned-bf16`. Three answers (temperature 0.7, seed 1):",
         "",
         *(f"> **{q}** {t.replace(chr(10), ' / ')}\n" for q, t in tuned["answers"].items()),
     ]
