@@ -4,7 +4,8 @@
 
     training    seconds and peak memory of a process of its own, the text in memory; BPE learns with every core
     encoding    MB/s on the same documents in turn: ours; `tokenizers` and tiktoken with the very merges of that BPE,
-                by one core and by all. Cold means that no word was seen before.
+                by one core and by all. Cold means that no word was seen before. Where the load average exceeds the
+                cores, others were at work, and the least time says more than the median.
     sizes       bytes per token on each valid text, by both vocabularies
 
 TEXT is what `positronic train --data` takes. From each document of the training texts the same share is used.
@@ -113,6 +114,7 @@ def encoding(spike: Tokenizer, bpe: Tokenizer, documents: list[str], rounds: int
     sizes = {name: sum(len(text.encode()) for text in batch) for name, (batch, _) in forms.items()}
     return {
         "bytes": sizes["spike"],
+        "load_average": os.getloadavg()[0],
         "tiktoken_gives_the_ids_of_tokenizers": tik.encode_ordinary_batch(documents) == bpe.encode_batch(documents),
         "forms": {
             name: {"mb_per_s": sizes[name] / MB / spread(seconds)["median_s"], "bytes": sizes[name], **spread(seconds)}
