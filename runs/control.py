@@ -264,8 +264,8 @@ def report(result: dict[str, Any], out: Path) -> None:
     before, after = tuned["assistant_before"], tuned["assistant_after"]
     lines += [
         "",
-        "TFLOP/s count matrix products of a forward pass at full context, times three; steps include logging, and the first",
-        "wall time includes tokenising. The bare step beside a plain GPT loop of equal shape: " + beside_plain(),
+        "TFLOP/s count matrix products of a forward pass at full context, times three. Steps include logging, the",
+        "first wall time tokenising. The bare step beside a plain GPT loop of equal shape: " + beside_plain(),
         "",
         "![bits per byte over tokens](control.png)",
         "",
