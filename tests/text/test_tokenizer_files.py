@@ -5,8 +5,8 @@ import json
 import random
 
 import pytest
-
 import tokenizers
+
 from positronic.errors import TokenizerError
 from positronic.text import CHAT_TEMPLATE, Tokenizer, byte_tokenizer, train_bpe
 

@@ -17,8 +17,8 @@ from types import MappingProxyType
 from typing import final
 
 import numpy as np
-
 import tokenizers
+
 from positronic.errors import TokenizerError
 from positronic.text.chat_template import CHAT_TEMPLATE
 from positronic.text.definition import Definition, Kind, merged, read_definition, to_alphabet
