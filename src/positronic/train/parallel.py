@@ -1,13 +1,14 @@
 """Several processes, one model: the only file that knows `torch.distributed`.
 
 Every rank asks the data for the global batch and keeps its own rows; losses are sums over global counts, so gradients
-are added over ranks (DDP would average them). `torchrun` starts the processes; without it a run is alone.
+are added over ranks (DDP's means are undone). `torchrun` starts the processes; without it a run is alone.
 """
 
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -28,6 +29,8 @@ class Ranks:
 
     rank: int = 0
     world: int = 1
+    replicas: "list[_Replica]" = field(default_factory=list, compare=False, repr=False)
+    """What `replicate` made: given up before the processes part."""
 
     @property
     def first(self) -> bool:
@@ -45,11 +48,18 @@ class Ranks:
 
     def replicate(self, model: LM) -> LM:
         """The model as an LM whose gradients are summed over all ranks; the model itself when alone."""
-        return model if self.world == 1 else cast(LM, _Replica(model))
+        if self.world == 1:
+            return model
+        self.replicas.append(_Replica(model))
+        return cast(LM, self.replicas[-1])
 
     def own(self, model: LM) -> nn.Module:
         """The module behind `replicate`."""
         return cast(nn.Module, model.model if isinstance(model, _Replica) else model)
+
+    def summed(self, total: Tensor) -> Tensor:
+        """What to go back from, so that gradients are sums over ranks where DDP takes means."""
+        return total if self.world == 1 else total * self.world
 
     def accumulating(self, model: LM, more: bool) -> AbstractContextManager[Any]:
         """Around forward and backward of one micro-batch: gradients wait for `more` before they travel."""
@@ -95,9 +105,13 @@ def launched(device: str = "auto") -> Iterator[Ranks]:
             )
         torch.cuda.set_device(local)
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    ranks = Ranks(dist.get_rank(), world)
     try:
-        yield Ranks(dist.get_rank(), world)
+        yield ranks
     finally:
+        for replica in ranks.replicas:
+            del replica.ddp  # DDP that outlives its process group aborts the process at exit, one time in five
+        gc.collect()
         dist.destroy_process_group()
 
 
@@ -111,7 +125,6 @@ class _Replica:
         self.ddp = DistributedDataParallel(
             cast(nn.Module, model), broadcast_buffers=False, gradient_as_bucket_view=True
         )
-        self.ddp.register_comm_hook(None, _summed)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         return cast(nn.Module, self.model).parameters()
@@ -124,9 +137,3 @@ class _Replica:
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.model.logits(hidden)
-
-
-def _summed(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    work = dist.all_reduce(bucket.buffer(), async_op=True)
-    assert work is not None
-    return work.get_future().then(lambda done: done.value()[0])

@@ -104,7 +104,7 @@ class Backprop:
             with self.ranks.accumulating(model, more=i + 1 < len(micro_batches)):
                 with self.device.autocast():
                     loss = objective(model, batch, counts)
-                loss.total.backward()
+                self.ranks.summed(loss.total).backward()
             here = loss.total.detach()
             total = here if total is None else total + here
             for name, value in loss.terms.items():
