@@ -6,6 +6,7 @@ are added over ranks (DDP's means are undone). `torchrun` starts the processes; 
 
 import gc
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -122,9 +123,11 @@ class _Replica:
         self.model = model
         self.config = model.config
         self.drafts = model.drafts
-        self.ddp = DistributedDataParallel(
-            cast(nn.Module, model), broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        with warnings.catch_warnings():  # torch 2.13 renames the first setting, torch 2.11 knows no other
+            warnings.simplefilter("ignore", FutureWarning)
+            self.ddp = DistributedDataParallel(
+                cast(nn.Module, model), broadcast_buffers=False, gradient_as_bucket_view=True
+            )
 
     def parameters(self) -> Iterator[nn.Parameter]:
         return cast(nn.Module, self.model).parameters()
