@@ -3,6 +3,7 @@
     python -m benchmarks.train_step                        CPU: tinygpt-tiny, 8 rows of 256
     python -m benchmarks.train_step --device cuda          tinygpt-15m, 64 rows of 1,024, bfloat16, both compiled
 
+Two peers: GPT-2's block, and the very layers of the control, both in a plain loop, compiled whole on CUDA.
 Equal shape: width, depth, heads, vocabulary, context and parameters (the plain MLP's width makes up the difference).
 Both read random tokens, clip, step a fused AdamW and read the loss back. Ours runs as in training: through the stepper,
 documents kept apart where rows hold ends of documents (`documents`), or one document a row (`one document`).
@@ -10,12 +11,13 @@ documents kept apart where rows hold ends of documents (`documents`), or one doc
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from benchmarks.peers import PlainGPT, plain_step
+from benchmarks.peers import PlainGPT, SameLayers, plain_step
 from benchmarks.record import alternate, spread, write
 from positronic.data import TokenBatch
 from positronic.models import build, preset
@@ -63,9 +65,13 @@ def measure(name: str, rows: int, rounds: int, where: str) -> dict[str, Any]:
     peer = _peer(config, size).to(place)
     if cuda:
         peer.compile(dynamic=False)
-    optimizer = torch.optim.AdamW(peer.parameters(), lr=1e-3, fused=True)
+    same = SameLayers(cast(nn.Module, build(replace(config, boundary_id=None), device=place)))
+    if cuda:
+        same.compile(dynamic=False)
     x, y = (t.contiguous().to(place) for t in (plain_tokens[:, :-1], plain_tokens[:, 1:]))
-    forms["plain"] = lambda: plain_step(peer, optimizer, x, y, device.bfloat16)
+    for name, model in (("plain GPT", peer), ("plain loop, same layers", same)):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+        forms[name] = partial(plain_step, model, optimizer, x, y, device.bfloat16)
     seconds = alternate(forms, rounds=rounds, warmup=4, settle=torch.cuda.synchronize if cuda else lambda: None)
     tokens = rows * config.context
     flops = 3 * describe(config).flops_per_token
@@ -84,7 +90,7 @@ def measure(name: str, rows: int, rounds: int, where: str) -> dict[str, Any]:
         "context": config.context,
         "precision": "bfloat16" if device.bfloat16 else "float32",
         "forms": found,
-        "ratio": {k: rates[k] / rates["plain"] for k in rates if k != "plain"},
+        "ratio": {p: {k: rates[k] / rates[p] for k in rates if "ours" in k} for p in rates if "plain" in p},
     }
 
 

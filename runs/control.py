@@ -215,7 +215,8 @@ def beside_plain() -> str:
     if not path.exists():
         return "not measured (`python -m benchmarks.train_step --device cuda`)."
     ratios = json.loads(path.read_text("utf-8"))["ratio"]
-    return "; ".join(f"{form} {ratio:.2f} of its rate" for form, ratio in ratios.items()) + f" (`{path.name}`)."
+    found = (f"{form} {ratio:.2f} of a {peer}'s rate" for peer, of in ratios.items() for form, ratio in of.items())
+    return "; ".join(found) + f" (`{path.name}`)."
 
 
 def report(result: dict[str, Any], out: Path) -> None:
@@ -265,7 +266,7 @@ def report(result: dict[str, Any], out: Path) -> None:
     lines += [
         "",
         "TFLOP/s count matrix products of a forward pass at full context, times three. Steps include logging, the",
-        "first wall time tokenising. The bare step beside a plain GPT loop of equal shape: " + beside_plain(),
+        "first wall time tokenising. The bare step: " + beside_plain(),
         "",
         "![bits per byte over tokens](control.png)",
         "",

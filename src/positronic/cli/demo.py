@@ -141,7 +141,7 @@ def _verdict(ours: float, others: Any) -> str:
     winner = "gzip still wins" if others.gzip < ours else "it also beats gzip"
     return (
         f"The model {beaten} the unigram model ({ours:.3f} against {others.unigram:.3f} bits/byte); "
-        f"{winner} ({others.gzip:.3f}), and gzip has to learn the text while it compresses it."
+        f"{winner} ({others.gzip:.3f}), which has to learn the text while it compresses it."
     )
 
 
