@@ -1,5 +1,6 @@
 """Text that every Python installation carries: its documentation topics (English) and its standard library (code)."""
 
+import json
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,8 +52,6 @@ def library() -> Iterator[str]:
 
 
 def _write(path: Path, texts: Iterator[str]) -> int:
-    import json
-
     size = 0
     with path.open("w", encoding="utf-8") as file:
         for text in texts:

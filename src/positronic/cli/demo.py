@@ -12,6 +12,7 @@ Examples:
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import log2
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,8 @@ class Command:
         say(f"positronic demo: about {self.minutes:g} minutes, everything goes to {out}/\n")
         data = _text(out)
         tokenizer = _tokenizer(data, out)
-        before, after, baselines, state = self._train(data, tokenizer, out, began)
-        samples = _samples(out, self.seed)
+        before, after, baselines, state, model = self._train(data, tokenizer, out, began)
+        samples = _samples(model, tokenizer, self.seed)
         scores = {"a uniform guess": before["uniform"], "this model before training": before["model"]}
         scores |= {"unigram model over the same tokens": baselines.unigram, "gzip -9": baselines.gzip}
         scores |= {"xz -9": baselines.xz, "this model": after}
@@ -59,7 +60,8 @@ class Command:
         print("\n".join(f"  {command}" for command in commands))
         say(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes.")
 
-    def _train(self, data: tuple[str, ...], tokenizer: Any, out: Path, began: float) -> tuple[dict, float, Any, Any]:
+    def _train(self, data: tuple[str, ...], tokenizer: Any, out: Path, began: float) -> tuple[Any, ...]:
+        from positronic.checkpoint import load
         from positronic.data import heldout_documents
         from positronic.eval import baselines, bits_per_byte
         from positronic.models import build, preset
@@ -70,7 +72,7 @@ class Command:
         others = baselines(tokenizer, [document.text for document in held_out], _training_texts(data))
         fresh: Any = build(fit_to(preset("tinygpt-tiny"), tokenizer), self.seed)
         first = bits_per_byte(fresh, tokenizer, held_out)
-        uniform = first.tokens * _log2(tokenizer.vocab_size) / first.bytes
+        uniform = first.tokens * log2(tokenizer.vocab_size) / first.bytes
         left = self.minutes - (time.monotonic() - began + RESERVE_S) / 60
         run = RunConfig(
             model=preset("tinygpt-tiny"),
@@ -85,11 +87,9 @@ class Command:
         )
         say(f"\nTraining for {run.train.minutes:.1f} minutes (Ctrl-C stops early and keeps what was learned) ...")
         state = train_run(run, out / "run", tokenizer=tokenizer, observers=[progress()], cache=out / "cache")
-        from positronic.checkpoint import load
-
         model, _ = load(out / "run" / "last")
         after = bits_per_byte(model, tokenizer, held_out).bits_per_byte
-        return {"model": first.bits_per_byte, "uniform": uniform, "bytes": first.bytes}, after, others, state
+        return {"model": first.bits_per_byte, "uniform": uniform, "bytes": first.bytes}, after, others, state, model
 
 
 def _free(wanted: Path) -> Path:
@@ -125,10 +125,9 @@ def _tokenizer(data: tuple[str, ...], out: Path) -> Any:
     return tokenizer
 
 
-def _samples(out: Path, seed: int) -> list[tuple[str, str]]:
+def _samples(model: Any, tokenizer: Any, seed: int) -> list[tuple[str, str]]:
     import positronic
 
-    model, tokenizer = positronic.load(out / "run" / "last")
     samples = []
     for prompt in PROMPTS:
         pieces = list(positronic.generate(model, tokenizer, prompt, max_new_tokens=80, temperature=0.7, seed=seed))
@@ -195,9 +194,3 @@ def _report(
 
 def _formatted(scores: dict[str, float]) -> dict[str, str]:
     return {name: f"{score:.3f}" for name, score in scores.items()}
-
-
-def _log2(n: int) -> float:
-    from math import log2
-
-    return log2(n)

@@ -11,7 +11,7 @@ Examples:
 """
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,7 +85,7 @@ class Command:
         )
         epochs = 3.0 if self.epochs is None and self.training.steps is None and self.training.minutes is None else None
         return RunConfig(
-            model=replace(find_model_config(str(self.model))),
+            model=find_model_config(str(self.model)),
             data=self.data,
             conversations=True,
             replay=self.replay,

@@ -6,12 +6,11 @@ Equal conversations fall on the same side, wherever they stand. Where the rule w
 one of the smallest hash is held out alone, and none if there is no other.
 """
 
-import hashlib
 from collections.abc import Iterator
 from functools import cached_property
 
 from positronic.data.chat import ChatSource, Conversation
-from positronic.data.split import ONE_IN, check_one_in
+from positronic.data.split import ONE_IN, check_one_in, side_fingerprint
 
 __all__ = ["ChatPart", "ChatSplit"]
 
@@ -47,8 +46,7 @@ class ChatPart:
     @property
     def fingerprint(self) -> str:
         """Of the source, the rule and the side."""
-        side = "held out" if self._held_out else "train"
-        return hashlib.sha256(f"{side} {self._split.one_in} {self._split.source.fingerprint}".encode()).hexdigest()
+        return side_fingerprint(self._split.source.fingerprint, self._split.one_in, self._held_out)
 
     def __iter__(self) -> Iterator[Conversation]:
         hashes = self._split.hashes

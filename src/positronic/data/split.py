@@ -44,6 +44,11 @@ def boundary(text: str, low: int, high: int) -> int:
     return high
 
 
+def side_fingerprint(source: str, one_in: int | None, held_out: bool) -> str:
+    """Fingerprint of one side, given its source's."""
+    return hashlib.sha256(f"{'held out' if held_out else 'train'} {one_in} {source}".encode()).hexdigest()
+
+
 class Split:
     """The two sides of a source. `one_in=None` holds nothing out."""
 
@@ -94,8 +99,7 @@ class Part:
     @property
     def fingerprint(self) -> str:
         """Of the source, the rule and the side."""
-        side = "held out" if self._held_out else "train"
-        return hashlib.sha256(f"{side} {self._split.one_in} {self._split.source.fingerprint}".encode()).hexdigest()
+        return side_fingerprint(self._split.source.fingerprint, self._split.one_in, self._held_out)
 
     def __iter__(self) -> Iterator[Document]:
         for document in self._split.source:
