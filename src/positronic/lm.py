@@ -1,15 +1,27 @@
 """The protocols everything else is written against: what touches the residual stream, what is a language model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
 from positronic.config import ModelConfig
 from positronic.state import DecodeState, State, Step
 
-__all__ = ["LM", "NONE", "DraftHead", "Injection", "LMOutput", "Mixer", "MixerOutput"]
+__all__ = [
+    "LM",
+    "NONE",
+    "Controller",
+    "DraftHeads",
+    "Injection",
+    "LMOutput",
+    "LatentHead",
+    "Mixer",
+    "MixerOutput",
+    "Modulation",
+    "Shared",
+]
 
 NONE: Mapping[str, Tensor] = MappingProxyType({})
 
@@ -41,17 +53,76 @@ class Mixer(Protocol):
 
 
 class Injection(Protocol):
-    """An organ inside a bank of oscillators or tips: it adds a current (B, T, N) to them."""
+    """An organ inside a bank of N oscillators or tips: it reads what the bank starts from and adds a current to it."""
 
     def init_state(self, batch: int, room: int = 0) -> State | None: ...
 
-    def __call__(self, x: Tensor, phases: Tensor, step: Step, state: State | None = None) -> MixerOutput: ...
+    def __call__(self, x: Tensor, phases: Tensor, step: Step, state: State | None = None) -> MixerOutput:
+        """x (B, T, D), normed by the mixer; phases (B, T, N) before any integration -> y (B, T, N), a current."""
+        ...
 
 
-class DraftHead(Protocol):
-    """Guesses of a model about its own future: hidden (B, D) -> logits (B, k, W) for the k tokens after the next."""
+class Modulation(NamedTuple):
+    """What a ring controller does to the R rings of a bank, (B, T, R) each; its neutral values change no bit."""
 
-    def __call__(self, hidden: Tensor) -> Tensor: ...
+    gain: Tensor
+    """Factor of all couplings into a ring; neutral 1."""
+    lag: Tensor
+    """Added to a ring's phase lag, radians; neutral 0."""
+    centre: Tensor
+    """Factor of the pull of the rotating centre; neutral 1."""
+    drive: Tensor
+    """Factor of the injected current; neutral 1."""
+
+
+class Controller(Protocol):
+    """Watches the rings of an oscillator bank before they are integrated, and modulates them."""
+
+    def init_state(self, batch: int, room: int = 0) -> State | None: ...
+
+    def __call__(
+        self, phases: Tensor, frequencies: Tensor, step: Step, state: State | None = None
+    ) -> tuple[Modulation, State | None]:
+        """phases, frequencies (B, T, N)."""
+        ...
+
+
+class Shared(Protocol):
+    """What many layers read and one call computes once: a part of the model, its value rides in `Step.shared`."""
+
+    def init_state(self, batch: int, room: int = 0) -> State | None: ...
+
+    def __call__(self, step: Step, state: State | None = None) -> tuple[Any, State | None]:
+        """The value, tensors of any structure, and the state after this call (None in training)."""
+        ...
+
+
+class DraftHeads(Protocol):
+    """Guesses of a model about its own future: head i reads off a hidden vector what is to be said i + 1 tokens later.
+
+    A head gives a hidden vector again, which `LM.logits` reads as it reads the trunk's.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., k, D): for the k tokens after the next."""
+        ...
+
+    def __getitem__(self, index: int) -> Callable[[Tensor], Tensor]:
+        """One head alone: (..., D) -> (..., D)."""
+        ...
+
+
+class LatentHead(Protocol):
+    """A guess of the trunk's own output some tokens ahead; trained with, never decoded with."""
+
+    ahead: int
+    """Tokens between what is read and what is guessed."""
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., D)"""
+        ...
 
 
 class LMOutput(NamedTuple):
@@ -69,7 +140,8 @@ class LM(Protocol):
     """A language model: tokens in, hidden vectors out, logits on request, all memory in the state."""
 
     config: ModelConfig
-    drafts: DraftHead | None
+    drafts: DraftHeads | None
+    latents: LatentHead | None
 
     def init_state(self, batch: int, room: int = 0) -> DecodeState: ...
 

@@ -94,6 +94,17 @@ class Step:
             return x
         return x.masked_fill(~self.valid.reshape(*self.valid.shape, *[1] * (x.dim() - 2)), padding)
 
+    def documents(self, before: Tensor | None = None) -> Tensor:
+        """(B, T) number of each token's document; padding belongs to the document before it.
+
+        before (B,): the document that a state belongs to, whose memory a token reads only if it is in that document;
+        None: a call without a state, whose first document is number 0.
+        """
+        first = torch.zeros_like(self.tokens[:, 0]) if before is None else before
+        if self.segments is None:
+            return first[:, None].expand_as(self.tokens)
+        return torch.cat([first[:, None], self.segments], 1).cummax(1).values[:, 1:]
+
     def tap(self, owner: nn.Module, name: str, x: Tensor) -> Tensor:
         """`x` itself while nobody watches; otherwise what the probe makes of it at `path.of.owner:name`."""
         return x if self.probe is None else self.probe(owner, name, x)

@@ -120,6 +120,7 @@ class Uneven:
 
     def __init__(self, model, only_threads=None):
         self.model, self.config, self.drafts, self.only = model, model.config, None, only_threads
+        self.latents = None
 
     def init_state(self, batch, room=0):
         return self.model.init_state(batch, room)

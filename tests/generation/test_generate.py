@@ -26,7 +26,7 @@ class Counting:
     """A model that counts its calls and the tokens it was given."""
 
     def __init__(self, model):
-        self.model, self.config, self.drafts = model, model.config, None
+        self.model, self.config, self.drafts, self.latents = model, model.config, None, None
         self.calls, self.tokens = 0, 0
 
     def init_state(self, batch, room=0):

@@ -111,7 +111,7 @@ class WithAuxiliary(nn.Module):
     def __init__(self):
         super().__init__()
         self.inner = build(small_config(), seed=1)
-        self.config, self.drafts = self.inner.config, None
+        self.config, self.drafts, self.latents = self.inner.config, None, None
 
     def forward(self, tokens, state=None, step=None):
         output = self.inner(tokens, state, step)

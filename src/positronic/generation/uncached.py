@@ -40,7 +40,8 @@ class Uncached:
     """A language model that remembers what was said and works the rest out again."""
 
     def __init__(self, model: LM):
-        self.model, self.config, self.drafts = model, model.config, model.drafts
+        self.model, self.config = model, model.config
+        self.drafts, self.latents = model.drafts, model.latents
 
     def init_state(self, batch: int, room: int = 0) -> DecodeState:
         device = self.model.init_state(batch).position.device

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from positronic.config import ModelConfig
 from positronic.errors import ConfigError
-from positronic.lm import DraftHead, LMOutput
+from positronic.lm import DraftHeads, LatentHead, LMOutput
 from positronic.mixers.attention import AttentionConfig, Layout
 from positronic.mixers.swiglu import SwiGLUConfig
 from positronic.nn.head import LMHead
@@ -60,7 +60,8 @@ class Transformer(nn.Module):
             )
         )
         self.head = LMHead(d)
-        self.drafts: DraftHead | None = None
+        self.drafts: DraftHeads | None = None
+        self.latents: LatentHead | None = None
 
     def init_state(self, batch: int, room: int = 0) -> DecodeState:
         return DecodeState.new(self.trunk.init_state(batch, room), batch, self.embed.weight.device)

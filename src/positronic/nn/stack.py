@@ -1,6 +1,10 @@
-"""The trunk: mixers one after another, each added to the stream, states and auxiliary losses threaded through."""
+"""The trunk: mixers one after another, each added to the stream, states and auxiliary losses threaded through.
+
+Beside it the parts that all layers share, each asked once a call.
+"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -8,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from positronic.lm import MixerOutput
 from positronic.state import State, Step
 
-__all__ = ["Residual", "Stack"]
+__all__ = ["Residual", "SharedParts", "Stack"]
 
 
 class Residual(nn.Module):
@@ -51,3 +55,18 @@ class Stack(nn.ModuleList):
             for name, loss in losses.items():
                 aux[name] = aux[name] + loss if name in aux else loss
         return x, after, aux
+
+
+class SharedParts(nn.ModuleDict):
+    """What layers share, by name: asked once a call, in order, and put into `Step.shared`."""
+
+    def init_state(self, batch: int, room: int = 0) -> list[State | None]:
+        return [part.init_state(batch, room) for part in self.values()]  # type: ignore[operator]
+
+    def forward(self, step: Step, states: Sequence[State | None] | None = None) -> tuple[Step, list[State | None]]:
+        """The step with every part's value in `shared`, and the parts' states after the call."""
+        values, after = dict(step.shared), []
+        for (name, part), state in zip(self.items(), states or [None] * len(self), strict=True):
+            values[name], next_state = part(step, state)
+            after.append(next_state)
+        return replace(step, shared=values), after

@@ -122,7 +122,7 @@ class _Replica:
     def __init__(self, model: LM):
         self.model = model
         self.config = model.config
-        self.drafts = model.drafts
+        self.drafts, self.latents = model.drafts, model.latents
         with warnings.catch_warnings():  # torch 2.13 renames the first setting, torch 2.11 knows no other
             warnings.simplefilter("ignore", FutureWarning)
             self.ddp = DistributedDataParallel(
