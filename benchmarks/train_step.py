@@ -69,9 +69,9 @@ def measure(name: str, rows: int, rounds: int, where: str) -> dict[str, Any]:
     if cuda:
         same.compile(dynamic=False)
     x, y = (t.contiguous().to(place) for t in (plain_tokens[:, :-1], plain_tokens[:, 1:]))
-    for name, model in (("plain GPT", peer), ("plain loop, same layers", same)):
+    for kind, model in (("plain GPT", peer), ("plain loop, same layers", same)):
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-        forms[name] = partial(plain_step, model, optimizer, x, y, device.bfloat16)
+        forms[kind] = partial(plain_step, model, optimizer, x, y, device.bfloat16)
     seconds = alternate(forms, rounds=rounds, warmup=4, settle=torch.cuda.synchronize if cuda else lambda: None)
     tokens = rows * config.context
     flops = 3 * describe(config).flops_per_token

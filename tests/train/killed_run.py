@@ -37,7 +37,7 @@ def validate(model):
 def begin(out: Path, config: TrainConfig = CONFIG, observers=(), until: int | None = None) -> TrainState:
     model = build(small_config(TOKENIZER.vocab_size), seed=1)
     if until is not None:
-        observers = [*observers, _Stops(until)]
+        observers = [*observers, Stops(until)]
     try:
         return start(
             config,
@@ -49,23 +49,22 @@ def begin(out: Path, config: TrainConfig = CONFIG, observers=(), until: int | No
             validate=validate,
             observers=observers,
         )
-    except _Stopped:
+    except Stops.Stopped:
         return None
 
 
-class _Stopped(Exception):  # noqa: N818 - no error: the plug is pulled
-    pass
-
-
-class _Stops:
+class Stops:
     """Pulls the plug after a step."""
+
+    class Stopped(Exception):  # noqa: N818 - no error: the plug is pulled
+        pass
 
     def __init__(self, at):
         self.at = at
 
     def step(self, event):
         if event["step"] == self.at:
-            raise _Stopped
+            raise Stops.Stopped
 
     def evaluation(self, event):
         pass
