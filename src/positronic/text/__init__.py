@@ -11,6 +11,7 @@ from positronic.text.chat import (
     with_tools,
 )
 from positronic.text.chat_template import CHAT_TEMPLATE
+from positronic.text.encode_stream import StreamEncoder
 from positronic.text.reply import parse_assistant, read_reply
 from positronic.text.special import CONTROL_TOKENS, N_CONTROL
 from positronic.text.spike import train_spike
@@ -23,6 +24,7 @@ __all__ = [
     "Message",
     "Rendered",
     "StreamDecoder",
+    "StreamEncoder",
     "Tokenizer",
     "ToolCall",
     "byte_tokenizer",

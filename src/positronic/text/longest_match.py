@@ -8,6 +8,7 @@ Source   family.md 9 (encoding); Length-MAX tokenizer, arXiv 2511.20849.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from itertools import chain
 
 __all__ = ["LINE", "WORD", "LongestMatch", "is_within_words", "longest_match_reference"]
@@ -45,7 +46,9 @@ class LongestMatch:
     """
 
     def __init__(self, pieces: Iterable[bytes]):
-        self._ids = {piece: index for index, piece in enumerate(pieces)}
+        self._pieces = tuple(pieces)
+        self._ids = {piece: index for index, piece in enumerate(self._pieces)}
+        self._longest = max(map(len, self._pieces))
         self._reach = {
             piece[:2]: len(piece) for piece in sorted(self._ids, key=len)
         }  # longest piece by first two bytes
@@ -58,6 +61,21 @@ class LongestMatch:
             self._words.clear()
         return list(chain.from_iterable(map(self._words.__getitem__, WORD.findall(data))))
 
+    def certain(self, data: bytes) -> tuple[list[int], int]:
+        """The first ids of `data`, those that no byte behind it can change, and how many bytes they spell.
+
+        A match is in doubt if what is left from its first byte on begins a longer piece; then so are all behind it.
+        """
+        ids = self(data)
+        n_certain, n_bytes, start = len(ids), len(data), len(data)
+        for k in range(len(ids) - 1, -1, -1):
+            start -= len(self._pieces[ids[k]])
+            if len(data) - start >= self._longest:
+                break
+            if data[start:] in self._beginnings:
+                n_certain, n_bytes = k, start
+        return ids[:n_certain], n_bytes
+
     def match(self, data: bytes) -> list[int]:
         """The ids of `data`, without a look at words."""
         ids, reach, out, at = self._ids, self._reach, [], 0
@@ -68,6 +86,11 @@ class LongestMatch:
             out.append(found)
             at = end
         return out
+
+    @cached_property
+    def _beginnings(self) -> frozenset[bytes]:
+        """What a piece begins with, short of all of it."""
+        return frozenset(piece[:n] for piece in self._pieces for n in range(1, len(piece)))
 
 
 _MOST_WORDS = 1 << 19  # about 120 MB

@@ -3,6 +3,7 @@
     encode(text)        untrusted text; what looks like a control token stays text
     encode_bytes(data)  any bytes; the ids of `encode` where they are UTF-8
     decode_bytes(ids)   exactly those bytes; control tokens spell none
+    encoder()           the ids of `encode`, of text that comes in parts; decoder() is its counterpart
 
 Source   family.md 9; README of the spec, point 7.
 """
@@ -22,6 +23,7 @@ import tokenizers
 from positronic.errors import TokenizerError
 from positronic.text.chat_template import CHAT_TEMPLATE
 from positronic.text.definition import Definition, Kind, merged, read_definition, to_alphabet
+from positronic.text.encode_stream import StreamEncoder, Words, all_bytes, utf8
 from positronic.text.longest_match import LongestMatch
 from positronic.text.special import CONTROL_TOKENS
 
@@ -95,7 +97,7 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each; BPE uses every core."""
-        data = [_utf8(text) for text in texts]
+        data = [utf8(text) for text in texts]
         if self._cut is not None:
             return [self._cut(piece) for piece in data]
         return [found.ids for found in self.runtime.encode_batch_fast(list(texts), add_special_tokens=False)]
@@ -108,6 +110,15 @@ class Tokenizer:
             return self.encode(data.decode())
         except UnicodeDecodeError:
             return self._wordless.encode(to_alphabet(data), add_special_tokens=False).ids
+
+    def encoder(self) -> StreamEncoder:
+        """An encoder that takes text or bytes in parts, cut anywhere."""
+        if isinstance(self._cut, LongestMatch):
+            return StreamEncoder(self._cut.certain, self._cut)
+        if self._cut is not None:
+            return StreamEncoder(all_bytes, self._cut)
+        words = Words(self.runtime.pre_tokenizer.pre_tokenize_str, self._merge)
+        return StreamEncoder(words.certain, words.rest)
 
     def decode(self, ids: Iterable[int], special: bool = False) -> str:
         """The text of `ids`, with U+FFFD where bytes are not UTF-8. `special` shows control tokens by name."""
@@ -142,6 +153,11 @@ class Tokenizer:
         runtime.encode_special_tokens = True
         runtime.pre_tokenizer = None
         return runtime
+
+    def _merge(self, words: Sequence[str]) -> list[int]:
+        """The ids of words in the byte-level alphabet."""
+        found = self._wordless.encode_batch_fast(list(words), add_special_tokens=False)
+        return [index for word in found for index in word.ids]
 
     def _join(self, ids: Iterable[int], spelling: Sequence[bytes]) -> bytes:
         ids = list(ids)
@@ -189,13 +205,3 @@ def _cutter(definition: Definition) -> Callable[[bytes], list[int]] | None:
     if definition.kind == "spike":
         return LongestMatch(definition.pieces)
     return list if definition.kind == "bytes" else None
-
-
-def _utf8(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise TokenizerError(
-            f"Character {error.start} of the text is half of a surrogate pair, which no UTF-8 spells; "
-            f"decode the input with errors='replace'."
-        ) from None
