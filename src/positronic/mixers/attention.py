@@ -3,32 +3,40 @@
     q = RMSNorm(x W_dq) W_uq     k = x W_k     v = x W_v      (x normed first; without a rank, q = x W_q)
     q, k = rotate(RMSNorm_head(q)), rotate(RMSNorm_head(k))
     o = softmax(q k^T / sqrt(K)) v, causal, inside one document       y = o W_do W_uo
+    exclusive:   o <- o - (o . v_t) v_t / max(|v_t|^2, 1e-6)          v_t the token's own value, of its group
+    score_cap:   scores s -> c erf(sqrt(pi) s / (2 c)) before the mask
 
 Shapes   x, y (B, T, D); q (B, H, T, K); k, v (B, G, T, K), query head h reads group h // (H / G).
 State    keys (normed and rotated) and values, 2 G K numbers a token: a growing buffer and a length.
-Cost     O(T D rank) projections, 4 H K operations for each token and token it sees.
+Cost     O(T D rank) projections, 4 H K operations for each token and token it sees. A score cap runs inside the
+         block-sparse kernel in training on CUDA, and with explicit (T, S) scores everywhere else.
 Weights  W_dq, W_k and W_v are rows of one matrix `qkv`: one product reads x.
 Init     N(0, 0.02^2); the output matrix N(0, (0.02 / sqrt(residual branches))^2).
 Source   low rank: DeepSeek-V2, arXiv 2405.04434; groups: Ainslie et al. 2023, arXiv 2305.13245; normed heads:
-         Dehghani et al. 2023, arXiv 2302.05442. Here keys and values stay full rank: only their groups are few.
+         Dehghani et al. 2023, arXiv 2302.05442; exclusive: arXiv 2603.09078. Here keys and values stay full rank: only
+         their groups are few. Derf, arXiv 2512.10938, puts an erf in place of a norm; the cap keeps the softmax and
+         bounds what goes into it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from positronic.config import Config
-from positronic.errors import ConfigError, StateError
+from positronic.errors import ConfigError
 from positronic.kernels.attention import Documents, causal_attention, masked_attention
 from positronic.lm import MixerOutput
+from positronic.nn.kv import KVState
 from positronic.nn.linear import Linear, residual_std
 from positronic.nn.norm import RMSNorm
 from positronic.nn.rope import rotate, rotation
 from positronic.state import Step
 
-__all__ = ["Attention", "AttentionConfig", "KVState", "Layout"]
+__all__ = ["Attention", "AttentionConfig", "Layout", "without_own"]
+
+OWN_FLOOR = 1e-6
+"""Smallest squared length of a value that is projected out whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +55,10 @@ class AttentionConfig(Config, kind="attention"):
     """Base of the rotary frequencies."""
     qk_norm: bool = True
     """RMSNorm of each query and key head, before the rotation."""
+    exclusive: bool = False
+    """Remove from a head's output its part along the token's own value, so that it carries only what is new to it."""
+    score_cap: float | None = None
+    """Largest score, approached smoothly by an erf before the softmax (30 is usual); None: no bound."""
 
     def __post_init__(self) -> None:
         if self.n_kv_heads < 1 or self.n_heads < 1 or self.n_heads % self.n_kv_heads:
@@ -59,6 +71,10 @@ class AttentionConfig(Config, kind="attention"):
             )
         if self.head_dim < 1 or (self.rank is not None and self.rank < 1) or self.rope_base <= 1:
             raise ConfigError("attention.head_dim and rank must be 1 or more, and rope_base above 1; raise them.")
+        if self.score_cap is not None and not 0 < self.score_cap < math.inf:
+            raise ConfigError(
+                f"attention.score_cap is {self.score_cap}; use a finite bound above 0 (30 is usual), or none."
+            )
 
     def build(self, d_model: int, n_branches: int = 1) -> "Attention":
         """The module; n_branches residual branches in the trunk set the scale of its output at the start."""
@@ -81,90 +97,12 @@ class Layout:
         return Layout(cos, sin, Documents.of(step.segments) if whole_rows else None)
 
 
-@dataclass
-class KVBuffer:
-    """Keys and values of all tokens so far, shared by the states of one conversation."""
-
-    keys: Tensor
-    """(B, G, capacity, K)"""
-    values: Tensor
-    """(B, G, capacity, K)"""
-    segments: Tensor
-    """(B, capacity) document numbers, -1 at padding."""
-    writes: list[tuple[int, int, object]] = field(default_factory=list)
-    """(first row, end, stamp) of each call whose rows still stand, in order: which rows are whose."""
-
-    def writer(self, length: int) -> object:
-        """The stamp of the call that wrote the last of `length` rows; None before the first row."""
-        return next((stamp for first, end, stamp in reversed(self.writes) if first < length <= end), None)
-
-    def write(self, at: int, keys: Tensor, values: Tensor, segments: Tensor) -> object:
-        """Put (B, G, T, K) keys and values at row `at`, over whatever stood there; returns the new stamp."""
-        end = at + keys.shape[2]
-        self.grow(end)
-        self.keys[:, :, at:end], self.values[:, :, at:end] = keys, values
-        self.segments[:, at:end] = segments
-        while self.writes and self.writes[-1][0] >= at:
-            self.writes.pop()
-        if self.writes:
-            first, _, mark = self.writes[-1]
-            self.writes[-1] = (first, at, mark)
-        stamp = object()
-        self.writes.append((at, end, stamp))
-        return stamp
-
-    def grow(self, rows: int) -> None:
-        """Room for `rows` tokens, doubling so that appending stays cheap."""
-        capacity = self.keys.shape[2]
-        if rows <= capacity:
-            return
-        more = max(rows, 2 * capacity, 64) - capacity
-        self.keys = torch.cat([self.keys, self.keys.new_zeros(*self.keys.shape[:2], more, self.keys.shape[3])], 2)
-        self.values = torch.cat(
-            [self.values, self.values.new_zeros(*self.values.shape[:2], more, self.keys.shape[3])], 2
-        )
-        self.segments = torch.cat([self.segments, self.segments.new_full((len(self.segments), more), -1)], 1)
-
-
-@dataclass(frozen=True)
-class KVState:
-    """The first `length` rows of a buffer. Continuing from an older state takes the buffer over from the newer ones."""
-
-    buffer: KVBuffer
-    length: int = 0
-    start: int = 0
-    """Length before the last call."""
-    stamp: object = None
-    """The call that wrote the last rows."""
-    fixed: bool = False
-    """Read the whole buffer under a mask, so that no bit of a row depends on the length or on the calls before."""
-
-    def commit(self, path: Sequence[int]) -> "KVState":
-        """Keep the first rows of the last call; the rows after them are dead and will be written over."""
-        self.check()
-        kept = self.start + len(path)
-        return KVState(self.buffer, kept, self.start, self.buffer.writer(kept), self.fixed)
-
-    def select(self, rows: Tensor) -> "KVState":
-        """A copy with these rows and a buffer of its own."""
-        self.check()
-        keep = self.buffer.keys.shape[2] if self.fixed else self.length
-        stamp = object()
-        buffer = KVBuffer(
-            self.buffer.keys[rows, :, :keep],
-            self.buffer.values[rows, :, :keep],
-            self.buffer.segments[rows, :keep],
-            [(0, self.length, stamp)],
-        )
-        return KVState(buffer, self.length, self.start, stamp, self.fixed)
-
-    def check(self) -> None:
-        """Raise if another continuation has overwritten rows of this state."""
-        if self.buffer.writer(self.length) is not self.stamp:
-            raise StateError(
-                "This state's keys were overwritten when an older state of the same conversation was continued. "
-                "Branch with state.select(rows) before continuing twice."
-            )
+def without_own(o: Tensor, v: Tensor) -> Tensor:
+    """What is left of o (B, H, T, K) across each token's own value, v (B, G, T, K); float32 inside."""
+    own = v.float()[:, :, None]  # (B, G, 1, T, K)
+    read = o.float().unflatten(1, (v.shape[1], -1))  # (B, G, H / G, T, K)
+    share = (read * own).sum(-1, keepdim=True) / own.square().sum(-1, keepdim=True).clamp(min=OWN_FLOOR)
+    return (read - share * own).flatten(1, 2).to(o.dtype)
 
 
 class Attention(nn.Module):
@@ -186,10 +124,7 @@ class Attention(nn.Module):
         self.key_norm = RMSNorm(config.head_dim) if config.qk_norm else nn.Identity()
 
     def init_state(self, batch: int, room: int = 0) -> KVState:
-        weight, c = self.qkv.weight, self.config
-        shape = (batch, c.n_kv_heads, room, c.head_dim)
-        segments = torch.full((batch, room), -1, dtype=torch.long, device=weight.device)
-        return KVState(KVBuffer(weight.new_zeros(shape), weight.new_zeros(shape), segments), fixed=room > 0)
+        return KVState.new(self.qkv.weight, batch, self.config.n_kv_heads, self.config.head_dim, room)
 
     def forward(self, x: Tensor, step: Step, state: KVState | None = None) -> MixerOutput:
         latent, k, v = self.qkv(self.norm(x)).split(self.widths, dim=-1)
@@ -198,23 +133,14 @@ class Attention(nn.Module):
         q = rotate(self.query_norm(q), layout.cos, layout.sin)  # (B, H, T, K)
         k = rotate(self.key_norm(k), layout.cos, layout.sin)  # (B, G, T, K)
         if state is None:
-            o, after = causal_attention(q, k, v, layout.documents), None
+            o, after = causal_attention(q, k, v, layout.documents, self.config.score_cap), None
         else:
-            o, after = self._cached(q, k, v, step, state)
+            keys, values, allowed, after = state.extend(k, v, step.segments)
+            o = masked_attention(q, keys, values, allowed, self.config.score_cap)
+        if self.config.exclusive:
+            o = without_own(o, v)
         o = step.tap(self, "heads", o)
         return MixerOutput(self.out(o.transpose(1, 2).flatten(2)), after)
-
-    def _cached(self, q: Tensor, k: Tensor, v: Tensor, step: Step, state: KVState) -> tuple[Tensor, KVState]:
-        state.check()
-        assert step.segments is not None, "a step that continues a state knows its documents"
-        n, tokens, buffer = state.length, q.shape[2], state.buffer
-        stamp = buffer.write(n, k.to(buffer.keys.dtype), v.to(buffer.keys.dtype), step.segments)
-        extent = buffer.keys.shape[2] if state.fixed else n + tokens
-        ahead = torch.arange(extent, device=q.device) - n > torch.arange(tokens, device=q.device)[:, None]  # (T, S)
-        allowed = (step.segments[:, :, None] == buffer.segments[:, None, :extent]) & ~ahead  # (B, T, S)
-        keys, values = buffer.keys[:, :, :extent].to(q.dtype), buffer.values[:, :, :extent].to(q.dtype)
-        o = masked_attention(q, keys, values, allowed[:, None])
-        return o, KVState(buffer, n + tokens, n, stamp, state.fixed)
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, T, heads K) -> (B, heads, T, K)."""

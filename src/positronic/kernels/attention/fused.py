@@ -1,8 +1,9 @@
 """Attention through the library's fused kernels: 1e-5 of the definition in float32, never a (T, S) matrix in memory.
 
 Whole rows in training run causal, cut at document boundaries where there are any; on CUDA the cut runs inside a
-compiled block-sparse kernel, so that documents cost less, not more. Cached calls run under an explicit mask, with the
-queries of a group laid side by side, so that keys and values are never copied per head.
+compiled block-sparse kernel, so that documents cost less, not more; only there can scores be capped. Cached calls run
+under an explicit mask, with the queries of a group laid side by side, so that keys and values are never copied per
+head.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+from positronic.kernels.attention.reference import soft_cap
 from positronic.kernels.dispatch import reference_only
 
 __all__ = ["Documents", "causal_attention", "masked_attention"]
@@ -48,15 +50,22 @@ class Documents:
         return Documents(blocks=_compiled_block_mask()(visible, rows, None, tokens, tokens, BLOCK_SIZE=BLOCK))
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None) -> Tensor:
-    """Whole rows: q (B, H, T, K), k and v (B, G, T, K) -> (B, H, T, K)."""
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None, cap: float | None = None) -> Tensor:
+    """Whole rows: q (B, H, T, K), k and v (B, G, T, K) -> (B, H, T, K). A cap needs a block mask."""
     grouped = q.shape[1] != k.shape[1]
+    assert cap is None or (documents is not None and documents.blocks is not None), "the library has no hook here"
     if documents is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
     if documents.blocks is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=documents.allowed, enable_gqa=grouped)
     sparse = flex_attention if torch.compiler.is_compiling() else _compiled_flex()
-    return sparse(q, k, v, block_mask=documents.blocks, enable_gqa=grouped)
+    if cap is None:
+        return sparse(q, k, v, block_mask=documents.blocks, enable_gqa=grouped)
+
+    def capped(score: Tensor, b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return soft_cap(score, cap)
+
+    return sparse(q, k, v, score_mod=capped, block_mask=documents.blocks, enable_gqa=grouped)
 
 
 def masked_attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
