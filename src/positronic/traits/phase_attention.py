@@ -14,7 +14,7 @@ State    keys (scaled) and values, 2 dim numbers a slot and token: a growing buf
 Cost     8 m dim operations a token and slot, 4 dim for each token and slot it sees.
 Weights  W_q, W_k and W_v are rows of one matrix a slot; tau = softplus(sharpness), one a slot.
 Init     N(0, 0.02^2), tau 8, gates closed: the current is exactly zero when new.
-Source   ours; like Kuramoto attention, arXiv 2606.11585, it compares tokens by phases, here through learned maps.
+Source   ours; the features of phases are fed to plain softmax attention.
 """
 
 import math
