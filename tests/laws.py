@@ -21,6 +21,8 @@ D, W, END = 32, 50, 7
 MIXERS: dict[str, Config] = {
     "attention": AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=16, rank=24, rope_dims=8),
     "attention-plain": AttentionConfig(n_heads=2, n_kv_heads=2, head_dim=16, rank=None, rope_dims=0, qk_norm=False),
+    "attention-exclusive": AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=16, rank=24, rope_dims=8, exclusive=True),
+    "attention-capped": AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=16, rank=24, rope_dims=8, score_cap=2.0),
     "swiglu": SwiGLUConfig(hidden=48),
 }
 MODELS: dict[str, ModelConfig] = {
