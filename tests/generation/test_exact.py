@@ -13,7 +13,7 @@ from positronic.errors import GenerationError
 from positronic.generation import GREEDY, Exact, NGram, Sampler, find_exact
 from positronic.generation import exact as module
 from positronic.generation.exact import rows_agree
-from positronic.mixers.attention import KVState
+from positronic.nn.kv import KVState
 
 N = 205
 

@@ -21,7 +21,7 @@ from positronic.kernels.dispatch import reference_only
 __all__ = ["Documents", "causal_attention", "masked_attention"]
 
 BLOCK = 128
-"""Tokens a side of a block in the block-sparse kernel; rows must be a multiple of it."""
+"""Tokens a side of a block in the block-sparse kernel; rows are padded to a multiple of it."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,16 @@ class Documents:
         rows, tokens = segments.shape
         if segments.device.type == "cpu" and bool((segments == segments[:, :1]).all()):
             return None  # no document ends inside a row: causal attention skips half the work that a mask does
-        if not segments.is_cuda or tokens % BLOCK or not torch.is_grad_enabled() or reference_only():
+        if not segments.is_cuda or not torch.is_grad_enabled() or reference_only():
             return Documents((segments[:, None, :, None] == segments[:, None, None, :]).tril())
+
+        segments = F.pad(segments, (0, -tokens % BLOCK), value=-1)
+        padded = segments.shape[1]
 
         def visible(b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
             return (t >= s) & (segments[b, t] == segments[b, s])
 
-        return Documents(blocks=_compiled_block_mask()(visible, rows, None, tokens, tokens, BLOCK_SIZE=BLOCK))
+        return Documents(blocks=_compiled_block_mask()(visible, rows, None, padded, padded, BLOCK_SIZE=BLOCK))
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None, cap: float | None = None) -> Tensor:
@@ -59,13 +62,15 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | Non
     if documents.blocks is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=documents.allowed, enable_gqa=grouped)
     sparse = flex_attention if torch.compiler.is_compiling() else _compiled_flex()
-    if cap is None:
-        return sparse(q, k, v, block_mask=documents.blocks, enable_gqa=grouped)
+    tokens = q.shape[2]
+    if lacking := -tokens % BLOCK:
+        q, k, v = (F.pad(x, (0, 0, 0, lacking)) for x in (q, k, v))
 
     def capped(score: Tensor, b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return soft_cap(score, cap)
+        return score if cap is None else soft_cap(score, cap)
 
-    return sparse(q, k, v, score_mod=capped, block_mask=documents.blocks, enable_gqa=grouped)
+    change = None if cap is None else capped
+    return sparse(q, k, v, score_mod=change, block_mask=documents.blocks, enable_gqa=grouped)[:, :, :tokens]
 
 
 def masked_attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
