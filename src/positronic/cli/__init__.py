@@ -19,6 +19,7 @@ COMMANDS = {
     "describe": "count parameters, operations and memory of a model",
     "tokenizer train": "learn a vocabulary from text",
     "tokenizer compare": "measure vocabularies on the same text",
+    "fractal": "build or verify a table of fractal phases",
     "train": "train a model from text, resume a run, or start from another's weights",
     "sft": "tune a model on conversations, the assistant's words alone",
     "generate": "continue a prompt, or answer it",
