@@ -10,11 +10,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from positronic.config import Config, ModelConfig
 from positronic.errors import StateError
 from positronic.mixers.attention import AttentionConfig
+from positronic.mixers.moe import MoEConfig
 from positronic.mixers.swiglu import SwiGLUConfig
 from positronic.models import build
 from positronic.models.transformer import TransformerConfig
 from positronic.probe import Probe, capture
 from positronic.state import DecodeState, Step
+from positronic.traits.hrm import HRMConfig
 
 D, W, END = 32, 50, 7
 
@@ -24,6 +26,8 @@ MIXERS: dict[str, Config] = {
     "attention-exclusive": AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=16, rank=24, rope_dims=8, exclusive=True),
     "attention-capped": AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=16, rank=24, rope_dims=8, score_cap=2.0),
     "swiglu": SwiGLUConfig(hidden=48),
+    "hrm": HRMConfig(hidden=48),
+    "moe": MoEConfig(hidden=24),
 }
 MODELS: dict[str, ModelConfig] = {
     "transformer": TransformerConfig(

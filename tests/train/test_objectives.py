@@ -83,7 +83,7 @@ def test_masked_targets_receive_no_gradient():
     model, objective = build(small_config(), seed=1), SFTConfig().build()
     batch = Stream(masked=True).next(4)
     hidden = torch.randn(4, 16, 32, requires_grad=True)
-    spy = SimpleNamespace(parameters=model.parameters, logits=model.logits)
+    spy = SimpleNamespace(parameters=model.parameters, logits=model.logits, drafts=None, latents=None)
     front = type("Front", (), {"__call__": lambda self, tokens, step: LMOutput(hidden), **vars(spy)})()
     front.logits, front.parameters = model.logits, model.parameters
     objective(front, batch, objective.counts(batch)).total.backward()

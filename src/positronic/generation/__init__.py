@@ -6,7 +6,7 @@ from positronic.generation.decode import Emission, decode
 from positronic.generation.exact import Exact, find_exact
 from positronic.generation.generate import Piece, Result, generate
 from positronic.generation.prefill import prefill
-from positronic.generation.propose import Draft, NGram, Nothing, Proposer
+from positronic.generation.propose import Draft, Heads, NGram, Nothing, Proposer
 from positronic.generation.sampling import GREEDY, Sampler
 from positronic.generation.uncached import Uncached
 from positronic.generation.writer import Constraint, Free, Stop
@@ -19,6 +19,7 @@ __all__ = [
     "Emission",
     "Exact",
     "Free",
+    "Heads",
     "NGram",
     "Nothing",
     "Piece",

@@ -19,7 +19,7 @@ from positronic.generation.decode import Emission, decode
 from positronic.generation.exact import Exact
 from positronic.generation.prefill import check_room
 from positronic.generation.prompt import Prompt, prompt_ids, stop_reasons, turn_ended
-from positronic.generation.propose import NOTHING, NGram, Proposer
+from positronic.generation.propose import NOTHING, Heads, NGram, Proposer
 from positronic.generation.result import DraftCount, Result, Seconds
 from positronic.generation.sampling import Sampler
 from positronic.generation.stream import TextStream
@@ -68,8 +68,9 @@ def generate(
 ) -> Iterator[Piece]:
     """Continue a text, or answer messages: one piece a token. Settings are checked at the call, not at the first piece.
 
-    An empty prompt starts from the end-of-text token. speculative=True drafts by prompt lookup. exact=True makes text
-    with and without drafts equal to the bit (`generation.exact`). cache=False reads everything anew for every token.
+    An empty prompt starts from the end-of-text token. speculative=True drafts with the model's own heads where it has
+    any, else by prompt lookup. exact=True makes text with and without drafts equal to the bit (`generation.exact`).
+    cache=False reads everything anew for every token.
     state goes on from an earlier result, and the prompt is then only what is new.
     """
     sampler = Sampler(
@@ -95,10 +96,15 @@ def generate(
         tokenizer.decoder(special=not isinstance(prompt, str)), [stop] if isinstance(stop, str) else stop, reasons
     )
     ending = Stop(tokens=reasons, max_new_tokens=max_new_tokens, heard=stream.hear)
-    proposer = speculative if not isinstance(speculative, bool) else NGram() if speculative else NOTHING
+    proposer = speculative if not isinstance(speculative, bool) else _own(model) if speculative else NOTHING
     return _Request(
         model, before, new, sampler, ending, stream, proposer, constraint, cache, exact, probe, clock
     ).pieces()
+
+
+def _own(model: LM) -> Proposer:
+    """Drafts from the model's heads; for a model without any, from the text."""
+    return NGram() if model.drafts is None else Heads(model)
 
 
 @dataclass(frozen=True)

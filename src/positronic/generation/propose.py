@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from positronic.errors import GenerationError
+from positronic.lm import LM
 
-__all__ = ["NOTHING", "Draft", "NGram", "Nothing", "Proposer"]
+__all__ = ["NOTHING", "Draft", "Heads", "NGram", "Nothing", "Proposer"]
 
 
 class Draft(NamedTuple):
@@ -80,3 +82,26 @@ class NGram:
             return Draft()
         after = past[ends[-1] + 1 :]
         return Draft(tuple(np.resize(after, k).tolist()))
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Self-speculation: what the model's own draft heads guess from the hidden vector, all tokens from one look."""
+
+    model: LM
+    """A model with draft heads."""
+
+    def __post_init__(self) -> None:
+        if self.model.drafts is None:
+            raise GenerationError(
+                "Drafts by the model's own heads were asked for, but this model has no draft heads; use NGram, which "
+                "copies from the text and needs none."
+            )
+
+    @torch.no_grad()
+    def propose(self, hidden: Tensor | None, history: Sequence[int], room: int) -> Draft:
+        if hidden is None or room < 1:
+            return Draft()
+        assert self.model.drafts is not None, "checked when this was made"
+        logits = self.model.logits(self.model.drafts(hidden)[0, :room])  # (k, W)
+        return Draft(tuple(logits.float().cpu().numpy().argmax(-1).tolist()))  # NumPy's ties go to the lowest id

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["CrossEntropy", "cross_entropy_reference", "sliced_cross_entropy"]
+__all__ = ["CrossEntropy", "Head", "cross_entropy_reference", "sliced_cross_entropy"]
 
 log = logging.getLogger(__name__)
 

@@ -1,10 +1,11 @@
-"""Next-token prediction: cross entropy, z-loss, and the model's own auxiliary losses, weighed by name.
+"""Next-token prediction: cross entropy, z-loss, and the losses of the model's organs and heads, weighed by name.
 
     total = (CE + z_loss * sum lse^2) / targets + sum over names of weight * sum(aux * tokens) / tokens
+          + weight of mtp * mean over heads k of mtp.k / targets.k + weight of jepa * jepa.a / tokens.a
 
 CE and lse^2 are sums over the targets that the loss mask counts; `aux` is what the model reports for a call (a mean
-over its real tokens), so calls of unequal size weigh as their tokens do. Fine-tuning on chats is the same arithmetic:
-there the mask counts what the assistant says.
+over its real tokens), so calls of unequal size weigh as their tokens do; the sums of the heads, where a model has any,
+are those of `heads`. Fine-tuning on chats is the same arithmetic: there the mask counts what the assistant says.
 """
 
 import math
@@ -12,13 +13,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from positronic.config import Config
 from positronic.data import TokenBatch
 from positronic.errors import ConfigError, TrainingError
 from positronic.lm import LM
-from positronic.train.objectives.cross_entropy import sliced_cross_entropy
+from positronic.train.objectives.cross_entropy import CrossEntropy, Head, sliced_cross_entropy
+from positronic.train.objectives.heads import ahead, count_ahead, counted_ahead, latent_sums, same_document
 from positronic.train.objectives.objective import Counts, Loss
 
 __all__ = ["AuxiliaryWeight", "NextToken", "NextTokenConfig"]
@@ -41,8 +44,12 @@ class NextTokenConfig(Config, kind="next_token"):
     """Weight of the squared log-partition, which keeps logits from drifting off."""
     slice_targets: int | None = None
     """Targets whose logits exist at once. None: 2,048, on CUDA 16,384."""
-    auxiliary: tuple[AuxiliaryWeight, ...] = ()
-    """A weight for every auxiliary loss the model reports."""
+    auxiliary: tuple[AuxiliaryWeight, ...] = (
+        AuxiliaryWeight(name="moe.balance", weight=0.01),
+        AuxiliaryWeight(name="mtp", weight=0.3),
+        AuxiliaryWeight(name="jepa", weight=0.1),
+    )
+    """A weight for every auxiliary loss the model reports, for mtp if it has draft heads, for jepa if a latent one."""
 
     def __post_init__(self) -> None:
         if (self.slice_targets is not None and self.slice_targets < 1) or self.z_loss < 0:
@@ -70,30 +77,29 @@ class NextToken:
                 f"Raise --batch-tokens, or look at the data's loss mask."
             )
         tokens = batch.tokens.numel() if batch.valid is None else int(batch.valid.sum())
-        return {"targets": targets, "tokens": tokens, "bytes": 0 if batch.row_bytes is None else batch.n_bytes}
+        spelled = 0 if batch.row_bytes is None else batch.n_bytes
+        return {"targets": targets, "tokens": tokens, "bytes": spelled} | count_ahead(batch)
 
     def __call__(self, model: LM, batch: TokenBatch, counts: Counts) -> Loss:
         output = model(batch.tokens, step=batch.step())
-        hidden, targets, mask = output.hidden.flatten(0, 1), batch.targets.flatten(), batch.loss_mask.flatten()
-        if not mask.is_cuda and not bool(mask.all()):  # on a GPU the host would have to wait for the count
-            counted = mask.nonzero()[:, 0]
-            hidden, targets, mask = hidden[counted], targets[counted], mask[counted]
-        entropy = sliced_cross_entropy(
-            model.logits,
-            list(cast(nn.Module, model).parameters()),
-            hidden,
-            targets,
-            mask,
-            count=counts["targets"],
-            z_loss=self.config.z_loss,
-            slice_targets=self.config.slice_targets or SLICE_TARGETS.get(hidden.device.type, 2048),
-        )
+        read = _Reading(model, output.hidden, self.config)
+        entropy = read.entropy(model.logits, batch.targets, batch.loss_mask, counts["targets"], self.config.z_loss)
         total, terms = entropy.total, {"cross_entropy": entropy.nats, "z": entropy.z}
         tokens: int | Tensor = batch.tokens.numel() if batch.valid is None else batch.valid.sum()
         for name, value in output.aux.items():
             summed = value.float() * tokens
             total = total + summed * (self._weight(name) / counts["tokens"])
             terms[name] = summed.detach()
+        if model.drafts is not None:
+            share = self._weight("mtp") / len(model.drafts)
+            for k in range(1, len(model.drafts) + 1):
+                entropy = read.draft(k, batch, counted_ahead(counts, "targets", k))
+                total, terms[f"mtp.{k}"] = total + share * entropy.total, entropy.nats
+        if model.latents is not None:
+            distance = model.latents.ahead
+            guessed, deviation = latent_sums(model.latents, output.hidden, batch)
+            total = total + guessed * (self._weight("jepa") / counted_ahead(counts, "tokens", distance))
+            terms |= {f"jepa.{distance}": guessed.detach(), "jepa.std": deviation}
         return Loss(total, terms)
 
     def means(self, sums: Mapping[str, float], counts: Counts) -> dict[str, float]:
@@ -101,7 +107,8 @@ class NextToken:
         means = {"loss": nats / counts["targets"], "z": sums["z"] / counts["targets"]}
         if counts["bytes"]:
             means["bits_per_byte"] = nats / math.log(2) / counts["bytes"]
-        return means | {name: sums[name] / counts["tokens"] for name in sums if name not in ("cross_entropy", "z")}
+        others = [name for name in sums if name not in ("cross_entropy", "z")]
+        return means | {name: sums[name] / _divisor(name, counts) for name in others}
 
     def _weight(self, name: str) -> float:
         if name not in self.weights:
@@ -110,3 +117,44 @@ class NextToken:
                 f"Add AuxiliaryWeight(name={name!r}, weight=...) to objective.auxiliary; 0 only watches it."
             )
         return self.weights[name]
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What tokens are read off."""
+
+    model: LM
+    hidden: Tensor
+    """(B, T, D)"""
+    config: NextTokenConfig
+
+    def draft(self, k: int, batch: TokenBatch, count: int) -> CrossEntropy:
+        """Cross entropy of draft head k, 1 the nearest, against the targets k places ahead."""
+        assert self.model.drafts is not None, "only a model with draft heads comes here"
+        head, mask = self.model.drafts[k - 1], ahead(batch.loss_mask, k) & same_document(batch, k)
+        return self.entropy(lambda hidden: self.model.logits(head(hidden)), ahead(batch.targets, k), mask, count, 0.0)
+
+    def entropy(self, head: Head, targets: Tensor, mask: Tensor, count: int, z_loss: float) -> CrossEntropy:
+        """Cross entropy of `head` against targets (B, T) where mask (B, T)."""
+        hidden, targets, mask = self.hidden.flatten(0, 1), targets.flatten(), mask.flatten()
+        if not mask.is_cuda and not bool(mask.all()):  # on a GPU the host would have to wait for the count
+            counted = mask.nonzero()[:, 0] if bool(mask.any()) else torch.zeros(1, dtype=torch.long, device=mask.device)
+            hidden, targets, mask = hidden[counted], targets[counted], mask[counted]  # one at least reaches all weights
+        return sliced_cross_entropy(
+            head,
+            list(cast(nn.Module, self.model).parameters()),
+            hidden,
+            targets,
+            mask,
+            count=count,
+            z_loss=z_loss,
+            slice_targets=self.config.slice_targets or SLICE_TARGETS.get(hidden.device.type, 2048),
+        )
+
+
+def _divisor(name: str, counts: Counts) -> int:
+    """What the sum called `name` is divided by: pairs so many places apart for a head's, tokens for all others."""
+    kind, _, distance = name.partition(".")
+    if kind not in ("mtp", "jepa") or not distance.isdigit():
+        return counts["tokens"]
+    return counted_ahead(counts, "targets" if kind == "mtp" else "tokens", int(distance))

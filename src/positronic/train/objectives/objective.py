@@ -27,7 +27,7 @@ class Loss:
     total: Tensor
     """Scalar with gradient: this micro-batch's share of the global mean."""
     terms: Mapping[str, Tensor]
-    """Unweighted sums by name, without gradient; each belongs to the count that `Objective.counted_by` names."""
+    """Unweighted sums by name, without gradient; each belongs to the count that `Objective.means` divides it by."""
 
 
 class Objective(Protocol):
