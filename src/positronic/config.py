@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from positronic.errors import ConfigError
 
-__all__ = ["Config", "ModelConfig", "canonical_json", "did_you_mean", "diff", "override"]
+__all__ = ["Config", "ModelConfig", "OrganConfig", "canonical_json", "did_you_mean", "diff", "override"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +102,26 @@ class ModelConfig(Config):
                 f"boundary_id is {self.boundary_id}, outside the vocabulary of {self.vocab_size}; use a token's id."
             )
 
+    def fitted(self, vocab_size: int, boundary_id: int) -> Self:
+        """The config for a tokenizer: its vocabulary, and the token that ends a document."""
+        return self.replace(vocab_size=vocab_size, boundary_id=boundary_id)
+
     def build(self) -> Any:
         """The module this config describes, an `LM`; parameters are not filled yet (see `nn.init.initialize`)."""
         raise NotImplementedError(f"{type(self).__name__} must say which module it builds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrganConfig(Config):
+    """A part of a bank of oscillators or tips; `rings` are the sizes of the groups that the bank falls into."""
+
+    def build(self, d_model: int, rings: tuple[int, ...]) -> Any:
+        """One layer's part."""
+        raise NotImplementedError(f"{type(self).__name__} must say which module it builds")
+
+    def build_shared(self, vocab_size: int, rings: tuple[int, ...]) -> Any:
+        """What all layers share, an `lm.Shared` read as `Step.shared[kind]`; None: nothing."""
+        return None
 
 
 C = TypeVar("C", bound=Config)

@@ -39,17 +39,21 @@ def initialize(model: nn.Module, seed: int, loaded: Collection[str] = ()) -> Non
 
 
 @torch.no_grad()
-def normal_(tensor: Tensor, std: float) -> None:
-    """Draw from N(0, std^2): from the tensor's own stream inside `initialize`, else from torch's generator."""
+def normal_(tensor: Tensor, std: float | Tensor) -> None:
+    """Draw from N(0, std^2): from the tensor's own stream inside `initialize`, else from torch's generator.
+
+    std: one, or a tensor of them that broadcasts.
+    """
     if _skip(tensor):
         return
     scope = _scope.get()
     if scope is None:
-        tensor.normal_(0.0, std)
+        tensor.normal_().mul_(std)
         return
     key = hashlib.sha256(f"{scope.seed}:{scope.paths[id(tensor)]}".encode()).digest()[:16]
     stream = np.random.Generator(np.random.Philox(key=np.frombuffer(key, "<u8")))
-    tensor.copy_(torch.from_numpy(stream.standard_normal(tuple(tensor.shape), dtype=np.float32) * np.float32(std)))
+    drawn = torch.from_numpy(np.asarray(stream.standard_normal(tuple(tensor.shape), dtype=np.float32)))
+    tensor.copy_(drawn * torch.as_tensor(std, dtype=torch.float32, device="cpu"))
 
 
 @torch.no_grad()

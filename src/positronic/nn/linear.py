@@ -18,15 +18,20 @@ def residual_std(n_branches: int) -> float:
 
 
 class Linear(nn.Linear):
-    """y = x W^T without bias, W ~ N(0, std^2); std 0 starts as a no-op. x (..., n_in) -> (..., n_out)."""
+    """y = x W^T without bias, W ~ N(0, std^2); std 0 starts as a no-op. x (..., n_in) -> (..., n_out).
 
-    def __init__(self, n_in: int, n_out: int, std: float = INIT_STD):
+    Several std: one for each equal share of the outputs, in order.
+    """
+
+    def __init__(self, n_in: int, n_out: int, std: float | tuple[float, ...] = INIT_STD):
         self.std = std
         super().__init__(n_in, n_out, bias=False)
 
     def reset_parameters(self) -> None:
         if self.std == 0:
             init.zeros_(self.weight)
+        elif isinstance(self.std, tuple):
+            init.normal_(self.weight, torch.tensor(self.std).repeat_interleave(self.out_features // len(self.std))[:, None])
         else:
             init.normal_(self.weight, self.std)
 

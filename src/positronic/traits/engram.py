@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from positronic.config import Config
+from positronic.config import OrganConfig
 from positronic.errors import ConfigError, TokenizerError
 from positronic.lm import MixerOutput
 from positronic.nn import init
@@ -42,7 +42,7 @@ __all__ = ["Engram", "EngramConfig", "EngramTables", "EngramWindow", "hash_const
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngramConfig(Config, kind="engram"):
+class EngramConfig(OrganConfig, kind="engram"):
     slots: tuple[int, ...] = (0, 2, 4)
     """Gaps between rings that get a lookup; slot s drives the rings s and s + 1."""
     orders: int = 3

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from positronic.config import Config
+from positronic.config import OrganConfig
 from positronic.errors import ConfigError
 from positronic.nn import init
 from positronic.state import Step
@@ -40,7 +40,7 @@ BASES = ((2, 3), (5, 7), (11, 13), (17, 19))
 
 
 @dataclass(frozen=True, kw_only=True)
-class FractalPhaseConfig(Config, kind="fractal_phase"):
+class FractalPhaseConfig(OrganConfig, kind="fractal_phase"):
     levels: int = 1
     """Orbits a token, each around a point nearer to the first; the columns are shared out evenly among them."""
     sha256: str | None = None
@@ -52,6 +52,10 @@ class FractalPhaseConfig(Config, kind="fractal_phase"):
             raise ConfigError(
                 f"fractal_phase.sha256 is {self.sha256[:80]!r}; give 64 lower-case hex digits, or none for no check."
             )
+
+    def pinned(self, vocab_size: int, columns: int) -> "FractalPhaseConfig":
+        """The same with the hash of its table for this vocabulary, which every later build must then have."""
+        return self.replace(sha256=fractal_sha256(fractal_table(vocab_size, columns, self.levels)))
 
     def build_shared(self, vocab_size: int, rings: tuple[int, ...]) -> "FractalPhase":
         """The part of the model, whose value the layers read as `step.shared["fractal_phase"]`."""

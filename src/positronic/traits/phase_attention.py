@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from positronic.config import Config
+from positronic.config import OrganConfig
 from positronic.errors import ConfigError
 from positronic.kernels.attention import Documents, causal_attention, masked_attention
 from positronic.lm import MixerOutput
@@ -45,7 +45,7 @@ NARROWEST = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhaseAttentionConfig(Config, kind="phase_attention"):
+class PhaseAttentionConfig(OrganConfig, kind="phase_attention"):
     slots: tuple[int, ...] = (1, 3, 5)
     """Places between rings: slot s joins rings s and s + 1, counted from the innermost, 0."""
     dim: int = 32

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from positronic.config import Config
+from positronic.config import OrganConfig
 from positronic.errors import ConfigError
 from positronic.kernels.kuramoto import order_parameters
 from positronic.kernels.predictor import predict, predict_reference
@@ -47,7 +47,7 @@ SWING = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class RingControllerConfig(Config, kind="ring_controller"):
+class RingControllerConfig(OrganConfig, kind="ring_controller"):
     eta: float = 0.25
     """Share of the prediction error that one token's update removes."""
 
@@ -64,7 +64,7 @@ class RingControllerConfig(Config, kind="ring_controller"):
 
     def build_shared(self, vocab_size: int, rings: tuple[int, ...]) -> "RingDecoder":
         """The part of the model, whose value the layers read as `step.shared["ring_controller"]`."""
-        return RingDecoder(rings)
+        return RingDecoder(self, rings)
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,9 @@ class ControllerState:
 class RingDecoder(nn.Module):
     """D (R, 13, 4), what all layers read surprise with: a `Shared` part without state."""
 
-    def __init__(self, rings: tuple[int, ...]):
+    def __init__(self, config: RingControllerConfig, rings: tuple[int, ...]):
         super().__init__()
+        self.config = config
         self.decoder = nn.Parameter(torch.empty(len(rings), FEATURES, len(NEUTRAL)))
         self.reset_parameters()
 
