@@ -10,47 +10,24 @@ Writes OUT/control.json and both models in bfloat16. Needs the package alone, no
 
 import argparse
 import json
-import platform
 import shutil
-import statistics
-import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from experiment import BLEND, circumstances, keep, opened, pretraining, samples, scores, train, tune, write_json
 
-from positronic import __version__, generate
-from positronic.checkpoint import load, save
-from positronic.data import heldout_conversations, open_source
-from positronic.eval import assistant_bits_per_byte, baselines, bits_per_byte
+from positronic.data import open_source
+from positronic.eval import baselines
 from positronic.models import preset
 from positronic.observe import describe
-from positronic.recipes import RunConfig, blend, train_run
-from positronic.text import Message, Tokenizer
-from positronic.train import AdamWConfig, MuonConfig, SFTConfig, TrainConfig, pick_device, progress
-from positronic.viz import draw_curve, read_events
+from positronic.recipes import blend
+from positronic.text import Tokenizer
+from positronic.train import AdamWConfig, MuonConfig
+from positronic.viz import draw_curve
 
-MODEL, BLEND = "tinygpt-15m", "blend-v1"
-OTHER_TEXTS = ("wikitext2_valid.txt.xz", "wikipedia_30articles.txt.xz", "c4_300docs.jsonl.xz", "tinyshakespeare.txt.xz")
-CHATS = (
-    "gpteacher_roleplay.json.xz",
-    "gpteacher_toolformer.json.xz",
-    "glaive_toolcall_en_demo.json.xz",
-    "identity.json.xz",
-    "instruction_1100.json.xz",
-    "selfinstruct_seed_tasks.jsonl.xz",
-    "sgd_train_sample.jsonl.xz",
-    "topical_chat_valid_freq.json.xz",
-    "topical_chat_valid_rare.json.xz",
-    "topical_chat_test_freq.json.xz",
-    "v1_sft_demo.jsonl.xz",
-    "gsm8k_train.jsonl.xz",
-)
+MODEL = "tinygpt-15m"
 BATCH_TOKENS = 32_768
-PROMPTS = ("It was a dark and stormy", "The mitochondria", "Abstract\n========\n", "Once upon a time, a little")
-QUESTIONS = ("Hello! Who are you?", "What is your favourite animal, and why?", "Write a short poem about the sea.")
-PEAK = {"NVIDIA H200": 989e12}
 
 
 def main() -> None:
@@ -66,147 +43,39 @@ def main() -> None:
         return
     torch.set_float32_matmul_precision("high")
     a.out.mkdir(parents=True, exist_ok=True)
-    tokenizer = Tokenizer.load(a.tokenizer)
-    mixture = blend(BLEND)
-    steps = round(a.passes * mixture.pass_tokens / BATCH_TOKENS)
-    runs = {}
+    tokenizer, mixture = Tokenizer.load(a.tokenizer), blend(BLEND)
+    runs: dict[str, Any] = {}
     for name, optimizer in {"adamw": AdamWConfig(lr=2e-3), "muon": MuonConfig(lr=2e-3)}.items():
-        run = RunConfig(
-            model=preset(MODEL),
-            data=mixture.data(a.text),
-            valid=mixture.valid_paths(a.text),
-            model_seed=a.seed,
-            data_seed=a.seed,
-            valid_bytes=400_000,
-            train=TrainConfig(
-                steps=steps,
-                batch_tokens=BATCH_TOKENS,
-                optimizer=optimizer,
-                seed=a.seed,
-                evaluate_every=max(1, steps // 12),
-                checkpoint_every=0,
-            ),
-        )
-        runs[name] = pretrain(run, tokenizer, a, name)
+        tokens = a.passes * mixture.pass_tokens
+        run = pretraining(preset(MODEL), a.text, optimizer, tokens=tokens, batch_tokens=BATCH_TOKENS, seed=a.seed)
+        shutil.rmtree(a.out / name, ignore_errors=True)
+        runs[name] = train(run, a.out / name, tokenizer, a.device)
+        model = opened(a.out / name / "best", a.device)
+        runs[name] |= {"scores": scores(model, tokenizer, a.text, a.device), "samples": samples(model, tokenizer)}
         shutil.copyfile(a.out / name / "metrics.jsonl", a.out / f"{name}.metrics.jsonl")
-        (a.out / "pretraining.json").write_text(json.dumps(runs, indent=2) + "\n", "utf-8")
-    best = min(runs, key=lambda name: runs[name]["scores"]["blend"]["bits_per_byte"])
-    tuned = tune(a.out / best / "best", tokenizer, a)
-    for name, folder in {"base": a.out / best / "best", "tuned": a.out / "chat" / "best"}.items():
-        model, _ = load(folder)
-        save(a.out / f"{name}-bf16", model, tokenizer, dtype=torch.bfloat16, shard_bytes=12 << 20)
-    first = mixture.valid_paths(a.text)
-    unseen = [d.text for path in first for d in open_source(path)]
+    better = min(runs, key=lambda name: runs[name]["scores"]["blend"]["bits_per_byte"])
+    best, chat = a.out / better / "best", a.out / "chat"
+    shutil.rmtree(chat, ignore_errors=True)
+    tuned = tune(
+        preset(MODEL), best, chat, tokenizer, a.text, a.chats, a.device, batch_tokens=BATCH_TOKENS, seed=a.seed
+    )
+    keep(best, a.out / "base-bf16")
+    keep(chat / "best", a.out / "tuned-bf16")
+    unseen = [d.text for path in mixture.valid_paths(a.text) for d in open_source(path)]
     simple = baselines(tokenizer, unseen, (d.text for p in mixture.data(a.text) for d in open_source(p)))
     result = {
-        "command": f"python runs/control.py --passes {a.passes:g} --seed {a.seed}",
-        "version": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": pick_device(a.device).describe(),
+        **circumstances(f"python runs/control.py --passes {a.passes:g} --seed {a.seed}", a.device, tokenizer),
         "model": MODEL,
         "parameters": describe(preset(MODEL)).total,
-        "steps": steps,
+        "steps": runs[better]["steps"],
         "batch_tokens": BATCH_TOKENS,
-        "tokenizer": {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size, "sha256": tokenizer.sha256},
         "baselines_on_blend_valid": simple.to_json(),
         "pretraining": runs,
-        "better": best,
+        "better": better,
         "tuning": tuned,
     }
-    (a.out / "control.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    write_json(a.out / "control.json", result)
     print(json.dumps({name: run["scores"] for name, run in runs.items()}, indent=1))
-
-
-def pretrain(run: RunConfig, tokenizer: Tokenizer, a: argparse.Namespace, name: str) -> dict[str, Any]:
-    """One run over the blend and its scores on every valid text."""
-    out = a.out / name
-    shutil.rmtree(out, ignore_errors=True)
-    began = time.monotonic()
-    state = train_run(run, out, tokenizer=tokenizer, device=a.device, observers=[progress()], cache=a.out / "cache")
-    wall = time.monotonic() - began
-    place = pick_device(a.device)
-    model, _ = load(out / "best", device=place.torch_device)
-    texts = {**{path: Path(path) for path in blend(BLEND).valid}, **{path: Path(path) for path in OTHER_TEXTS}}
-    scores = {}
-    with place.autocast():
-        found = {p: bits_per_byte(model, tokenizer, open_source(a.text / path)) for p, path in texts.items()}
-        scores = {p: score.to_json() for p, score in found.items()}
-    mixed = [found[path].bits_per_byte * share for path, share in zip(blend(BLEND).valid, shares(), strict=True)]
-    scores["blend"] = {"bits_per_byte": sum(mixed)}
-    samples = {p: list(generate(model, tokenizer, p, max_new_tokens=80, seed=1))[-1].result.text for p in PROMPTS}
-    return {
-        "optimizer": run.train.optimizer.to_json(),
-        "tokens": state.counters.tokens,
-        "best_step": state.counters.best_step,
-        "wall_s": round(wall, 1),
-        "scores": scores,
-        "speed": speed(out / "metrics.jsonl", run),
-        "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None,
-        "held_out": [
-            (e["step"], e["bits_per_byte"]) for e in read_events(out / "metrics.jsonl") if e["event"] == "evaluation"
-        ],
-        "samples": samples,
-    }
-
-
-def shares() -> list[float]:
-    """The blend's shares, in the order of its valid texts."""
-    return list(blend(BLEND).shares.values())
-
-
-def speed(metrics: Path, run: RunConfig) -> dict[str, float | None]:
-    """Median tokens a second of the steps after compilation, and the share of the device's peak that is."""
-    rates = [e["tokens_per_s"] for e in read_events(metrics) if e["event"] == "step"]
-    median = statistics.median(rates[len(rates) // 10 :])
-    flops = 3 * describe(run.model).flops_per_token
-    peak = PEAK.get(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
-    return {"tokens_per_s": median, "tflops": median * flops / 1e12, "mfu": peak and median * flops / peak}
-
-
-def tune(base: Path, tokenizer: Tokenizer, a: argparse.Namespace) -> dict[str, Any]:
-    """Conversations on top of a pretrained checkpoint, with a little of the blend replayed."""
-    out = a.out / "chat"
-    shutil.rmtree(out, ignore_errors=True)
-    data = tuple(str(a.chats / name) for name in CHATS)
-    train = TrainConfig(
-        objective=SFTConfig(),
-        optimizer=AdamWConfig(lr=5e-4),
-        batch_tokens=BATCH_TOKENS,
-        evaluate_every=100,
-        seed=a.seed,
-    )
-    run = RunConfig(
-        model=preset(MODEL),
-        data=data,
-        conversations=True,
-        replay=blend(BLEND).data(a.text),
-        epochs=2,
-        train=replace(train, checkpoint_every=0),
-        init=str(base),
-        data_seed=a.seed,
-    )
-    state = train_run(run, out, tokenizer=tokenizer, device=a.device, observers=[progress()], cache=a.out / "cache")
-    place = pick_device(a.device)
-    model, _ = load(out / "best", device=place.torch_device)
-    unseen = heldout_conversations(data)
-    with place.autocast():
-        before = assistant_bits_per_byte(load(base, device=place.torch_device)[0], tokenizer, unseen)
-        after = assistant_bits_per_byte(model, tokenizer, unseen)
-        texts = {p: bits_per_byte(model, tokenizer, open_source(a.text / p)).to_json() for p in blend(BLEND).valid}
-    answers = {}
-    for question in QUESTIONS:
-        pieces = list(generate(model, tokenizer, [Message("user", question)], max_new_tokens=96, seed=1))
-        answers[question] = pieces[-1].result.text
-    return {
-        "steps": state.counters.step,
-        "tokens": state.counters.tokens,
-        "held_out_conversations": len(unseen),
-        "assistant_before": before.to_json(),
-        "assistant_after": after.to_json(),
-        "texts_after": texts,
-        "answers": answers,
-    }
 
 
 def beside_plain() -> str:

@@ -1,14 +1,17 @@
 """The loss curve of a run, drawn from its `metrics.jsonl`."""
 
 import json
+from collections.abc import Mapping
 from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from positronic.errors import DataError
 
-__all__ = ["draw_curve", "read_events"]
+__all__ = ["draw_curve", "draw_curves", "read_events"]
 
+SERIES = ("#c2410c", "#1d4ed8", "#0f766e", "#7c3aed", "#a16207", "#be185d", "#475569", "#65a30d")
 INK, TRAINING, HELD_OUT, GRID = "#1f2430", "#8fa3bf", "#c2410c", "#e6e8ec"
 
 
@@ -55,6 +58,42 @@ def draw_curve(metrics: Path, out: Path, title: str = "", levels: dict[str, floa
         axes.annotate(name, (x[-1], level), textcoords="offset points", xytext=(-4, 3), ha="right", fontsize=8)
     shown = sorted(y)[: max(1, int(len(y) * 0.98))] + [p[1] for p in points] + list((levels or {}).values())
     axes.set_ylim(min(shown) - 0.15, max(shown) + 0.15)
+    _finish(axes, title)
+    figure.savefig(out)
+    pyplot.close(figure)
+    return True
+
+
+def draw_curves(runs: Mapping[str, Path], out: Path, title: str = "") -> bool:
+    """Held-out bits per byte over tokens of several runs, each a name and its `metrics.jsonl`, into one figure."""
+    if find_spec("matplotlib") is None:
+        return False
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 4.8), dpi=130, layout="constrained")
+    shown: list[float] = []
+    for color, (name, metrics) in zip(cycle(SERIES), runs.items(), strict=False):
+        events = read_events(metrics)
+        tokens_at = {e["step"]: e["tokens"] / 1e6 for e in events if e["event"] == "step"}
+        held_out = [e for e in events if e["event"] == "evaluation" and e["step"] in tokens_at]
+        y = [e["bits_per_byte"] for e in held_out]
+        axes.plot(
+            [tokens_at[e["step"]] for e in held_out], y, "o-", color=color, markersize=3, linewidth=1.3, label=name
+        )
+        shown += y[1:]
+    if shown:
+        axes.set_ylim(min(shown) - 0.05, max(shown) + 0.1)
+    _finish(axes, title)
+    figure.savefig(out)
+    pyplot.close(figure)
+    return True
+
+
+def _finish(axes: Any, title: str) -> None:
+    """What all curves have in common."""
     axes.set_xlabel("million tokens")
     axes.set_ylabel("bits per byte")
     axes.set_title(title, loc="left", fontsize=11)
@@ -62,9 +101,6 @@ def draw_curve(metrics: Path, out: Path, title: str = "", levels: dict[str, floa
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
-    figure.savefig(out)
-    pyplot.close(figure)
-    return True
 
 
 def _running_mean(values: list[float], share: float = 0.02) -> list[float]:
