@@ -9,6 +9,7 @@ from positronic.checkpoint.folder import (
     read_config,
     save,
 )
+from positronic.checkpoint.memory import load_conversation, save_conversation
 from positronic.checkpoint.runs import RunFolder
 
 __all__ = [
@@ -16,8 +17,10 @@ __all__ = [
     "RunFolder",
     "TrainingPart",
     "load",
+    "load_conversation",
     "load_model",
     "load_training",
     "read_config",
     "save",
+    "save_conversation",
 ]

@@ -1,11 +1,13 @@
-"""Talk to a tuned model; it remembers the conversation until you leave.
+"""Talk to a tuned model; it remembers the conversation until you leave, or beyond with --keep-memory.
 
 Examples:
   positronic chat tuned/last
   positronic chat tuned/last --system "You are a pirate." --temperature 0.9
   positronic chat tuned/last --think --stats
+  positronic chat tuned/last --keep-memory talk.safetensors
 
-While talking: /reset forgets the conversation, /system TEXT starts anew with a system message, /quit leaves.
+While talking: /reset forgets the conversation, /system TEXT starts anew with a system message, /quit leaves. A kept
+conversation is replaced by the first answer after /reset.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ import tyro
 
 from positronic.cli.console import say
 from positronic.cli.generate import describe_result
-from positronic.cli.sampling import Drawing, DrawingFlags, open_model
+from positronic.cli.sampling import Drawing, DrawingFlags, Memory, MemoryFlags, open_model
 from positronic.errors import GenerationError
 
 
@@ -29,6 +31,7 @@ class Command:
     think: bool = False
     """Begin every answer with thinking."""
     drawing: DrawingFlags = field(default_factory=Drawing)
+    memory: MemoryFlags = field(default_factory=Memory)
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
     stats: bool = False
@@ -40,7 +43,12 @@ class Command:
 
         model, tokenizer = open_model(self.folder, self.device)
         say("Type a message. /reset forgets, /system TEXT starts anew, /quit leaves.")
-        system, state = self.system, None
+        system, state = self.system, self.memory.kept(model, tokenizer)
+        if system is not None and state is not None:
+            raise GenerationError(
+                f"--system comes too late: {self.memory.keep_memory} holds a conversation that has begun. Drop it, or "
+                f"name another file."
+            )
         while (line := _read("\nyou > ")) is not None:
             command, _, rest = line.strip().partition(" ")
             if not line.strip():
@@ -59,6 +67,7 @@ class Command:
                     [Message("user", line)],
                     system=system if state is None else None,
                     think=self.think,
+                    freeze_memory=self.memory.freeze_memory,
                     state=state,
                     **self.drawing.settings(),
                 )
@@ -66,6 +75,7 @@ class Command:
                     print(piece.text, end="", flush=True)
                     if piece.result is not None:
                         state = piece.result.state
+                        self.memory.keep(state, model, tokenizer)
                         if self.stats:
                             say("\n" + describe_result(piece.result))
                         if piece.result.stop_reason == "context":

@@ -6,6 +6,7 @@ Examples:
   positronic generate tuned/last --chat --prompt "What is a transformer?" --system "Be brief."
   positronic generate my-run/last --prompt "Once" --seed 7 --json
   positronic generate my-run/last --interactive
+  positronic generate my-run/last --prompt "And then" --keep-memory story.safetensors
 """
 
 import sys
@@ -16,11 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from positronic.cli.console import print_json, say
-from positronic.cli.sampling import Drawing, DrawingFlags, open_model
+from positronic.cli.sampling import Drawing, DrawingFlags, Memory, MemoryFlags, open_model
 from positronic.errors import GenerationError
 
 if TYPE_CHECKING:
-    from positronic.generation import Result
+    from positronic.generation import Conversation, Result
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class Command:
     think: bool = False
     """With --chat: begin the answer with thinking."""
     interactive: bool = False
-    """Read prompts line by line and continue each."""
+    """Read prompts line by line and continue each; with --keep-memory each line goes on from the one before."""
     drawing: DrawingFlags = field(default_factory=Drawing)
+    memory: MemoryFlags = field(default_factory=Memory)
     no_cache: bool = False
     """Read everything anew for every token: slow, for comparison."""
     device: str = "auto"
@@ -55,15 +57,17 @@ class Command:
         if self.interactive and self.json:
             raise GenerationError("--json prints one object, and --interactive has no end; drop one of them.")
         model, tokenizer = open_model(self.folder, self.device)
+        before = self.memory.kept(model, tokenizer)
         if not self.interactive:
             prompt = sys.stdin.read() if self.prompt == "-" else self.prompt or ""
-            self._answer(model, tokenizer, prompt)
+            self._answer(model, tokenizer, prompt, before)
             return
         say("A line, then Enter: the model continues it. An empty line or Ctrl-D ends.")
         while line := _ask("> "):
-            self._answer(model, tokenizer, line)
+            after = self._answer(model, tokenizer, line, before)
+            before = None if self.memory.keep_memory is None else after
 
-    def _answer(self, model: Any, tokenizer: Any, text: str) -> None:
+    def _answer(self, model: Any, tokenizer: Any, text: str, before: "Conversation | None") -> "Conversation":
         from positronic.generation import generate
         from positronic.text import Message
 
@@ -74,6 +78,8 @@ class Command:
             system=self.system,
             think=self.think,
             cache=not self.no_cache,
+            freeze_memory=self.memory.freeze_memory,
+            state=before,
             **self.drawing.settings(),
         )
         result = None
@@ -84,10 +90,12 @@ class Command:
         assert result is not None, "generation ends with a result"
         if self.json:
             print_json(result.to_json())
-            return
-        print()
-        if self.stats:
+        else:
+            print()
+        if self.stats and not self.json:
             say(describe_result(result))
+        self.memory.keep(result.state, model, tokenizer)
+        return result.state
 
 
 def describe_result(result: "Result") -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -27,6 +28,8 @@ class Conversation:
     """(1, D) what the last token was read off."""
     exact: Exact | None = None
     """The width at which the state was made."""
+    writes: tuple[tuple[int, bool], ...] = ((0, True),)
+    """From which token on test-time memories were written, and from which on frozen (False)."""
 
 
 def exact_for(model: LM, before: Conversation, needed: int, wanted: bool | Exact) -> Exact | None:
@@ -46,18 +49,31 @@ def exact_for(model: LM, before: Conversation, needed: int, wanted: bool | Exact
 
 
 def go_on(
-    model: LM, before: Conversation, new: Sequence[int], *, exact: Exact | None = None, probe: Probe | None = None
+    model: LM,
+    before: Conversation,
+    new: Sequence[int],
+    *,
+    exact: Exact | None = None,
+    write_memory: bool = True,
+    probe: Probe | None = None,
 ) -> Conversation:
     """`before` and then the tokens `new`, with everything but the last of them in the state.
 
-    Only new tokens are read, unless the state was made at another width or not kept.
+    Only new tokens are read, unless the state was made at another width or not kept: then each token is read again
+    with test-time memories written or frozen as they were when it was read first.
     """
     tokens = (*before.tokens, *new)
     check_room(len(tokens), model.config.max_positions)
     state, hidden = before.state, before.hidden
     if state is None or before.exact != exact:
         state, hidden = model.init_state(1, room=0 if exact is None else exact.room), None
-    read = int(state.position[0])
-    if tokens[read:-1]:
-        state, hidden = prefill(model, state, [tokens[read:-1]], exact=exact, probe=probe)
-    return Conversation(tokens, state, hidden, exact)
+    writes = before.writes
+    if writes[-1][1] != write_memory:
+        known = max(len(before.tokens) - 1, 0) if before.state is None else int(before.state.position[0])
+        writes = (*(change for change in writes if change[0] < known), (known, write_memory))
+    read, end = int(state.position[0]), len(tokens) - 1
+    for (first, written), (until, _) in pairwise((*writes, (end, True))):
+        part = tokens[max(first, read) : min(until, end)]
+        if part:
+            state, hidden = prefill(model, state, [part], exact=exact, write_memory=written, probe=probe)
+    return Conversation(tokens, state, hidden, exact, writes)

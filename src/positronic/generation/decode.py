@@ -62,12 +62,14 @@ def decode(
     history: Sequence[int] | None = None,
     hidden: Tensor | None = None,
     exact: Exact | None = None,
+    write_memory: bool = True,
     probe: Probe | None = None,
 ) -> Iterator[Emission]:
     """Emit tokens after `state` and then `last`, for one row; nothing at all where the model holds no more.
 
     history holds every token up to and including `last`: what proposers copy from and the penalty counts; None: last
     alone. hidden (1, D) is what `last` was read off, for proposers. exact fixes the width of every forward.
+    write_memory=False freezes test-time memories.
     """
     position = int(state.position[0]) + 1
     past = [last] if history is None else history
@@ -77,7 +79,7 @@ def decode(
         room = writer.left - 1 if exact is None else min(writer.left, exact.width) - 1
         draft = proposer.propose(hidden, writer.past, room).tokens[:room] if room else ()
         position = writer.position
-        rows, logits, after = _forward(model, [last, *draft], state, exact, probe)
+        rows, logits, after = _forward(model, [last, *draft], state, exact, write_memory, probe)
         tokens = accept(draft, partial(writer.draw, Rows(logits)), writer.write)
         state = after if after.trail is None else after.commit(range(len(tokens)))
         hidden, last = rows[:, len(tokens) - 1], tokens[-1]
@@ -89,18 +91,19 @@ def decode(
 
 @torch.no_grad()
 def _forward(
-    model: LM, live: Sequence[int], state: DecodeState, exact: Exact | None, probe: Probe | None
+    model: LM, live: Sequence[int], state: DecodeState, exact: Exact | None, write_memory: bool, probe: Probe | None
 ) -> tuple[Tensor, Tensor, DecodeState]:
     """hidden (1, T, D), logits of the live rows (n, W), and the state, with a trail where there is a choice."""
     device = state.position.device
+    ask = partial(wish, write_memory=write_memory, probe=probe)
     if exact is None:
         block = torch.tensor([live], device=device)
-        out = model(block, state, wish(block, keep_trail=len(live) > 1, probe=probe))
+        out = model(block, state, ask(block, keep_trail=len(live) > 1))
         logits = model.logits(out.hidden[0])
     else:
         block = torch.tensor([[*live, *[0] * (exact.width - len(live))]], device=device)
         with exact.threads_set():
-            out = model(block, state, wish(block, keep_trail=True, probe=probe))
+            out = model(block, state, ask(block, keep_trail=True))
             logits = model.logits(out.hidden)[0, : len(live)]
     assert out.state is not None, "a call with a state returns one"
     return out.hidden, logits, out.state

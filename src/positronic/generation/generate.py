@@ -62,6 +62,7 @@ def generate(
     cache: bool = True,
     speculative: bool | Proposer = False,
     exact: bool | Exact = False,
+    freeze_memory: bool = False,
     state: Conversation | None = None,
     probe: Probe | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -70,8 +71,8 @@ def generate(
 
     An empty prompt starts from the end-of-text token. speculative=True drafts with the model's own heads where it has
     any, else by prompt lookup. exact=True makes text with and without drafts equal to the bit (`generation.exact`).
-    cache=False reads everything anew for every token.
-    state goes on from an earlier result, and the prompt is then only what is new.
+    cache=False reads everything anew for every token. state goes on from an earlier result, and the prompt is then only
+    what is new. freeze_memory=True reads test-time memories and writes none: neither prompt nor answer is left in them.
     """
     sampler = Sampler(
         temperature=temperature,
@@ -87,6 +88,11 @@ def generate(
             "exact says how cached tokens are read, and cache=False keeps none; choose one of the two."
         )
     before = state or Conversation()
+    if not cache and before.tokens and {written for _, written in before.writes} != {not freeze_memory}:
+        raise GenerationError(
+            "cache=False reads the whole conversation anew in one way, and here test-time memories were written for a "
+            "part of it and frozen for another; leave the cache on, or begin a new conversation."
+        )
     if not isinstance(prompt, str):
         before = replace(before, tokens=turn_ended(tokenizer, before.tokens))
     new = prompt_ids(tokenizer, prompt, before.tokens, system=system, think=think)
@@ -98,7 +104,7 @@ def generate(
     ending = Stop(tokens=reasons, max_new_tokens=max_new_tokens, heard=stream.hear)
     proposer = speculative if not isinstance(speculative, bool) else _own(model) if speculative else NOTHING
     return _Request(
-        model, before, new, sampler, ending, stream, proposer, constraint, cache, exact, probe, clock
+        model, before, new, sampler, ending, stream, proposer, constraint, cache, exact, not freeze_memory, probe, clock
     ).pieces()
 
 
@@ -121,6 +127,7 @@ class _Request:
     constraint: Constraint
     cache: bool
     exact: bool | Exact
+    write_memory: bool
     probe: Probe | None
     clock: Callable[[], float]
 
@@ -145,8 +152,8 @@ class _Request:
         most = len(self.before.tokens) + len(self.new) + self.stop.max_new_tokens
         exact = exact_for(self.model, self.before, most, self.exact)
         model = self.model if self.cache else Uncached(self.model)
-        before = self.before if self.cache else Conversation(self.before.tokens)
-        start = go_on(model, before, self.new, exact=exact, probe=self.probe)
+        before = self.before if self.cache else Conversation(self.before.tokens, writes=self.before.writes)
+        start = go_on(model, before, self.new, exact=exact, write_memory=self.write_memory, probe=self.probe)
         assert start.state is not None, "a conversation that goes on has a state"
         return start, decode(
             model,
@@ -159,6 +166,7 @@ class _Request:
             history=start.tokens,
             hidden=start.hidden,
             exact=exact,
+            write_memory=self.write_memory,
             probe=self.probe,
         )
 
@@ -166,7 +174,9 @@ class _Request:
         tokens = (*start.tokens, *said)
         if last is None or last.stop_reason is None:
             return Result(len(start.tokens), (), "", "context", 0, DraftCount(0, 0), seconds, start)
-        after = Conversation(tokens, last.state, last.hidden, start.exact) if self.cache else Conversation(tokens)
+        after = replace(start, tokens=tokens, state=last.state, hidden=last.hidden)
+        if not self.cache:
+            after = Conversation(tokens, writes=start.writes)
         return Result(
             prompt_tokens=len(start.tokens),
             tokens=tuple(said),

@@ -36,6 +36,7 @@ def prefill(
     *,
     chunk: int = CHUNK,
     exact: Exact | None = None,
+    write_memory: bool = True,
     probe: Probe | None = None,
 ) -> tuple[DecodeState, Tensor | None]:
     """The state after each row of the batch has read its tokens, and the last hidden vector of each, (B, D).
@@ -55,7 +56,8 @@ def prefill(
         for first in range(0, longest, chunk):
             part = slice(first, first + chunk)
             block = tokens[:, part]
-            out = model(block, state, wish(block, valid=None if valid is None else valid[:, part], probe=probe))
+            real = None if valid is None else valid[:, part]
+            out = model(block, state, wish(block, valid=real, write_memory=write_memory, probe=probe))
             assert out.state is not None, "a call with a state returns one"
             state, hidden = out.state, out.hidden[:, -1]
     return state, hidden

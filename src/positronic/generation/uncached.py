@@ -57,7 +57,9 @@ class Uncached:
         new = torch.ones_like(tokens, dtype=torch.bool) if step.valid is None else step.valid
         after = Read(torch.cat([read.tokens, tokens], 1), torch.cat([read.valid, new], 1), read.tokens.shape[1])
         valid = None if bool(after.valid.all()) else after.valid
-        out = self.model(after.tokens, None, wish(after.tokens, valid=valid, probe=step.probe))
+        out = self.model(
+            after.tokens, None, wish(after.tokens, valid=valid, write_memory=step.write_memory, probe=step.probe)
+        )
         hidden = out.hidden[:, read.tokens.shape[1] :]
         return LMOutput(hidden, step.next_state(state, [after], boundary), out.aux)
 

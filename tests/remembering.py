@@ -1,0 +1,109 @@
+"""The smallest mixer with a test-time memory, and a small model with it: for tests of what requests leave behind."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from positronic import models
+from positronic.lm import MixerOutput
+from positronic.mixers.attention import AttentionConfig
+from positronic.mixers.swiglu import SwiGLUConfig
+from positronic.models.transformer import Transformer, TransformerConfig
+from positronic.nn.stack import Residual
+from positronic.state import Step
+
+
+@dataclass(frozen=True)
+class Place:
+    document: Tensor
+    """(B,)"""
+
+
+@dataclass(frozen=True)
+class LedgerState:
+    memory: Tensor
+    """(B, D)"""
+    places: tuple[Place, ...]
+    label: str | None = None
+    trail: tuple[tuple[Tensor, Tensor], ...] | None = None
+    """Memory and document before the last call and after each of its tokens."""
+
+    def commit(self, path: Sequence[int]) -> "LedgerState":
+        memory, document = self.trail[len(path)]
+        return LedgerState(memory, (Place(document),), self.label)
+
+    def select(self, rows: Tensor) -> "LedgerState":
+        return LedgerState(self.memory[rows], (Place(self.places[0].document[rows]),), self.label, self.trail)
+
+
+class Ledger(nn.Module):
+    """m_t = (m_{t-1} + tanh x_t) / 2, read before it is written, empty at the beginning of a document."""
+
+    def __init__(self, d_model: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((d_model,), 4.0))
+
+    def init_state(self, batch: int, room: int = 0) -> LedgerState:
+        zero = torch.zeros(batch, dtype=torch.long)
+        return LedgerState(self.scale.new_zeros(batch, len(self.scale)), (Place(zero),))
+
+    def forward(self, x: Tensor, step: Step, state: LedgerState | None = None) -> MixerOutput:
+        before = self.init_state(len(x)) if state is None else state
+        m, document = before.memory, before.places[0].document
+        documents, trail, read = step.documents(document), [(m, document)], []
+        valid = torch.ones_like(step.tokens, dtype=torch.bool) if step.valid is None else step.valid
+        for t in range(x.shape[1]):
+            m = m * (documents[:, t] == document)[:, None]
+            read.append(m)
+            if step.write_memory:
+                m = torch.where(valid[:, t, None], 0.5 * (m + torch.tanh(x[:, t])), m)
+            document = documents[:, t]
+            trail.append((m, document))
+        y = self.scale * torch.stack(read, 1)
+        after = LedgerState(m, (Place(document),), before.label, tuple(trail) if step.keep_trail else None)
+        return MixerOutput(y, None if state is None else after)
+
+
+def remembering(seed: int = 0, vocab_size: int = 384, **changes: Any) -> Transformer:
+    """Attention, SwiGLU and a ledger: 384 entries are the byte tokenizer's. Loud, so that every branch matters."""
+    config = TransformerConfig(
+        vocab_size=vocab_size,
+        d_model=32,
+        context=64,
+        max_positions=512,
+        n_layers=1,
+        attention=AttentionConfig(n_heads=2, n_kv_heads=1, head_dim=16, rank=None, rope_dims=8),
+        channel=SwiGLUConfig(hidden=48),
+    ).replace(**changes)
+    model = models.build(config, seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(8.0 if weight.dim() == 2 else 1.0)
+    model.trunk.append(Residual(Ledger(config.d_model)))
+    return model.eval()
+
+
+def ledger_of(conversation: Any) -> Tensor:
+    """What the ledger of a conversation holds, (B, D)."""
+    return conversation.state.layers[-1].memory
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """Every tensor of a state, in order, without what lies behind a buffer's length."""
+    if isinstance(value, Tensor):
+        return [value]
+    if hasattr(value, "buffer"):
+        n = value.length
+        return [value.buffer.keys[:, :, :n], value.buffer.values[:, :, :n], value.buffer.segments[:, :n]]
+    if isinstance(value, tuple | list):
+        return [tensor for part in value for tensor in tensors_of(part)]
+    return [tensor for part in getattr(value, "__dict__", {}).values() for tensor in tensors_of(part)]
+
+
+def equal_bits(a: Any, b: Any) -> bool:
+    """Whether two states hold the same tensors."""
+    one, other = tensors_of(a), tensors_of(b)
+    return len(one) == len(other) > 0 and all(torch.equal(x, y) for x, y in zip(one, other, strict=True))
