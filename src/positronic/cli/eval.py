@@ -5,6 +5,7 @@ Every token of every document is predicted once, from the document's beginning o
 Examples:
   positronic eval my-run/last --data held-out.txt
   positronic eval my-run/last --data novels_valid.jsonl.xz peps_valid.jsonl.xz --json
+  positronic eval my-run/last --data held-out.txt --without engram specialists
 """
 
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ class Command:
     """Tokens by which the window moves on; half a context when not given."""
     max_bytes: int | None = None
     """Measure on at most this much of each path."""
+    without: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ORGAN ...")] = ()
+    """Silence these organs, named by the kind of their config: attention, swiglu, engram, ..."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
     precision: str = "auto"
@@ -39,23 +42,29 @@ class Command:
         from positronic.checkpoint import load
         from positronic.data import excerpt, open_source
         from positronic.eval import Score, bits_per_byte
+        from positronic.observe import ablate
         from positronic.train import pick_device
 
         place = pick_device(self.device, self.precision)
         model, tokenizer = load(self.folder, device=place.torch_device)
+        probe = ablate(model, self.without) if self.without else None
         scores: dict[str, Score] = {}
         for path in self.data:
             source = open_source(path)
             documents = source if self.max_bytes is None else excerpt(source, self.max_bytes)
             with place.autocast():
-                scores[path] = bits_per_byte(model, tokenizer, documents, context=self.context, stride=self.stride)
+                scores[path] = bits_per_byte(
+                    model, tokenizer, documents, context=self.context, stride=self.stride, probe=probe
+                )
             say(f"{path}: {scores[path].bits_per_byte:.4f} bits/byte")
         whole = Score.total(scores.values())
         if self.json:
-            print_json(whole.to_json() | {"sources": {path: score.to_json() for path, score in scores.items()}})
+            sources = {path: score.to_json() for path, score in scores.items()}
+            print_json(whole.to_json() | {"without": list(self.without), "sources": sources})
             return
         rows = [
             (path, f"{s.bits_per_byte:.4f}", f"{s.nats_per_token:.4f}", f"{s.bytes:,}", f"{s.tokens:,}")
             for path, s in {**scores, "all": whole}.items()
         ]
-        table(str(self.folder), ["text", "bits/byte", "nats/token", "bytes", "tokens"], rows)
+        title = f"{self.folder} without {', '.join(self.without)}" if self.without else str(self.folder)
+        table(title, ["text", "bits/byte", "nats/token", "bytes", "tokens"], rows)

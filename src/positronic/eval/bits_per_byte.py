@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from positronic.data import Document
 from positronic.errors import ConfigError, DataError
 from positronic.lm import LM
+from positronic.probe import Probe
 from positronic.state import Step
 
 __all__ = ["Score", "bits_per_byte", "scoring"]
@@ -89,8 +90,12 @@ def bits_per_byte(
     context: int | None = None,
     stride: int | None = None,
     batch_tokens: int = 16_384,
+    probe: Probe | None = None,
 ) -> Score:
-    """Score every token of every document. `context` is the model's by default, `stride` half of it."""
+    """Score every token of every document. `context` is the model's by default, `stride` half of it.
+
+    probe watches or replaces at taps: `observe.ablate` makes one under which organs are silent.
+    """
     texts = [document.text for document in documents]
     context = context or model.config.context
     stride = stride or max(1, context // 2)
@@ -108,7 +113,7 @@ def bits_per_byte(
     if not windows or not n_bytes:
         raise DataError(f"The {len(texts)} documents to score hold no text. Give text that is not empty.")
     with scoring(model) as device:
-        nats = math.fsum(x for batch in _batches(windows, batch_tokens) for x in _nats(model, batch, device))
+        nats = math.fsum(x for batch in _batches(windows, batch_tokens) for x in _nats(model, batch, device, probe))
     return Score(nats, sum(window.n_scored for window in windows), n_bytes)
 
 
@@ -132,7 +137,7 @@ def _batches(windows: Sequence[Window], batch_tokens: int) -> Iterator[list[Wind
         start += rows
 
 
-def _nats(model: LM, batch: Sequence[Window], device: torch.device) -> list[float]:
+def _nats(model: LM, batch: Sequence[Window], device: torch.device, probe: Probe | None) -> list[float]:
     """-ln p of every scored token of a batch."""
     longest = len(batch[0].inputs)
     inputs = torch.zeros(len(batch), longest, dtype=torch.long)
@@ -144,7 +149,7 @@ def _nats(model: LM, batch: Sequence[Window], device: torch.device) -> list[floa
         valid[row, :n] = True
     places, wanted = scored.flatten().nonzero()[:, 0].to(device), targets[scored].to(device)
     inputs = inputs.to(device)
-    step = None if bool(valid.all()) else Step(inputs, inputs, valid=valid.to(device))
+    step = Step(inputs, inputs, valid=None if bool(valid.all()) else valid.to(device), probe=probe)
     hidden = model(inputs, step=step).hidden.flatten(0, 1)[places]  # (n, D)
     pieces = [
         F.cross_entropy(model.logits(hidden[i : i + SLICE]).float(), wanted[i : i + SLICE], reduction="none")

@@ -1,0 +1,168 @@
+"""An organ switched off is an organ that is not there: its branch adds nothing, its current is 0, its wish neutral."""
+
+import pytest
+import torch
+from torch import nn
+
+from positronic.config import Config
+from positronic.data import Document
+from positronic.errors import ConfigError
+from positronic.eval import bits_per_byte
+from positronic.lm import MixerOutput, Modulation
+from positronic.mixers.attention import AttentionConfig
+from positronic.mixers.swiglu import SwiGLUConfig
+from positronic.models import build
+from positronic.models.transformer import TransformerConfig
+from positronic.nn.stack import Residual
+from positronic.observe import ablate, ablation_table
+from positronic.observe.ablate import organs_of
+from positronic.probe import Probe, capture
+from positronic.state import Step
+from positronic.text import byte_tokenizer
+
+TOKENS = torch.randint(0, 256, (2, 9), generator=torch.Generator().manual_seed(0))
+
+
+class Part(nn.Module):
+    """A module that taps `name` and says so by the kind of its config."""
+
+    def __init__(self, config: Config | None, name: str, value: float = 2.0):
+        super().__init__()
+        self.config, self.name, self.value = config, name, value
+
+    def forward(self, x, step):
+        return step.tap(self, self.name, torch.full_like(x, self.value))
+
+
+def named(kind: str) -> Config:
+    """A config of a kind that is not registered."""
+    return type("Named", (Config,), {"kind": kind})()
+
+
+class Bank(nn.Module):
+    """A mixer with organs inside, each heard through its tap; what they tap is added to the stream as it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.config = named("bank")
+        self.lookup, self.other = Part(named("lookup"), "current"), Part(named("other"), "late_current", 3.0)
+        self.controller = Part(named("controller"), "modulation", 5.0)
+        self.seed = Part(None, "phase_seed", 7.0)
+
+    def init_state(self, batch, room=0):
+        return None
+
+    def forward(self, x, step, state=None):
+        gain = self.controller(x[..., :4], step)
+        y = self.lookup(x, step) + self.other(x, step) + self.seed(x, step)
+        step.tap(self, "gain", gain)
+        return MixerOutput(step.tap(self, "sum", y) * gain.sum(-1, keepdim=True))
+
+
+def small(**changes):
+    config = TransformerConfig(
+        vocab_size=384,
+        d_model=16,
+        context=16,
+        max_positions=32,
+        n_layers=2,
+        attention=AttentionConfig(n_heads=2, n_kv_heads=1, head_dim=8, rank=None, rope_dims=4),
+        channel=SwiGLUConfig(hidden=24),
+    ).replace(**changes)
+    model = build(config, 1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(6 if weight.dim() == 2 else 1)
+    return model.eval()
+
+
+@pytest.fixture
+def model():
+    return small()
+
+
+@torch.no_grad()
+def logits(model, probe=None):
+    return model.logits(model(TOKENS, step=Step(TOKENS, TOKENS, probe=probe)).hidden)
+
+
+def test_without_its_mixers_a_model_is_the_model_that_has_none(model):
+    bare = small()
+    for block in list(bare.trunk)[1::2]:
+        block.mixer.down.weight.data.zero_()
+    assert torch.equal(logits(model, ablate(model, ["swiglu"])), logits(bare))
+    for block in list(bare.trunk)[0::2]:
+        block.mixer.out.weight.data.zero_()
+    assert torch.equal(logits(model, ablate(model, ["attention", "swiglu"])), logits(bare))
+    assert not torch.allclose(logits(model), logits(bare), atol=0.1)
+
+
+def test_no_organ_off_changes_no_bit(model):
+    assert torch.equal(logits(model, ablate(model, [])), logits(model))
+
+
+@pytest.mark.parametrize(
+    ("organ", "expected"),
+    [("lookup", 10.0), ("other", 9.0), ("fractal_phase", 5.0), (None, 12.0)],
+)
+@torch.no_grad()
+def test_an_organ_inside_a_mixer_is_silenced_at_its_own_tap(model, organ, expected):
+    model.trunk.append(Residual(Bank()))
+    probe = ablate(model, [organ] if organ else [])
+    probe.verbs["trunk.4.mixer:sum"] = capture
+    logits(model, probe)
+    assert probe.seen["trunk.4.mixer:sum"][0].unique().tolist() == [expected]
+
+
+@torch.no_grad()
+def test_a_silent_controller_wishes_what_changes_nothing(model):
+    model.trunk.append(Residual(Bank()))
+    probe = ablate(model, ["controller"])
+    probe.verbs["*:gain"] = capture
+    logits(model, probe)
+    gain, lag, centre, drive = probe.seen["trunk.4.mixer:gain"][0][0, 0].tolist()
+    assert Modulation(gain, lag, centre, drive) == (1, 0, 1, 1)
+
+
+def test_organs_are_named_by_the_kinds_of_this_model(model):
+    assert list(organs_of(model)) == ["attention", "swiglu"]
+    model.trunk.append(Residual(Bank()))
+    assert list(organs_of(model)) == [
+        "attention", "bank", "controller", "fractal_phase", "lookup", "other", "swiglu",
+    ]  # fmt: skip
+    assert list(organs_of(model)["attention"]) == ["trunk.0:branch", "trunk.2:branch"]
+
+
+def test_an_organ_that_is_not_there_is_refused_with_those_that_are(model):
+    with pytest.raises(ConfigError, match=r"no organ 'engram' .* it has attention, swiglu\."):
+        ablate(model, ["swiglu", "engram"])
+    with pytest.raises(ConfigError, match="no organ 'transformer'"):
+        ablate(model, ["transformer"])
+
+
+def test_the_table_says_what_each_organ_moves(model):
+    rows = ablation_table(model, TOKENS, ["attention", "swiglu"])
+    assert [row.organ for row in rows] == ["attention", "swiglu"]
+    for row in rows:
+        without = logits(model, ablate(model, [row.organ]))
+        assert row.largest_change == (without - logits(model)).abs().max().item() > 0.1
+        assert row.flips == (without.argmax(-1) != logits(model).argmax(-1)).sum().item() > 0
+        assert row.n == 18
+    silent = small()
+    for block in list(silent.trunk)[1::2]:
+        block.mixer.down.weight.data.zero_()
+    assert ablation_table(silent, TOKENS, ["swiglu"]) == [("swiglu", 0.0, 0, 18)]
+
+
+def test_bits_per_byte_are_those_of_the_model_without(model):
+    """Padded rows and rows without padding, through the probe of `bits_per_byte`."""
+    bare, tokenizer = small(), byte_tokenizer()
+    for block in list(bare.trunk)[1::2]:
+        block.mixer.down.weight.data.zero_()
+    for texts in (["a text of some length", "short"], ["one length"]):
+        documents = [Document(text, "here") for text in texts]
+        off = bits_per_byte(model, tokenizer, documents, probe=ablate(model, ["swiglu"]))
+        assert off == bits_per_byte(bare, tokenizer, documents)
+        assert off != bits_per_byte(model, tokenizer, documents)
+        watched = bits_per_byte(model, tokenizer, documents, probe=Probe(model, {}))
+        assert watched == bits_per_byte(model, tokenizer, documents)
