@@ -23,12 +23,15 @@ OPEN = math.atanh(0.9)
 
 
 class Gate(nn.Module):
-    """One scalar gate. start 0 is closed, `OPEN` is open; leak is the gradient share of the closed gate."""
+    """One scalar gate, or a `shape` of them, broadcast against what they let pass.
 
-    def __init__(self, start: float = 0.0, leak: float = LEAK):
+    start 0 is closed, `OPEN` is open; leak is the gradient share of the closed gate.
+    """
+
+    def __init__(self, start: float = 0.0, leak: float = LEAK, shape: tuple[int, ...] = ()):
         super().__init__()
         self.start, self.leak = start, leak
-        self.g = nn.Parameter(torch.empty(()))
+        self.g = nn.Parameter(torch.empty(shape))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

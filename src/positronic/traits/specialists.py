@@ -1,0 +1,167 @@
+"""Ring memory specialists: on every ring a few stores, written by content, two of them read a token.
+
+    q, v_in, v_out = x W_q, tanh(x W_in), tanh(x W_out)                    for every ring; x normed by the mixer
+    a_e = (q . key_e + q . S_in,e) / sqrt(V)        pi = softmax over the `top` largest a, equal ones by lowest index
+    u_r = sum_e pi_e gate_e(S_out,e Dec_e)                                 read, then
+    w_e = write_max sigmoid(x W_write)_e softmax_e(q . key_e / sqrt(V))
+    S_in,e += w_e (v_in - S_in,e)      S_out,e += w_e (v_out - S_out,e)    write
+
+What is written depends on the input alone, never on the stores, so that all tokens of a row can be trained at once.
+A new store is zero: the first token reads nothing. |S| < 1 always, since every write is a convex mixture.
+
+Shapes   x (B, T, D); current (B, T, N); R rings of E specialists of width V; decoders (N, E V), ring by ring.
+State    S_in and S_out, 2 R E V float32 a row at any context length, and the document they belong to.
+Cost     2 D (3 R V + R E) + 2 E V N operations a token, and the stores' (see `kernels.store`).
+Memory   training keeps the projections, 3 R V + R E numbers a token; all else is computed again on the way back.
+Weights  W_q, W_in, W_out and W_write of all rings are rows of one matrix `project`, in this order, ring by ring.
+Init     N(0, 0.02^2); keys N(0, 1); one leaky gate a ring and specialist, closed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from positronic.config import OrganConfig
+from positronic.errors import ConfigError
+from positronic.kernels.store import Recall, recall
+from positronic.lm import MixerOutput
+from positronic.nn import init
+from positronic.nn.gate import LEAK, Gate
+from positronic.nn.linear import Linear
+from positronic.state import Step
+
+__all__ = ["Specialists", "SpecialistsConfig", "SpecialistsState"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecialistsConfig(OrganConfig, kind="specialists"):
+    per_ring: int = 7
+    """Specialists on each ring."""
+    dim: int = 32
+    """Width of a key and of a store."""
+    top: int = 2
+    """Specialists read for a token and ring."""
+    write_max: float = 0.5
+    """Most of a store that one token may replace."""
+
+    def __post_init__(self) -> None:
+        if self.per_ring < 1 or self.dim < 1:
+            raise ConfigError(
+                f"specialists.per_ring is {self.per_ring} and dim {self.dim}; use 1 or more (7 and 32 are usual)."
+            )
+        if not 1 <= self.top <= self.per_ring:
+            raise ConfigError(
+                f"specialists.top is {self.top}; read from 1 to all {self.per_ring} specialists of a ring."
+            )
+        if not 0 < self.write_max < 1:
+            raise ConfigError(
+                f"specialists.write_max is {self.write_max}; use a share above 0 and below 1, so that a store neither "
+                f"stays empty nor forgets all at once (0.5 is usual)."
+            )
+
+    def build(self, d_model: int, rings: tuple[int, ...]) -> "Specialists":
+        return Specialists(self, d_model, rings)
+
+
+@dataclass(frozen=True)
+class SpecialistsState:
+    """The stores of all rings."""
+
+    stores: Tensor
+    """(B, 2, R, E, V) S_in, then S_out, after the last token; float32."""
+    document: Tensor
+    """(B,) the document they belong to."""
+    trail: tuple[Tensor, Tensor] | None = None
+    """(B, T+1, ...) both, before the last call and after each of its tokens."""
+
+    @property
+    def s_in(self) -> Tensor:
+        """(B, R, E, V) what queries are compared with."""
+        return self.stores[:, 0]
+
+    @property
+    def s_out(self) -> Tensor:
+        """(B, R, E, V) what is read."""
+        return self.stores[:, 1]
+
+    def commit(self, path: Sequence[int]) -> "SpecialistsState":
+        assert self.trail is not None, "DecodeState.commit asks for the trail"
+        stores, document = self.trail
+        return SpecialistsState(stores[:, len(path)], document[:, len(path)])
+
+    def select(self, rows: Tensor) -> "SpecialistsState":
+        return SpecialistsState(self.stores[rows], self.document[rows])
+
+
+class Specialists(nn.Module):
+    def __init__(self, config: SpecialistsConfig, d_model: int, rings: tuple[int, ...]):
+        super().__init__()
+        self.config, self.rings = config, rings
+        c, n_rings = config, len(rings)
+        self.widths = [3 * n_rings * c.dim, n_rings * c.per_ring]
+        self.project = Linear(d_model, sum(self.widths))
+        self.keys = nn.Parameter(torch.empty(n_rings, c.per_ring, c.dim))
+        self.decoders = Linear(c.per_ring * c.dim, sum(rings))
+        self.gates = nn.ModuleList(Gate(shape=(c.per_ring, 1)) for _ in rings)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        init.normal_(self.keys, 1.0)
+
+    def init_state(self, batch: int, room: int = 0) -> SpecialistsState:
+        c, device = self.config, self.keys.device
+        stores = torch.zeros(batch, 2, len(self.rings), c.per_ring, c.dim, dtype=torch.float32, device=device)
+        return SpecialistsState(stores, torch.zeros(batch, dtype=torch.long, device=device))
+
+    def forward(self, x: Tensor, phases: Tensor, step: Step, state: SpecialistsState | None = None) -> MixerOutput:
+        before = self.init_state(len(x)) if state is None else state
+        documents = step.documents(None if state is None else state.document)
+        documents = torch.cat([before.document[:, None], documents], 1)  # (B, T+1)
+        fresh = documents[:, 1:] != documents[:, :-1]
+        projected = self.project(x)
+        if state is None and torch.is_grad_enabled():
+            current, recalled = checkpoint(
+                self._consult, projected, fresh, before.stores, step, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            current, recalled = self._consult(projected, fresh, before.stores, step)
+        current = step.tap(self, "current", current)
+        step.tap(self, "choice", recalled.choice)
+        step.tap(self, "memory", recalled.stores)
+        if state is None:
+            return MixerOutput(current)
+        trail = (recalled.trail, documents) if step.keep_trail else None
+        return MixerOutput(current, SpecialistsState(recalled.stores, documents[:, -1], trail))
+
+    def _consult(self, projected: Tensor, fresh: Tensor, stores: Tensor, step: Step) -> tuple[Tensor, Recall]:
+        """The gated current (B, T, N) and what it was made of."""
+        c = self.config
+        vectors, write = projected.float().split(self.widths, dim=-1)
+        q, v = vectors.unflatten(-1, (3, len(self.rings), c.dim)).split([1, 2], dim=2)  # (B, T, 1 and 2, R, V)
+        q, v, write = q.squeeze(2), v.tanh(), write.unflatten(-1, (len(self.rings), c.per_ring))
+        # A product and a sum: a matrix product this short gives bits that change with a row's place in memory.
+        address = (q[..., None, :] * self.keys.float()).sum(-1)  # (B, T, R, E)
+        w = c.write_max * write.sigmoid() * (address / c.dim**0.5).softmax(-1)
+        w = step.where_real(w, padding=0.0) if step.write_memory else torch.zeros_like(w)
+        recalled = recall(q, address, w, v, stores, fresh, c.top, step.keep_trail)
+        return self._decode(recalled.read), recalled
+
+    def _decode(self, read: Tensor) -> Tensor:
+        """(B, T, R, E, V) -> (B, T, N).
+
+        The gates stand on the decoders, which are small, not on what each specialist says, which is E times the
+        current: the same by linearity, if the leak that decoders get from their gate is given to the reads as well.
+        """
+        currents = []
+        for r, matrix in enumerate(self.decoders.weight.split(self.rings)):
+            said = read[:, :, r].flatten(2)  # (B, T, E V)
+            gated = self.gates[r](matrix.unflatten(1, read.shape[-2:])).flatten(1)  # (n_r, E V)
+            current = F.linear(said, gated)
+            if torch.is_grad_enabled():
+                current = current + LEAK * F.linear(said - said.detach(), matrix.detach())
+            currents.append(current)
+        return torch.cat(currents, -1)
