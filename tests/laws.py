@@ -8,17 +8,29 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from positronic.config import Config, ModelConfig
+from positronic.data import TokenBatch
 from positronic.errors import StateError
 from positronic.mixers.attention import AttentionConfig
+from positronic.mixers.kuramoto import KuramotoConfig
 from positronic.mixers.moe import MoEConfig
 from positronic.mixers.swiglu import SwiGLUConfig
 from positronic.models import build
+from positronic.models.quazimoto import QuazimotoConfig
 from positronic.models.transformer import TransformerConfig
 from positronic.probe import Probe, capture
 from positronic.state import DecodeState, Step
+from positronic.train import NextTokenConfig
+from positronic.traits.engram import EngramConfig
+from positronic.traits.fractal_phase import FractalPhaseConfig
 from positronic.traits.hrm import HRMConfig
+from positronic.traits.jepa import JEPAConfig
+from positronic.traits.mtp import MTPConfig
+from positronic.traits.phase_attention import PhaseAttentionConfig
+from positronic.traits.ring_controller import RingControllerConfig
+from positronic.traits.specialists import SpecialistsConfig
 
 D, W, END = 32, 50, 7
+RINGS = (4, 8, 16)
 
 MIXERS: dict[str, Config] = {
     "attention": AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=16, rank=24, rope_dims=8),
@@ -26,6 +38,10 @@ MIXERS: dict[str, Config] = {
     "attention-exclusive": AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=16, rank=24, rope_dims=8, exclusive=True),
     "attention-capped": AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=16, rank=24, rope_dims=8, score_cap=2.0),
     "swiglu": SwiGLUConfig(hidden=48),
+    "kuramoto": KuramotoConfig(rings=RINGS),
+    "kuramoto-organs": KuramotoConfig(
+        rings=RINGS, injections=(PhaseAttentionConfig(slots=(0, 1), dim=16), SpecialistsConfig(per_ring=3, dim=16))
+    ),
     "hrm": HRMConfig(hidden=48),
     "moe": MoEConfig(hidden=24),
 }
@@ -39,6 +55,28 @@ MODELS: dict[str, ModelConfig] = {
         n_layers=2,
         attention=MIXERS["attention"],
         channel=MIXERS["swiglu"],
+    ),
+    "quazimoto": QuazimotoConfig(
+        vocab_size=W,
+        d_model=D,
+        context=64,
+        max_positions=256,
+        boundary_id=END,
+        n_layers=2,
+        attention=MIXERS["attention"],
+        oscillators=KuramotoConfig(
+            rings=RINGS,
+            phase_seed=FractalPhaseConfig(),
+            controller=RingControllerConfig(),
+            injections=(
+                PhaseAttentionConfig(slots=(1,), dim=16),
+                EngramConfig(slots=(0, 1), heads=2, rows=64, dim=8, width=16),
+                SpecialistsConfig(per_ring=3, dim=16),
+            ),
+        ),
+        refiners=(HRMConfig(hidden=32), MoEConfig(hidden=24)),
+        drafts=MTPConfig(heads=3, hidden=24),
+        latents=JEPAConfig(ahead=2, hidden=24),
     ),
 }
 CUTS = [(1, 16), (7, 10), (16, 1), (3, 1, 13), (1,) * 17]
@@ -297,11 +335,19 @@ def test_equal_seeds_build_equal_models(model):
     assert any(not torch.equal(a[name], c[name]) for name in a)
 
 
-def test_every_parameter_of_a_fresh_model_gets_gradient(model):
+def test_every_parameter_of_a_fresh_model_gets_gradient_in_two_steps(model):
+    """In the first step, or in the second where what it feeds starts as a matrix of zeros."""
     fresh = build(model.config)
-    tokens = tokens_of(2, 16)
-    fresh.logits(fresh(tokens).hidden).logsumexp(-1).sum().backward()
-    silent = [name for name, p in fresh.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    batch = TokenBatch.of(tokens_of(2, 17), boundary_id=END)
+    objective = NextTokenConfig().build()
+    counts, silent = objective.counts(batch), {name for name, _ in fresh.named_parameters()}
+    for _ in range(2):
+        fresh.zero_grad()
+        objective(fresh, batch, counts).total.backward()
+        silent -= {name for name, p in fresh.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+        with torch.no_grad():
+            for p in fresh.parameters():
+                p -= 0.1 * p.grad
     assert not silent
 
 

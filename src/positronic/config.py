@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from positronic.errors import ConfigError
 
-__all__ = ["Config", "ModelConfig", "OrganConfig", "canonical_json", "did_you_mean", "diff", "override"]
+__all__ = ["Config", "MixerConfig", "ModelConfig", "OrganConfig", "canonical_json", "did_you_mean", "diff", "override"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +108,15 @@ class ModelConfig(Config):
 
     def build(self) -> Any:
         """The module this config describes, an `LM`; parameters are not filled yet (see `nn.init.initialize`)."""
+        raise NotImplementedError(f"{type(self).__name__} must say which module it builds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixerConfig(Config):
+    """A part of the trunk: it builds an `lm.Mixer`."""
+
+    def build(self, d_model: int, n_branches: int = 1) -> Any:
+        """The module; n_branches residual branches in the trunk set the scale of its output at the start."""
         raise NotImplementedError(f"{type(self).__name__} must say which module it builds")
 
 

@@ -203,7 +203,7 @@ def test_rows_too_short_for_a_head_give_nothing_and_still_reach_every_weight():
     for name, weight in model.named_parameters():
         assert weight.grad is not None, name
         assert weight.grad.isfinite().all(), name
-    assert all(weight.grad.abs().max() == 0 for head in model.drafts[2:] for weight in head.parameters())
+    assert all(weight.grad.abs().max() == 0 for head in list(model.drafts)[2:] for weight in head.parameters())
 
 
 def test_drafts_are_never_read_off_another_document():

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from positronic.config import Config
+from positronic.config import MixerConfig
 from positronic.errors import ConfigError
 from positronic.kernels.attention import Documents, causal_attention, masked_attention
 from positronic.lm import MixerOutput
@@ -40,7 +40,7 @@ OWN_FLOOR = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionConfig(Config, kind="attention"):
+class AttentionConfig(MixerConfig, kind="attention"):
     n_heads: int = 12
     """Query heads."""
     n_kv_heads: int = 4

@@ -28,8 +28,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from positronic.config import Config
+from positronic.config import MixerConfig
 from positronic.errors import ConfigError
+from positronic.kernels.dispatch import without_autocast
 from positronic.lm import MixerOutput
 from positronic.nn.linear import Linear
 from positronic.nn.norm import RMSNorm
@@ -39,7 +40,7 @@ __all__ = ["MoE", "MoEConfig", "largest"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoEConfig(Config, kind="moe"):
+class MoEConfig(MixerConfig, kind="moe"):
     experts: int = 4
     """Experts that the router chooses from."""
     shared: int = 1
@@ -101,7 +102,7 @@ class MoE(nn.Module):
 
     def _probabilities(self, x: Tensor) -> Tensor:
         """(B, T, E) float32, products included: a rounded logit would choose another expert."""
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device.type):
             return F.linear(x.float(), self.router.weight.float()).softmax(-1)
 
     def _balance(self, p: Tensor, chosen: Tensor, step: Step) -> Tensor:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from positronic.config import Config
+from positronic.config import MixerConfig
 from positronic.errors import ConfigError
 from positronic.lm import MixerOutput
 from positronic.nn.linear import Linear, residual_std
@@ -25,7 +25,7 @@ __all__ = ["SwiGLU", "SwiGLUConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwiGLUConfig(Config, kind="swiglu"):
+class SwiGLUConfig(MixerConfig, kind="swiglu"):
     hidden: int = 1024
     """Width between the gate and the way down; a multiple of 8, better of 128, runs fastest."""
 

@@ -20,9 +20,12 @@ from positronic.state import DecodeState, Step
 __all__ = [
     "Transformer",
     "TransformerConfig",
+    "control_12m",
     "control_79m",
     "control_91m",
     "control_144m",
+    "control_tiny",
+    "control_tiny_mixer",
     "tinygpt_15m",
     "tinygpt_tiny",
 ]
@@ -105,6 +108,34 @@ def _control(hidden: int) -> TransformerConfig:
 def control_144m() -> TransformerConfig:
     """Matched to positronic-144m within 1 %: its mixers and organs spent on SwiGLU."""
     return _control(4992)
+
+
+def control_12m() -> TransformerConfig:
+    """Matched within 1 % to the oscillators of positronic-15m alone."""
+    return replace(tinygpt_15m(), channel=SwiGLUConfig(hidden=488))
+
+
+def control_tiny() -> TransformerConfig:
+    """Matched within 1 % to positronic-tiny: its mixers and organs spent on SwiGLU."""
+    return _tiny_control(1104)
+
+
+def control_tiny_mixer() -> TransformerConfig:
+    """Matched within 1 % to the oscillators of positronic-tiny alone."""
+    return _tiny_control(232)
+
+
+def _tiny_control(hidden: int) -> TransformerConfig:
+    """The trunk of positronic-tiny with SwiGLU in place of its mixers."""
+    return TransformerConfig(
+        vocab_size=2048,
+        d_model=192,
+        context=256,
+        max_positions=2048,
+        n_layers=3,
+        attention=AttentionConfig(n_heads=3, n_kv_heads=1, rank=96),
+        channel=SwiGLUConfig(hidden=hidden),
+    )
 
 
 def control_91m() -> TransformerConfig:

@@ -31,7 +31,9 @@ class Linear(nn.Linear):
         if self.std == 0:
             init.zeros_(self.weight)
         elif isinstance(self.std, tuple):
-            init.normal_(self.weight, torch.tensor(self.std).repeat_interleave(self.out_features // len(self.std))[:, None])
+            init.normal_(
+                self.weight, torch.tensor(self.std).repeat_interleave(self.out_features // len(self.std))[:, None]
+            )
         else:
             init.normal_(self.weight, self.std)
 

@@ -24,7 +24,7 @@ class Description:
     groups: dict[str, int]
     """Parameters by mechanism: kind of the config that built the module, or the model's own part."""
     active: int
-    """Parameters that take part in one token."""
+    """Parameters that take part in generating a token: all but those of heads that only train or draft."""
     flops_per_token: int
     """Operations in matrix products, forward, a token of a full row; every pair of tokens counted in attention."""
     state_fixed: int
@@ -44,7 +44,7 @@ class Description:
 @torch.no_grad()
 def describe(config: ModelConfig) -> Description:
     """Build the model on the meta device and count."""
-    model: Any = build(config, device="meta")
+    model: Any = build(config, device="meta").requires_grad_(False)  # type: ignore[attr-defined]
     groups = parameter_groups(model)
     with FlopCounterMode(display=False) as counter:
         tokens = torch.zeros(1, config.context, dtype=torch.long, device="meta")
@@ -52,8 +52,10 @@ def describe(config: ModelConfig) -> Description:
     short, long = (state_bytes(model.init_state(1, room)) for room in (64, 128))
     per_token = (long - short) // 64
     total = sum(groups.values())
+    heads = [head for head in (model.drafts, model.latents) if head is not None]
+    active = total - sum(p.numel() for head in heads for p in head.parameters())
     return Description(
-        config, total, groups, total, counter.get_total_flops() // config.context, short - 64 * per_token, per_token
+        config, total, groups, active, counter.get_total_flops() // config.context, short - 64 * per_token, per_token
     )
 
 

@@ -68,7 +68,7 @@ class RunConfig(Config, kind="run"):
 
 def fit_to(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
     """The config with the tokenizer's vocabulary and its end of document."""
-    return replace(model, vocab_size=tokenizer.vocab_size, boundary_id=tokenizer.eot_id)
+    return model.fitted(tokenizer.vocab_size, tokenizer.eot_id)
 
 
 def read_run(out: str | os.PathLike[str]) -> RunConfig:
@@ -124,7 +124,7 @@ def train_run(
     }
     if go_on:
         return resume(folder, train, model_config=model_config, **together)
-    model = build(model_config, run.model_seed)
+    model = build(model_config, run.model_seed, tokenizer=tokenizer)
     if run.init is not None:
         init_from(run.init, model)
     if ranks.first:

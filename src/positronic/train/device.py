@@ -17,6 +17,8 @@ __all__ = ["Device", "compile_blocks", "deterministic", "pick_device", "recomput
 
 WHOLE_BLOCKS = 12
 """Blocks, at most, that are compiled at once."""
+INDUCTOR = {"triton.coalesce_tiling_analysis": False}
+"""The analysis fails on some blocks of torch 2.11 ("Expected a number but got Mul"), where all else compiles."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def compile_blocks(model: nn.Module) -> None:
     trunk = _trunk(model)
     whole = len(trunk) <= WHOLE_BLOCKS and not getattr(trunk, "recompute", False)
     for part in [trunk] if whole else trunk:
-        part.compile(dynamic=False)
+        part.compile(dynamic=False, options=INDUCTOR)
 
 
 def recompute_blocks(model: nn.Module) -> None:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from positronic.config import Config
+from positronic.config import MixerConfig
 from positronic.errors import ConfigError
 from positronic.lm import MixerOutput
 from positronic.nn import init
@@ -39,7 +39,7 @@ STEP_GATE_OFFSET = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class HRMConfig(Config, kind="hrm"):
+class HRMConfig(MixerConfig, kind="hrm"):
     hidden: int = 1536
     """Width between the way in and the way down."""
     steps: int = 3

@@ -49,7 +49,7 @@ class MTPConfig(Config, kind="mtp"):
             )
 
     def build(self, d_model: int) -> "MTP":
-        return MTP(DraftHead(d_model, self.hidden) for _ in range(self.heads))
+        return MTP(self, d_model)
 
 
 class DraftHead(nn.Module):
@@ -67,6 +67,10 @@ class DraftHead(nn.Module):
 
 class MTP(nn.ModuleList):
     """The heads in order, nearest token first: `lm.DraftHeads`."""
+
+    def __init__(self, config: MTPConfig, d_model: int):
+        super().__init__(DraftHead(d_model, config.hidden) for _ in range(config.heads))
+        self.config = config
 
     def forward(self, hidden: Tensor) -> Tensor:
         return torch.stack([head(hidden) for head in self], -2)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from positronic.kernels.dispatch import without_autocast
 from positronic.kernels.kuramoto.mean_field import Table, tabulate
 from positronic.kernels.kuramoto.reference import RingField
 
@@ -68,7 +69,7 @@ class _Adjoint(torch.autograd.Function):
         theta, omega, drive, *table = ctx.saved_tensors
         trace: list[_Moment] = []
         _walk(theta, omega, drive, Table(*table), ctx.rings, ctx.dt, trace)
-        with torch.autocast(grad.device.type, enabled=False):
+        with without_autocast(grad.device.type):
             start, travelled, of_table = _walk_back(grad, Table(*table), ctx.rings, trace)
         moved = travelled.mul_(ctx.dt)
         return start, moved, None if drive is None else moved, *of_table, None, None

@@ -1,0 +1,359 @@
+"""The oscillator family's reference runs on blend-v1, beside SwiGLU controls of equal size, order and schedule.
+
+    python runs/positronic.py train NAME --seed 0 --tokens 40e6 [--stop-after 460] --text TEXT --tokenizer TOK --out OUT
+    python runs/positronic.py tune NAME --seed 0 --chats CHATS --text TEXT --tokenizer TOK --out OUT
+    python runs/positronic.py report --out OUT
+
+NAME is a preset: positronic-144m, control-144m, positronic-15m, tinygpt-15m. `train` goes on where it stopped, and when
+the run has ended measures it: every valid text, gate openings, each organ switched off, drafts. Writes
+OUT/NAME-seed0.json and its metrics; `tune` the same for conversations and the model in bfloat16; `report` reads them
+all and writes OUT/positronic.md. Needs the package alone, no command line.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from experiment import (
+    BLEND,
+    PROMPTS,
+    StopsAfter,
+    circumstances,
+    documents,
+    keep,
+    opened,
+    pretraining,
+    samples,
+    scores,
+    train,
+    tune,
+    write_json,
+)
+from torch import nn
+
+from positronic import generate
+from positronic.lm import LM
+from positronic.models import preset
+from positronic.observe import ablate, ablation_table, describe, organs
+from positronic.recipes import blend
+from positronic.text import Tokenizer
+from positronic.train import MuonConfig
+from positronic.viz import draw_curves
+
+BATCH_TOKENS = {"positronic-144m": 64_768, "control-144m": 64_768}
+"""Tokens an update, whole rows of the preset's context; 32,768 where not listed."""
+LR = {"positronic-144m": 1e-3, "control-144m": 1e-3}
+"""Peak rate of Muon and of AdamW beside it; 2e-3 where not listed."""
+EXCERPT_BYTES = 200_000
+"""Of each of the blend's valid texts, for a score with an organ off."""
+DRAFTED_TOKENS = 200
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("train", "tune", "report"))
+    parser.add_argument("name", nargs="?")
+    for name in ("--text", "--chats", "--tokenizer", "--out"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--tokens", type=float, default=40e6)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stop-after", type=float, default=float("inf"))
+    parser.add_argument("--device", default="auto")
+    a = parser.parse_args()
+    torch.set_float32_matmul_precision("high")
+    a.out.mkdir(parents=True, exist_ok=True)
+    {"train": pretrain, "tune": converse, "report": report}[a.what](a)
+
+
+def pretrain(a: argparse.Namespace) -> None:
+    """One preset and seed: trained, or trained on, and measured at its end."""
+    tokenizer, out = Tokenizer.load(a.tokenizer), a.out / f"{a.name}-seed{a.seed}"
+    run = pretraining(
+        preset(a.name),
+        a.text,
+        MuonConfig(lr=LR.get(a.name, 2e-3)),
+        tokens=a.tokens,
+        batch_tokens=BATCH_TOKENS.get(a.name, 32_768),
+        seed=a.seed,
+    )
+    result = train(run, out, tokenizer, a.device, [StopsAfter(a.stop_after)])
+    shutil.copyfile(out / "metrics.jsonl", a.out / f"{out.name}.metrics.jsonl")
+    if not result["finished"]:
+        print(f"{out.name}: {result['tokens']:,} tokens so far; the same command goes on")
+        return
+    model = opened(out / "best", a.device)
+    command = f"python runs/positronic.py train {a.name} --seed {a.seed} --tokens {a.tokens:g}"
+    result = circumstances(command, a.device, tokenizer) | {
+        "model": a.name,
+        "seed": a.seed,
+        "parameters": describe(preset(a.name)).total,
+        "training": result,
+        "scores": scores(model, tokenizer, a.text, a.device),
+    }
+    write_json(a.out / f"{out.name}.json", result)
+    if a.seed == 0:
+        result["samples"] = samples(model, tokenizer)
+        result["gates"] = gates(model)
+        result["ablation"] = ablation(model, tokenizer, a)
+        result["drafts"] = drafts(model, tokenizer)
+        write_json(a.out / f"{out.name}.json", result)
+    print(json.dumps(result["scores"], indent=1))
+
+
+def gates(model: LM) -> dict[str, Any]:
+    """tanh g of every gate, a number or several: how far each organ has opened, by its place in the model."""
+    found = {name: torch.tanh(p.detach().float()) for name, p in _module(model).named_parameters() if _is_gate(name)}
+    return {name: gate.flatten().tolist() if gate.dim() else gate.item() for name, gate in found.items()}
+
+
+def ablation(model: LM, tokenizer: Tokenizer, a: argparse.Namespace) -> dict[str, Any]:
+    """Each organ off: what it changes in the logits of one text, and what the blend's valid texts then cost."""
+    first = next(iter(documents(a.text / blend(BLEND).valid[0], EXCERPT_BYTES))).text
+    place = next(_module(model).parameters()).device
+    ids = torch.tensor([[tokenizer.eot_id, *tokenizer.encode(first)][: model.config.context]], device=place)
+    rows = {row.organ: row.to_json() for row in ablation_table(model, ids, organs(model))}
+    short = {"others": False, "max_bytes": EXCERPT_BYTES}
+    whole = scores(model, tokenizer, a.text, a.device, **short)["blend"]["bits_per_byte"]
+    for organ, row in rows.items():
+        found = scores(model, tokenizer, a.text, a.device, probe=ablate(model, [organ]), **short)
+        row["bits_per_byte"] = found["blend"]["bits_per_byte"]
+    return {"tokens": ids.shape[1], "excerpt_bytes": EXCERPT_BYTES, "bits_per_byte": whole, "organs": rows}
+
+
+def drafts(model: LM, tokenizer: Tokenizer) -> dict[str, Any] | None:
+    """Greedy text with and without the model's own drafts: rate, share kept by head, and whether the text is the same."""
+    if model.drafts is None:
+        return None
+    found: dict[str, list[Any]] = {"plain": [], "drafted": []}
+    for prompt in PROMPTS:
+        for kind, speculative in (("plain", False), ("drafted", True), ("plain", False), ("drafted", True)):
+            start = time.perf_counter()
+            pieces = generate(
+                model, tokenizer, prompt, temperature=0, max_new_tokens=DRAFTED_TOKENS, speculative=speculative
+            )
+            result = list(pieces)[-1].result
+            found[kind].append((time.perf_counter() - start, result))
+    rate = {k: statistics.median(len(r.tokens) / s for s, r in runs) for k, runs in found.items()}
+    pairs = list(zip(found["plain"], found["drafted"], strict=True))
+    kept = [r for _, r in found["drafted"]]
+    return {
+        "device": str(next(_module(model).parameters()).device),
+        "tokens_per_s": rate,
+        "gain": rate["drafted"] / rate["plain"],
+        "same_text": sum(p.tokens == d.tokens for (_, p), (_, d) in pairs),
+        "texts": len(pairs),
+        "proposed": sum(r.draft.proposed for r in kept),
+        "accepted": sum(r.draft.accepted for r in kept),
+        "forwards": sum(r.forwards for r in kept),
+        "tokens": sum(len(r.tokens) for r in kept),
+        "accepted_by_head": acceptance(model, tokenizer),
+    }
+
+
+@torch.no_grad()
+def acceptance(model: LM, tokenizer: Tokenizer) -> list[float]:
+    """Share of places in greedy text at which each head says what the main head says that many tokens later."""
+    place = next(_module(model).parameters()).device
+    kept: list[list[float]] = []
+    for prompt in PROMPTS:
+        text = list(generate(model, tokenizer, prompt, temperature=0, max_new_tokens=DRAFTED_TOKENS))[-1].result
+        assert text is not None and text.state is not None and model.drafts is not None
+        ids = torch.tensor([text.state.tokens], device=place)
+        hidden = model(ids).hidden[0, text.prompt_tokens - 1 :]
+        said, guessed = model.logits(hidden).argmax(-1), model.logits(model.drafts(hidden)).argmax(-1)
+        kept.append([(guessed[: -k - 1, k] == said[k + 1 :]).float().mean().item() for k in range(guessed.shape[1])])
+    return [statistics.mean(head) for head in zip(*kept, strict=True)]
+
+
+def converse(a: argparse.Namespace) -> None:
+    """The pretrained model tuned on conversations, and kept in bfloat16."""
+    tokenizer, base = Tokenizer.load(a.tokenizer), a.out / f"{a.name}-seed{a.seed}" / "best"
+    chat = a.out / f"{a.name}-chat"
+    shutil.rmtree(chat, ignore_errors=True)
+    batch = BATCH_TOKENS.get(a.name, 32_768)
+    found = tune(preset(a.name), base, chat, tokenizer, a.text, a.chats, a.device, batch_tokens=batch, seed=a.seed)
+    command = f"python runs/positronic.py tune {a.name} --seed {a.seed}"
+    write_json(a.out / f"{a.name}-chat.json", circumstances(command, a.device, tokenizer) | {"tuning": found})
+    keep(chat / "best", a.out / f"{a.name}-chat-bf16")
+
+
+def _module(model: Any) -> nn.Module:
+    return model
+
+
+def _is_gate(name: str) -> bool:
+    return name.rpartition(".")[2] == "g"
+
+
+def report(a: argparse.Namespace) -> None:
+    """OUT/positronic.md: what came out, in words and tables."""
+    found = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(a.out.glob("*.json"))}
+    runs = {name: run for name, run in found.items() if "scores" in run}
+    pairs = [("positronic-144m", "control-144m"), ("positronic-15m", "tinygpt-15m")]
+    lines = ["# Positronic on blend-v1, beside its controls", "", *_headline(runs, pairs), "", "## Bits per byte", ""]
+    for ours, control in pairs:
+        lines += _score_table(runs, ours, control)
+    lines += ["## Speed and memory", "", *_speed_table(runs), ""]
+    for ours, _ in pairs:
+        run = runs.get(f"{ours}-seed0")
+        if run is not None:
+            lines += [*_organs_table(ours, run), *_gates_table(run), *_drafts_table(run), *_samples(run)]
+    for name, run in found.items():
+        if "tuning" in run:
+            lines += _tuning(name, run["tuning"])
+    lines += ["## Commands", "", *(f"- `{run['command']}`" for run in found.values() if "command" in run)]
+    lines += ["- this page: `python runs/positronic.py report --out docs/results/positronic`", ""]
+    (a.out / "positronic.md").write_text("\n".join(lines), "utf-8")
+    curves = {name: a.out / f"{name}.metrics.jsonl" for name in runs}
+    draw_curves({name: path for name, path in curves.items() if path.exists()}, a.out / "positronic.png")
+
+
+def _seeds(runs: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    return [run for run in runs.values() if run["model"] == name]
+
+
+def _mean(values: list[float]) -> str:
+    """The mean, and the half width between the largest and the smallest where there are several."""
+    spread = f" ± {(max(values) - min(values)) / 2:.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{spread}"
+
+
+def _blend(run: dict[str, Any]) -> float:
+    return run["scores"]["blend"]["bits_per_byte"]
+
+
+def _headline(runs: dict[str, Any], pairs: list[tuple[str, str]]) -> list[str]:
+    lines = []
+    for ours, control in pairs:
+        mine, theirs = [_blend(r) for r in _seeds(runs, ours)], [_blend(r) for r in _seeds(runs, control)]
+        if mine and theirs:
+            a, b = statistics.mean(mine), statistics.mean(theirs)
+            verdict = "better" if a < b else "worse"
+            lines.append(
+                f"**{ours} ({len(mine)} seeds) costs {a:.4f} bits per byte on the blend's valid texts, its control "
+                f"{control} ({len(theirs)} seeds) {b:.4f}: {abs(a / b - 1):.1%} {verdict}.**"
+            )
+    return lines
+
+
+def _score_table(runs: dict[str, Any], ours: str, control: str) -> list[str]:
+    names = [name for name in (ours, control) if _seeds(runs, name)]
+    if not names:
+        return []
+    first = _seeds(runs, names[0])[0]
+    training = first["training"]
+    lines = [
+        f"{names[0]}: {first['parameters']:,} parameters, {training['tokens'] / 1e6:.0f} M tokens, "
+        f"{training['steps']:,} steps of {training['batch_tokens']:,}, {training['optimizer']['kind']} at "
+        f"{training['optimizer']['lr']:g}; the control has the same rows in the same order and the same schedule.",
+        "",
+        "| text | " + " | ".join(f"{name} ({len(_seeds(runs, name))} seeds)" for name in names) + " |",
+        "|---|" + "---|" * len(names),
+    ]
+    for text in first["scores"]:
+        cells = [_mean([run["scores"][text]["bits_per_byte"] for run in _seeds(runs, name)]) for name in names]
+        lines.append(f"| {text} | " + " | ".join(cells) + " |")
+    return [*lines, "", "± is half the distance between the best and the worst seed.", ""]
+
+
+def _speed_table(runs: dict[str, Any]) -> list[str]:
+    lines = [
+        "| run | tokens/s (median step) | TFLOP/s | share of peak | peak memory | wall time |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, run in runs.items():
+        training, rate = run["training"], run["training"]["speed"]
+        mfu = f"{rate['mfu']:.1%}" if rate["mfu"] else "-"
+        memory = f"{training['peak_memory_gb']:.1f} GB" if training["peak_memory_gb"] else "-"
+        lines.append(
+            f"| {name} | {rate['tokens_per_s']:,.0f} | {rate['tflops']:.0f} | {mfu} | {memory} | "
+            f"{training['wall_s']:.0f} s |"
+        )
+    device = next(iter(runs.values()))["device"]
+    return [
+        *lines,
+        "",
+        f"{device['device']}, {device['precision']}, torch {device['torch']}; draft heads not counted in FLOPs.",
+    ]
+
+
+def _organs_table(name: str, run: dict[str, Any]) -> list[str]:
+    table = run["ablation"]
+    lines = [
+        f"## {name}: each organ switched off",
+        "",
+        f"Logits on {table['tokens']:,} tokens of a held-out novel; bits per byte on {table['excerpt_bytes']:,} bytes of "
+        f"each valid text, {table['bits_per_byte']:.4f} with everything on.",
+        "",
+        "| organ off | max change of a logit | argmax flips | bits per byte |",
+        "|---|---|---|---|",
+    ]
+    for organ, row in sorted(table["organs"].items(), key=lambda item: -item[1]["bits_per_byte"]):
+        flips = f"{row['flips']:,} of {row['tokens']:,}"
+        lines.append(f"| {organ} | {row['max_change']:.3f} | {flips} | {row['bits_per_byte']:.4f} |")
+    return [*lines, ""]
+
+
+def _gates_table(run: dict[str, Any]) -> list[str]:
+    """Gates by place in the block (rows) and layer (columns): of several in one tensor the largest in size."""
+    rows: dict[str, dict[int, float]] = {}
+    for name, value in run["gates"].items():
+        _, layer, _, *rest = name.split(".")
+        size = max((abs(v), v) for v in value)[1] if isinstance(value, list) else value
+        rows.setdefault(".".join(rest[:-1]), {})[int(layer)] = size
+    layers = sorted({layer for row in rows.values() for layer in row if len(row) > 1})
+    lines = ["### Gate openings, tanh g, by layer", "", "| gate | " + " | ".join(f"{n // 2}" for n in layers) + " |"]
+    lines.append("|---|" + "---|" * len(layers))
+    for place, row in rows.items():
+        if len(row) > 1:
+            lines.append(f"| {place} | " + " | ".join(f"{row[n]:+.3f}" if n in row else "" for n in layers) + " |")
+    alone = {place: value for place, row in rows.items() if len(row) == 1 for value in row.values()}
+    return [
+        *lines,
+        "",
+        "Of the specialists' gates the one furthest open. " + ", ".join(f"{p}: {v:+.3f}" for p, v in alone.items()),
+        "",
+    ]
+
+
+def _drafts_table(run: dict[str, Any]) -> list[str]:
+    drafts = run["drafts"]
+    if drafts is None:
+        return []
+    heads = ", ".join(f"{share:.1%}" for share in drafts["accepted_by_head"])
+    return [
+        "### Self-speculation, greedy, one row",
+        "",
+        f"On {drafts['device']}: {drafts['tokens_per_s']['plain']:.1f} tokens/s plain, "
+        f"{drafts['tokens_per_s']['drafted']:.1f} with drafts: {drafts['gain']:.2f} times. "
+        f"{drafts['accepted']:,} of {drafts['proposed']:,} drafts kept, {drafts['tokens'] / drafts['forwards']:.2f} tokens "
+        f"a forward; the text was the same in {drafts['same_text']} of {drafts['texts']} (without `exact`, near-ties may "
+        f"flip). Right by head, counted alone: {heads}.",
+        "",
+    ]
+
+
+def _samples(run: dict[str, Any]) -> list[str]:
+    said = [f"> **{p.strip()}**{t.replace(chr(10), ' / ')}\n" for p, t in run["samples"].items()]
+    return ["### How it goes on (temperature 0.7, top-p 0.92, seed 1)", "", *said]
+
+
+def _tuning(name: str, tuned: dict[str, Any]) -> list[str]:
+    before, after = tuned["assistant_before"]["bits_per_byte"], tuned["assistant_after"]["bits_per_byte"]
+    return [
+        f"## {name}: tuned on conversations",
+        "",
+        f"{tuned['steps']:,} steps, {tuned['tokens'] / 1e6:.1f} M tokens, two epochs. On {tuned['held_out_conversations']:,} "
+        f"conversations it has not seen, the assistant's words cost {before:.3f} bits per byte before and {after:.3f} after.",
+        "",
+        *(f"> **{q}** {t.replace(chr(10), ' / ')}\n" for q, t in tuned["answers"].items()),
+    ]
+
+
+if __name__ == "__main__":
+    main()

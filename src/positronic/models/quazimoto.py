@@ -1,0 +1,170 @@
+"""Family `quazimoto` (Positronic): attention and banks of coupled oscillators, with organs inside and after the trunk.
+
+tokens -> embedding -> [ + attention -> + oscillators(injections, controller, seed) ] x L -> + HRM -> + MoE = hidden
+hidden -> norm -> scale -> embedding^T -> logits            hidden -> drafts (tokens after the next), latents (training)
+"""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from positronic.config import MixerConfig, ModelConfig
+from positronic.errors import ConfigError
+from positronic.lm import LMOutput
+from positronic.mixers.attention import AttentionConfig, Layout
+from positronic.mixers.kuramoto import KuramotoConfig
+from positronic.mixers.moe import MoEConfig
+from positronic.nn.head import LMHead
+from positronic.nn.linear import Embedding
+from positronic.nn.stack import Residual, SharedParts, Stack
+from positronic.state import DecodeState, Step
+from positronic.traits.engram import EngramConfig
+from positronic.traits.fractal_phase import FractalPhaseConfig
+from positronic.traits.hrm import HRMConfig
+from positronic.traits.jepa import JEPAConfig
+from positronic.traits.mtp import MTPConfig
+from positronic.traits.phase_attention import PhaseAttentionConfig
+from positronic.traits.ring_controller import RingControllerConfig
+from positronic.traits.specialists import SpecialistsConfig
+
+__all__ = [
+    "Quazimoto",
+    "QuazimotoConfig",
+    "mixer_only",
+    "positronic_15m",
+    "positronic_144m",
+    "positronic_tiny",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuazimotoConfig(ModelConfig, kind="quazimoto"):
+    n_layers: int = 10
+    """Pairs of token mixer and channel mixer."""
+    attention: AttentionConfig = AttentionConfig()
+    """Token mixer of every layer."""
+    oscillators: KuramotoConfig = KuramotoConfig()
+    """Channel mixer of every layer, with its organs."""
+    refiners: tuple[MixerConfig, ...] = ()
+    """Mixers behind the last layer, silent when new."""
+    drafts: MTPConfig | None = None
+    """Heads that guess the tokens after the next."""
+    latents: JEPAConfig | None = None
+    """Head that guesses the trunk's own output, in training."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_layers < 1:
+            raise ConfigError(f"n_layers is {self.n_layers}; use 1 or more.")
+        for head in (self.drafts, self.latents):
+            if head is not None:
+                head.check_context(self.context)
+
+    def fitted(self, vocab_size: int, boundary_id: int) -> "QuazimotoConfig":
+        """As for every family; the table of phases is pinned by its hash, so that no other one is ever read."""
+        seed = self.oscillators.phase_seed
+        if isinstance(seed, FractalPhaseConfig):
+            seed = seed.pinned(vocab_size, self.oscillators.n_oscillators)
+        fitted = super().fitted(vocab_size, boundary_id)
+        return fitted.replace(oscillators=self.oscillators.replace(phase_seed=seed))
+
+    def build(self) -> "Quazimoto":
+        return Quazimoto(self)
+
+
+class Quazimoto(nn.Module):
+    def __init__(self, config: QuazimotoConfig):
+        super().__init__()
+        self.config = config
+        d, layers = config.d_model, [config.attention, config.oscillators] * config.n_layers
+        self.embed = Embedding(config.vocab_size, d)
+        self.shared = SharedParts(config.oscillators.shared_parts(config.vocab_size))
+        self.trunk = Stack(*(Residual(part.build(d, len(layers))) for part in (*layers, *config.refiners)))
+        self.head = LMHead(d)
+        self.drafts = None if config.drafts is None else config.drafts.build(d)
+        self.latents = None if config.latents is None else config.latents.build(d)
+
+    def init_state(self, batch: int, room: int = 0) -> DecodeState:
+        layers = [*self.trunk.init_state(batch, room), *self.shared.init_state(batch, room)]
+        return DecodeState.new(layers, batch, self.embed.weight.device)
+
+    def forward(self, tokens: Tensor, state: DecodeState | None = None, step: Step | None = None) -> LMOutput:
+        boundary, depth = self.config.boundary_id, len(self.trunk)
+        step = Step.of(tokens, state, step, boundary)
+        step = replace(step, shared={"attention": Layout.of(self.config.attention, step, state is None)})
+        step, shared = self.shared(step, state and state.layers[depth:])
+        x, layers, aux = self.trunk(self.embed(tokens), step, state and state.layers[:depth])
+        return LMOutput(x, step.next_state(state, [*layers, *shared], boundary), aux)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.head(hidden, self.embed)
+
+
+def positronic_144m() -> QuazimotoConfig:
+    """143,836,940 parameters: the published model with every organ."""
+    return QuazimotoConfig(
+        d_model=768,
+        context=2024,
+        oscillators=KuramotoConfig(
+            phase_seed=FractalPhaseConfig(),
+            controller=RingControllerConfig(),
+            injections=(PhaseAttentionConfig(), EngramConfig(), SpecialistsConfig()),
+        ),
+        refiners=(HRMConfig(), MoEConfig()),
+        drafts=MTPConfig(),
+        latents=JEPAConfig(),
+    )
+
+
+def positronic_15m() -> QuazimotoConfig:
+    """The same anatomy on the trunk of tinygpt-15m, matched to it within 1 %."""
+    return QuazimotoConfig(
+        d_model=384,
+        context=1024,
+        n_layers=6,
+        attention=AttentionConfig(n_heads=6, n_kv_heads=2, rank=192),
+        oscillators=KuramotoConfig(
+            rings=(4, 8, 16, 32, 64),
+            phase_seed=FractalPhaseConfig(),
+            controller=RingControllerConfig(),
+            injections=(
+                PhaseAttentionConfig(slots=(1, 3)),
+                EngramConfig(slots=(0, 2), heads=2, rows=1024, dim=8),
+                SpecialistsConfig(per_ring=4, dim=16),
+            ),
+        ),
+        refiners=(HRMConfig(hidden=192), MoEConfig(hidden=96)),
+        drafts=MTPConfig(hidden=128),
+        latents=JEPAConfig(hidden=128),
+    )
+
+
+def positronic_tiny() -> QuazimotoConfig:
+    """2.5 M parameters and the same anatomy, with a vocabulary of 2,048: trains in minutes on two CPU cores."""
+    return QuazimotoConfig(
+        vocab_size=2048,
+        d_model=192,
+        context=256,
+        max_positions=2048,
+        n_layers=3,
+        attention=AttentionConfig(n_heads=3, n_kv_heads=1, rank=96),
+        oscillators=KuramotoConfig(
+            rings=(4, 8, 16, 32),
+            phase_seed=FractalPhaseConfig(),
+            controller=RingControllerConfig(),
+            injections=(
+                PhaseAttentionConfig(slots=(1,), dim=16),
+                EngramConfig(slots=(0, 2), heads=2, rows=1024, dim=8, width=16),
+                SpecialistsConfig(per_ring=2, dim=16),
+            ),
+        ),
+        refiners=(HRMConfig(hidden=256), MoEConfig(hidden=192)),
+        drafts=MTPConfig(hidden=192),
+        latents=JEPAConfig(hidden=192),
+    )
+
+
+def mixer_only(config: QuazimotoConfig) -> QuazimotoConfig:
+    """The same trunk without organs, refiners and heads: what the oscillators alone are worth."""
+    bare = replace(config.oscillators, phase_seed=None, controller=None, injections=())
+    return replace(config, oscillators=bare, refiners=(), drafts=None, latents=None)
