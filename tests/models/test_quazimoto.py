@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from torch import Tensor
+from quazimoto_example import logits_of, opened, small, tokens_of
 
 from positronic.config import override
 from positronic.errors import ConfigError
 from positronic.models import PRESETS, build, preset
-from positronic.models.quazimoto import QuazimotoConfig, mixer_only, positronic_144m, positronic_tiny
+from positronic.models.quazimoto import mixer_only, positronic_144m
 from positronic.observe import describe
-from positronic.state import Step
 
 TABLE = {
     "embed": 12_681_216,
@@ -35,41 +34,6 @@ MATCHED = {
     "positronic-tiny": "control-tiny",
     "positronic-tiny-mixer-only": "control-tiny-mixer",
 }
-
-
-def small() -> QuazimotoConfig:
-    """positronic-tiny, smaller still."""
-    config = positronic_tiny()
-    return config.replace(
-        vocab_size=300,
-        d_model=48,
-        context=64,
-        max_positions=512,
-        n_layers=2,
-        boundary_id=7,
-        attention=config.attention.replace(head_dim=16, rank=24, rope_dims=8),
-    )
-
-
-def tokens_of(batch: int, length: int, seed: int = 0) -> Tensor:
-    return torch.randint(8, 300, (batch, length), generator=torch.Generator().manual_seed(seed))
-
-
-def logits_of(model, tokens: Tensor, **wishes) -> Tensor:
-    step = Step(tokens, tokens, **wishes) if wishes else None
-    return model.logits(model(tokens, step=step).hidden)
-
-
-def opened(model, tanh: float = 0.5):
-    """Every gate at tanh g = 0.5, zero-started matrices filled, so that no organ is silent."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if name.rpartition(".")[2] == "g":
-                p.fill_(torch.atanh(torch.tensor(tanh)))
-            elif not p.any():
-                p.normal_(0.0, 0.2, generator=generator)
-    return model.eval()
 
 
 def test_the_published_model_has_every_parameter_of_its_table():

@@ -8,6 +8,7 @@ from positronic.config import Config
 from positronic.errors import CheckpointError, ConfigError
 from positronic.models import build
 from positronic.train import AdamWConfig, MuonConfig
+from positronic.train.muon import Muon
 
 
 def stepped(config, n=2):
@@ -95,3 +96,34 @@ def test_impossible_settings_are_refused(settings):
 @pytest.mark.parametrize("config", [AdamWConfig(), MuonConfig(lr=1e-3, momentum=0.9)])
 def test_configs_survive_json(config):
     assert Config.from_json(config.to_json()) == config
+
+
+def test_muon_in_batches_is_the_librarys_muon():
+    """Up to the rounding of bfloat16 products, over several steps, tall and wide matrices, several of a shape."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(24, 40), (40, 24), (24, 40), (16, 16)]
+    ours = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    batched = Muon(ours, lr=0.05, weight_decay=0.1, momentum=0.95)
+    library = torch.optim.Muon(theirs, lr=0.05, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn(a.shape, generator=generator)
+            b.grad = a.grad.clone()
+        batched.step(), library.step()
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a - b).abs().max() < 0.02 * 4 * 0.05 * 0.2 * max(a.shape) ** 0.5
+        torch.testing.assert_close(
+            batched.state[a]["momentum_buffer"], library.state[b]["momentum_buffer"], rtol=1e-6, atol=1e-6
+        )
+
+
+def test_a_skipped_step_changes_nothing_whatever_the_gradients_are():
+    model, optimizers = stepped(MuonConfig())
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    memory = {path: value.clone() for path, value in optimizers.state_tensors().items() if not path.endswith("/step")}
+    for p in model.parameters():
+        p.grad = torch.full_like(p, float("nan"))
+    optimizers.step(1.0, skip=torch.ones(()))
+    assert all(torch.equal(p, weights[name]) for name, p in model.named_parameters())
+    assert all(torch.equal(optimizers.state_tensors()[path], value) for path, value in memory.items())

@@ -3,7 +3,7 @@
 Examples:
   positronic chat tuned/last
   positronic chat tuned/last --system "You are a pirate." --temperature 0.9
-  positronic chat tuned/last --think --stats
+  positronic chat tuned/last --think --speculative --stats
   positronic chat tuned/last --keep-memory talk.safetensors
 
 While talking: /reset forgets the conversation, /system TEXT starts anew with a system message, /quit leaves. A kept
@@ -42,6 +42,7 @@ class Command:
         from positronic.text import Message
 
         model, tokenizer = open_model(self.folder, self.device)
+        drawn = self.drawing.settings(model)
         say("Type a message. /reset forgets, /system TEXT starts anew, /quit leaves.")
         system, state = self.system, self.memory.kept(model, tokenizer)
         if system is not None and state is not None:
@@ -69,7 +70,7 @@ class Command:
                     think=self.think,
                     freeze_memory=self.memory.freeze_memory,
                     state=state,
-                    **self.drawing.settings(),
+                    **drawn,
                 )
                 for piece in pieces:
                     print(piece.text, end="", flush=True)

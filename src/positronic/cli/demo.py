@@ -19,6 +19,7 @@ from typing import Any
 from positronic.cli.console import say, table
 from positronic.cli.corpus import gather
 
+MODEL = "positronic-tiny"
 VOCABULARY = 2048
 SHARES = {"english": 0.35, "code": 0.65}
 HELD_OUT_ONE_IN = 20
@@ -70,12 +71,12 @@ class Command:
 
         held_out = heldout_documents(data, one_in=HELD_OUT_ONE_IN, budget_bytes=MEASURED_BYTES)
         others = baselines(tokenizer, [document.text for document in held_out], _training_texts(data))
-        fresh: Any = build(fit_to(preset("tinygpt-tiny"), tokenizer), self.seed)
+        fresh: Any = build(fit_to(preset(MODEL), tokenizer), self.seed)
         first = bits_per_byte(fresh, tokenizer, held_out)
         uniform = first.tokens * log2(tokenizer.vocab_size) / first.bytes
         left = self.minutes - (time.monotonic() - began + RESERVE_S) / 60
         run = RunConfig(
-            model=preset("tinygpt-tiny"),
+            model=preset(MODEL),
             data=data,
             held_out_one_in=HELD_OUT_ONE_IN,
             valid_bytes=MEASURED_BYTES // 3,
@@ -172,7 +173,7 @@ def _report(
     drawn = draw_curve(out / "run" / "metrics.jsonl", curve, "demo: bits per byte while learning", levels)
     count = state.counters
     facts = {
-        "model": f"tinygpt-tiny, {describe(preset('tinygpt-tiny')).total:,} parameters",
+        "model": f"tinygpt-tiny, {describe(preset(MODEL)).total:,} parameters",
         "tokenizer": f"length-max, {VOCABULARY:,} entries",
         "text": "documentation topics and standard library of this Python installation",
         "held out": f"{measured_bytes:,} bytes that were never trained on",

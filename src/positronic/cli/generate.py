@@ -3,6 +3,7 @@
 Examples:
   positronic generate my-run/last --prompt "The function returns"
   positronic generate my-run/last --prompt "def main" --temperature 0 --speculative --stats
+  positronic generate my-run/last --prompt "def main" --speculative --drafts lookup --exact --stats
   positronic generate tuned/last --chat --prompt "What is a transformer?" --system "Be brief."
   positronic generate my-run/last --prompt "Once" --seed 7 --json
   positronic generate my-run/last --interactive
@@ -57,17 +58,20 @@ class Command:
         if self.interactive and self.json:
             raise GenerationError("--json prints one object, and --interactive has no end; drop one of them.")
         model, tokenizer = open_model(self.folder, self.device)
+        drawn = self.drawing.settings(model)
         before = self.memory.kept(model, tokenizer)
         if not self.interactive:
             prompt = sys.stdin.read() if self.prompt == "-" else self.prompt or ""
-            self._answer(model, tokenizer, prompt, before)
+            self._answer(model, tokenizer, prompt, drawn, before)
             return
         say("A line, then Enter: the model continues it. An empty line or Ctrl-D ends.")
         while line := _ask("> "):
-            after = self._answer(model, tokenizer, line, before)
+            after = self._answer(model, tokenizer, line, drawn, before)
             before = None if self.memory.keep_memory is None else after
 
-    def _answer(self, model: Any, tokenizer: Any, text: str, before: "Conversation | None") -> "Conversation":
+    def _answer(
+        self, model: Any, tokenizer: Any, text: str, drawn: dict[str, Any], before: "Conversation | None"
+    ) -> "Conversation":
         from positronic.generation import generate
         from positronic.text import Message
 
@@ -80,7 +84,7 @@ class Command:
             cache=not self.no_cache,
             freeze_memory=self.memory.freeze_memory,
             state=before,
-            **self.drawing.settings(),
+            **drawn,
         )
         result = None
         for piece in pieces:

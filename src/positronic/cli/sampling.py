@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from positronic.cli.console import say
+from positronic.errors import GenerationError
+
 if TYPE_CHECKING:
-    from positronic.generation import Conversation
+    from positronic.generation import Conversation, Proposer
     from positronic.lm import LM
     from positronic.text import Tokenizer
 
@@ -36,12 +39,35 @@ class Drawing:
     """Strings that end the text."""
     speculative: bool = False
     """Draft tokens ahead and check several in one forward: the same text, fewer forwards."""
+    drafts: Literal["heads", "lookup"] | None = None
+    """With --speculative, who drafts: the model's own heads, or what followed the last tokens earlier in the text.
+    Not given: the heads where the model has any, else lookup."""
     exact: bool = False
     """Fix the width of every forward, so that text with drafts equals text without to the bit."""
 
-    def settings(self) -> dict[str, Any]:
-        """As keyword arguments of `positronic.generate`."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+    def settings(self, model: "LM") -> dict[str, Any]:
+        """As keyword arguments of `positronic.generate`, for this model."""
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "drafts"}
+        return plain | {"speculative": self._proposer(model)}
+
+    def _proposer(self, model: "LM") -> "Proposer | bool":
+        """What drafts; what was asked for and is not there is an error, what was left open is said."""
+        from positronic.generation import Heads, NGram
+
+        if not self.speculative:
+            if self.drafts is not None:
+                raise GenerationError(f"--drafts {self.drafts} says who drafts; add --speculative, or leave it out.")
+            return False
+        if model.drafts is not None:
+            return NGram() if self.drafts == "lookup" else Heads(model)
+        if self.drafts == "heads":
+            raise GenerationError(
+                "--drafts heads asks the model's own heads for drafts, and this model has none; use --drafts lookup, "
+                "which copies from the text."
+            )
+        if self.drafts is None:
+            say("(this model has no draft heads: drafts are looked up in the text, as with --drafts lookup)")
+        return NGram()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ the size of AdamW's (0.2 rms), so both share one rate. Weight decay falls on mat
 Source   Loshchilov and Hutter 2019, arXiv 1711.05101; Jordan 2024, "Muon"; Liu et al. 2025, arXiv 2502.16982 (scale).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from positronic.config import Config
 from positronic.errors import CheckpointError, ConfigError
 from positronic.nn.linear import Embedding
+from positronic.train.muon import Muon
 
 __all__ = ["AdamWConfig", "MuonConfig", "OptimizerConfig", "Optimizers"]
 
@@ -84,17 +85,12 @@ class Optimizers:
         }
         if muon:
             assert isinstance(config, MuonConfig)
-            self.parts["muon"] = torch.optim.Muon(
-                [p for p in self.names if p in muon],
-                lr=config.lr,
-                weight_decay=config.weight_decay,
-                momentum=config.momentum,
-                adjust_lr_fn="match_rms_adamw",
+            self.parts["muon"] = Muon(
+                [p for p in self.names if p in muon], config.lr, config.weight_decay, config.momentum
             )
-        for name, part in self.parts.items():
-            for group in part.param_groups:
-                for p in group["params"]:
-                    part.state[p] = _FRESH[name](p)
+        for group in self.parts["adamw"].param_groups:
+            for p in group["params"]:
+                self.parts["adamw"].state[p] = _fresh(p)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -103,10 +99,8 @@ class Optimizers:
     def step(self, scale: float, skip: Tensor | None = None) -> None:
         """Move the weights along their gradients at `scale` times the peak rate, or change nothing where `skip`.
 
-        skip: a scalar on the device, 1 to change nothing. The fused kernel reads it there; Muon has to wait for it.
+        skip: a scalar on the device, 1 to change nothing, which is read there.
         """
-        if skip is not None and "muon" in self.parts and bool(skip):
-            return
         for part in self.parts.values():
             part.found_inf = skip  # type: ignore[attr-defined]  # the protocol between gradient scalers and optimizers
             for group in part.param_groups:
@@ -146,15 +140,10 @@ class Optimizers:
             buffer.copy_(tensors[path])
 
 
-_FRESH: dict[str, Callable[[Tensor], dict[str, Tensor]]] = {
-    "adamw": lambda p: {
-        "step": torch.zeros((), dtype=torch.float32, device=p.device),
-        "exp_avg": torch.zeros_like(p),
-        "exp_avg_sq": torch.zeros_like(p),
-    },
-    "muon": lambda p: {"momentum_buffer": torch.zeros_like(p)},
-}
-"""What each rule remembers of a parameter before its first step: made here, so that it is complete from the start."""
+def _fresh(p: Tensor) -> dict[str, Tensor]:
+    """What AdamW remembers of a parameter before its first step: made here, so that it is complete from the start."""
+    zero = torch.zeros((), dtype=torch.float32, device=p.device)
+    return {"step": zero, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
 
 
 def _decayed(model: nn.Module) -> set[nn.Parameter]:

@@ -1,8 +1,8 @@
 """The oscillator family's reference runs on blend-v1, beside SwiGLU controls of equal size, order and schedule.
 
-    python runs/positronic.py train NAME --seed 0 --tokens 40e6 [--stop-after 460] --text TEXT --tokenizer TOK --out OUT
-    python runs/positronic.py tune NAME --seed 0 --chats CHATS --text TEXT --tokenizer TOK --out OUT
-    python runs/positronic.py report --out OUT
+    python runs/oscillators.py train NAME --seed 0 --tokens 40e6 [--stop-after 460] --text TEXT --tokenizer TOK --out OUT
+    python runs/oscillators.py tune NAME --seed 0 --chats CHATS --text TEXT --tokenizer TOK --out OUT
+    python runs/oscillators.py report --out OUT
 
 NAME is a preset: positronic-144m, control-144m, positronic-15m, tinygpt-15m. `train` goes on where it stopped, and when
 the run has ended measures it: every valid text, gate openings, each organ switched off, drafts. Writes
@@ -39,7 +39,7 @@ from torch import nn
 from positronic import generate
 from positronic.lm import LM
 from positronic.models import preset
-from positronic.observe import ablate, ablation_table, describe, organs
+from positronic.observe import ablate, ablation_table, describe, organs_of
 from positronic.recipes import blend
 from positronic.text import Tokenizer
 from positronic.train import MuonConfig
@@ -87,7 +87,7 @@ def pretrain(a: argparse.Namespace) -> None:
         print(f"{out.name}: {result['tokens']:,} tokens so far; the same command goes on")
         return
     model = opened(out / "best", a.device)
-    command = f"python runs/positronic.py train {a.name} --seed {a.seed} --tokens {a.tokens:g}"
+    command = f"python runs/oscillators.py train {a.name} --seed {a.seed} --tokens {a.tokens:g}"
     result = circumstances(command, a.device, tokenizer) | {
         "model": a.name,
         "seed": a.seed,
@@ -116,7 +116,10 @@ def ablation(model: LM, tokenizer: Tokenizer, a: argparse.Namespace) -> dict[str
     first = next(iter(documents(a.text / blend(BLEND).valid[0], EXCERPT_BYTES))).text
     place = next(_module(model).parameters()).device
     ids = torch.tensor([[tokenizer.eot_id, *tokenizer.encode(first)][: model.config.context]], device=place)
-    rows = {row.organ: row.to_json() for row in ablation_table(model, ids, organs(model))}
+    rows: dict[str, Any] = {
+        row.organ: {"max_change": row.largest_change, "flips": row.flips, "tokens": row.n}
+        for row in ablation_table(model, ids, list(organs_of(model)))
+    }
     short = {"others": False, "max_bytes": EXCERPT_BYTES}
     whole = scores(model, tokenizer, a.text, a.device, **short)["blend"]["bits_per_byte"]
     for organ, row in rows.items():
@@ -126,7 +129,7 @@ def ablation(model: LM, tokenizer: Tokenizer, a: argparse.Namespace) -> dict[str
 
 
 def drafts(model: LM, tokenizer: Tokenizer) -> dict[str, Any] | None:
-    """Greedy text with and without the model's own drafts: rate, share kept by head, and whether the text is the same."""
+    """Greedy text with and without the model's own drafts: rates, drafts kept, whether the text is the same."""
     if model.drafts is None:
         return None
     found: dict[str, list[Any]] = {"plain": [], "drafted": []}
@@ -162,7 +165,8 @@ def acceptance(model: LM, tokenizer: Tokenizer) -> list[float]:
     kept: list[list[float]] = []
     for prompt in PROMPTS:
         text = list(generate(model, tokenizer, prompt, temperature=0, max_new_tokens=DRAFTED_TOKENS))[-1].result
-        assert text is not None and text.state is not None and model.drafts is not None
+        assert text is not None, "generation ends with a result"
+        assert model.drafts is not None, "asked only of models with heads"
         ids = torch.tensor([text.state.tokens], device=place)
         hidden = model(ids).hidden[0, text.prompt_tokens - 1 :]
         said, guessed = model.logits(hidden).argmax(-1), model.logits(model.drafts(hidden)).argmax(-1)
@@ -177,7 +181,7 @@ def converse(a: argparse.Namespace) -> None:
     shutil.rmtree(chat, ignore_errors=True)
     batch = BATCH_TOKENS.get(a.name, 32_768)
     found = tune(preset(a.name), base, chat, tokenizer, a.text, a.chats, a.device, batch_tokens=batch, seed=a.seed)
-    command = f"python runs/positronic.py tune {a.name} --seed {a.seed}"
+    command = f"python runs/oscillators.py tune {a.name} --seed {a.seed}"
     write_json(a.out / f"{a.name}-chat.json", circumstances(command, a.device, tokenizer) | {"tuning": found})
     keep(chat / "best", a.out / f"{a.name}-chat-bf16")
 
@@ -207,7 +211,7 @@ def report(a: argparse.Namespace) -> None:
         if "tuning" in run:
             lines += _tuning(name, run["tuning"])
     lines += ["## Commands", "", *(f"- `{run['command']}`" for run in found.values() if "command" in run)]
-    lines += ["- this page: `python runs/positronic.py report --out docs/results/positronic`", ""]
+    lines += ["- this page: `python runs/oscillators.py report --out docs/results/positronic`", ""]
     (a.out / "positronic.md").write_text("\n".join(lines), "utf-8")
     curves = {name: a.out / f"{name}.metrics.jsonl" for name in runs}
     draw_curves({name: path for name, path in curves.items() if path.exists()}, a.out / "positronic.png")
@@ -287,8 +291,8 @@ def _organs_table(name: str, run: dict[str, Any]) -> list[str]:
     lines = [
         f"## {name}: each organ switched off",
         "",
-        f"Logits on {table['tokens']:,} tokens of a held-out novel; bits per byte on {table['excerpt_bytes']:,} bytes of "
-        f"each valid text, {table['bits_per_byte']:.4f} with everything on.",
+        f"Logits on {table['tokens']:,} tokens of a held-out novel; bits per byte on {table['excerpt_bytes']:,} bytes "
+        f"of each valid text, {table['bits_per_byte']:.4f} with everything on.",
         "",
         "| organ off | max change of a logit | argmax flips | bits per byte |",
         "|---|---|---|---|",
@@ -331,9 +335,9 @@ def _drafts_table(run: dict[str, Any]) -> list[str]:
         "",
         f"On {drafts['device']}: {drafts['tokens_per_s']['plain']:.1f} tokens/s plain, "
         f"{drafts['tokens_per_s']['drafted']:.1f} with drafts: {drafts['gain']:.2f} times. "
-        f"{drafts['accepted']:,} of {drafts['proposed']:,} drafts kept, {drafts['tokens'] / drafts['forwards']:.2f} tokens "
-        f"a forward; the text was the same in {drafts['same_text']} of {drafts['texts']} (without `exact`, near-ties may "
-        f"flip). Right by head, counted alone: {heads}.",
+        f"{drafts['accepted']:,} of {drafts['proposed']:,} drafts kept, {drafts['tokens'] / drafts['forwards']:.2f} "
+        f"tokens a forward; the text was the same in {drafts['same_text']} of {drafts['texts']} (without `exact`, "
+        f"near-ties may flip). Right by head, counted alone: {heads}.",
         "",
     ]
 
@@ -348,8 +352,9 @@ def _tuning(name: str, tuned: dict[str, Any]) -> list[str]:
     return [
         f"## {name}: tuned on conversations",
         "",
-        f"{tuned['steps']:,} steps, {tuned['tokens'] / 1e6:.1f} M tokens, two epochs. On {tuned['held_out_conversations']:,} "
-        f"conversations it has not seen, the assistant's words cost {before:.3f} bits per byte before and {after:.3f} after.",
+        f"{tuned['steps']:,} steps, {tuned['tokens'] / 1e6:.1f} M tokens, two epochs. On "
+        f"{tuned['held_out_conversations']:,} conversations it has not seen, the assistant's words cost {before:.3f} "
+        f"bits per byte before and {after:.3f} after.",
         "",
         *(f"> **{q}** {t.replace(chr(10), ' / ')}\n" for q, t in tuned["answers"].items()),
     ]
