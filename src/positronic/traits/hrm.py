@@ -83,6 +83,8 @@ class HRM(nn.Module):
         latent = self.start[None]  # (1, D), the same for all tokens until the first step
         for _ in range(self.config.steps):
             g, a, b = (self.recall(self.latent_norm(latent)) + injected).split(self.widths, -1)
-            added = added + torch.sigmoid(g + STEP_GATE_OFFSET) * self.down(F.silu(a) * b)
+            # sigmoid by tanh: torch.sigmoid rounds the last values of a tensor by other code, and so the last row
+            gate = (1 + torch.tanh((g + STEP_GATE_OFFSET) / 2)) / 2
+            added = added + gate * self.down(F.silu(a) * b)
             latent = self.start + added
         return MixerOutput(self.gate(step.tap(self, "added", added)))
