@@ -1,6 +1,6 @@
 """The oscillator family's reference runs on blend-v1, beside SwiGLU controls of equal size, order and schedule.
 
-    python runs/oscillators.py train NAME --seed 0 --tokens 40e6 [--stop-after 460] --text TEXT --tokenizer TOK --out OUT
+    python runs/oscillators.py train NAME --seed 0 --tokens 40e6 --text TEXT --tokenizer TOK --out OUT [--stop-after S]
     python runs/oscillators.py tune NAME --seed 0 --chats CHATS --text TEXT --tokenizer TOK --out OUT
     python runs/oscillators.py report --out OUT
 
@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stop-after", type=float, default=float("inf"))
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--note", default="", help="what the speeds should be read with, say that runs shared a device")
     a = parser.parse_args()
     torch.set_float32_matmul_precision("high")
     a.out.mkdir(parents=True, exist_ok=True)
@@ -91,6 +92,7 @@ def pretrain(a: argparse.Namespace) -> None:
     result = circumstances(command, a.device, tokenizer) | {
         "model": a.name,
         "seed": a.seed,
+        "note": a.note,
         "parameters": describe(preset(a.name)).total,
         "training": result,
         "scores": scores(model, tokenizer, a.text, a.device),
@@ -101,14 +103,21 @@ def pretrain(a: argparse.Namespace) -> None:
         result["gates"] = gates(model)
         result["ablation"] = ablation(model, tokenizer, a)
         result["drafts"] = drafts(model, tokenizer)
+        keep(out / "best", a.out / f"{a.name}-bf16")
         write_json(a.out / f"{out.name}.json", result)
     print(json.dumps(result["scores"], indent=1))
 
 
-def gates(model: LM) -> dict[str, Any]:
-    """tanh g of every gate, a number or several: how far each organ has opened, by its place in the model."""
-    found = {name: torch.tanh(p.detach().float()) for name, p in _module(model).named_parameters() if _is_gate(name)}
-    return {name: gate.flatten().tolist() if gate.dim() else gate.item() for name, gate in found.items()}
+def gates(model: Any) -> dict[str, Any]:
+    """tanh g of every gate, a number or several, by "block kind place": how far each organ has opened."""
+    found = {}
+    for block, residual in enumerate(model.trunk):
+        for name, p in residual.mixer.named_parameters():
+            if name.rpartition(".")[2] == "g":
+                gate = torch.tanh(p.detach().float())
+                place = f"{block} {residual.mixer.config.kind} {name.removesuffix('.g')}"
+                found[place] = gate.flatten().tolist() if gate.dim() else gate.item()
+    return found
 
 
 def ablation(model: LM, tokenizer: Tokenizer, a: argparse.Namespace) -> dict[str, Any]:
@@ -188,10 +197,6 @@ def converse(a: argparse.Namespace) -> None:
 
 def _module(model: Any) -> nn.Module:
     return model
-
-
-def _is_gate(name: str) -> bool:
-    return name.rpartition(".")[2] == "g"
 
 
 def report(a: argparse.Namespace) -> None:
@@ -304,23 +309,23 @@ def _organs_table(name: str, run: dict[str, Any]) -> list[str]:
 
 
 def _gates_table(run: dict[str, Any]) -> list[str]:
-    """Gates by place in the block (rows) and layer (columns): of several in one tensor the largest in size."""
+    """Gates by place (rows) and block of the trunk (columns): of several in one tensor the one furthest open."""
     rows: dict[str, dict[int, float]] = {}
     for name, value in run["gates"].items():
-        _, layer, _, *rest = name.split(".")
-        size = max((abs(v), v) for v in value)[1] if isinstance(value, list) else value
-        rows.setdefault(".".join(rest[:-1]), {})[int(layer)] = size
-    layers = sorted({layer for row in rows.values() for layer in row if len(row) > 1})
-    lines = ["### Gate openings, tanh g, by layer", "", "| gate | " + " | ".join(f"{n // 2}" for n in layers) + " |"]
-    lines.append("|---|" + "---|" * len(layers))
+        block, _, place = name.partition(" ")
+        furthest = max(value, key=abs) if isinstance(value, list) else value
+        rows.setdefault(place, {})[int(block)] = furthest
+    blocks = sorted({block for row in rows.values() if len(row) > 1 for block in row})
+    lines = ["### Gate openings, tanh g", "", "| gate, by layer | " + " | ".join(f"{n // 2}" for n in blocks) + " |"]
+    lines.append("|---|" + "---|" * len(blocks))
     for place, row in rows.items():
         if len(row) > 1:
-            lines.append(f"| {place} | " + " | ".join(f"{row[n]:+.3f}" if n in row else "" for n in layers) + " |")
-    alone = {place: value for place, row in rows.items() if len(row) == 1 for value in row.values()}
+            lines.append(f"| {place} | " + " | ".join(f"{row[n]:+.3f}" for n in blocks) + " |")
+    alone = [f"{place} {value:+.3f}" for place, row in rows.items() if len(row) == 1 for value in row.values()]
     return [
         *lines,
         "",
-        "Of the specialists' gates the one furthest open. " + ", ".join(f"{p}: {v:+.3f}" for p, v in alone.items()),
+        f"Of the specialists of a ring the gate furthest open. Once in the model: {', '.join(alone)}.",
         "",
     ]
 
