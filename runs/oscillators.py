@@ -207,7 +207,14 @@ def report(a: argparse.Namespace) -> None:
     lines = ["# Positronic on blend-v1, beside its controls", "", *_headline(runs, pairs), "", "## Bits per byte", ""]
     for ours, control in pairs:
         lines += _score_table(runs, ours, control)
-    lines += ["## Speed and memory", "", *_speed_table(runs), ""]
+    lines += [
+        "![held-out bits per byte over tokens](positronic.png)",
+        "",
+        "## Speed and memory",
+        "",
+        *_speed_table(runs),
+        "",
+    ]
     for ours, _ in pairs:
         run = runs.get(f"{ours}-seed0")
         if run is not None:
@@ -218,8 +225,11 @@ def report(a: argparse.Namespace) -> None:
     lines += ["## Commands", "", *(f"- `{run['command']}`" for run in found.values() if "command" in run)]
     lines += ["- this page: `python runs/oscillators.py report --out docs/results/positronic`", ""]
     (a.out / "positronic.md").write_text("\n".join(lines), "utf-8")
-    curves = {name: a.out / f"{name}.metrics.jsonl" for name in runs}
-    draw_curves({name: path for name, path in curves.items() if path.exists()}, a.out / "positronic.png")
+    draw_curves({name: _curve(run["training"]) for name, run in runs.items()}, a.out / "positronic.png")
+
+
+def _curve(training: dict[str, Any]) -> list[tuple[float, float]]:
+    return [(step * training["batch_tokens"], value) for step, value in training["held_out"]]
 
 
 def _seeds(runs: dict[str, Any], name: str) -> list[dict[str, Any]]:
@@ -272,8 +282,8 @@ def _score_table(runs: dict[str, Any], ours: str, control: str) -> list[str]:
 
 def _speed_table(runs: dict[str, Any]) -> list[str]:
     lines = [
-        "| run | tokens/s (median step) | TFLOP/s | share of peak | peak memory | wall time |",
-        "|---|---|---|---|---|---|",
+        "| run | tokens/s (median step) | TFLOP/s | share of peak | peak memory | wall time | read with |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, run in runs.items():
         training, rate = run["training"], run["training"]["speed"]
@@ -281,7 +291,7 @@ def _speed_table(runs: dict[str, Any]) -> list[str]:
         memory = f"{training['peak_memory_gb']:.1f} GB" if training["peak_memory_gb"] else "-"
         lines.append(
             f"| {name} | {rate['tokens_per_s']:,.0f} | {rate['tflops']:.0f} | {mfu} | {memory} | "
-            f"{training['wall_s']:.0f} s |"
+            f"{training['wall_s']:.0f} s | {run['note']} |"
         )
     device = next(iter(runs.values()))["device"]
     return [

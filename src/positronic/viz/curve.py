@@ -1,7 +1,7 @@
 """The loss curve of a run, drawn from its `metrics.jsonl`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
@@ -64,8 +64,8 @@ def draw_curve(metrics: Path, out: Path, title: str = "", levels: dict[str, floa
     return True
 
 
-def draw_curves(runs: Mapping[str, Path], out: Path, title: str = "") -> bool:
-    """Held-out bits per byte over tokens of several runs, each a name and its `metrics.jsonl`, into one figure."""
+def draw_curves(curves: Mapping[str, Sequence[tuple[float, float]]], out: Path, title: str = "") -> bool:
+    """Held-out bits per byte of several runs in one figure: by name, points (tokens, bits per byte)."""
     if find_spec("matplotlib") is None:
         return False
     import matplotlib
@@ -74,16 +74,10 @@ def draw_curves(runs: Mapping[str, Path], out: Path, title: str = "") -> bool:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 4.8), dpi=130, layout="constrained")
-    shown: list[float] = []
-    for color, (name, metrics) in zip(cycle(SERIES), runs.items(), strict=False):
-        events = read_events(metrics)
-        tokens_at = {e["step"]: e["tokens"] / 1e6 for e in events if e["event"] == "step"}
-        held_out = [e for e in events if e["event"] == "evaluation" and e["step"] in tokens_at]
-        y = [e["bits_per_byte"] for e in held_out]
-        axes.plot(
-            [tokens_at[e["step"]] for e in held_out], y, "o-", color=color, markersize=3, linewidth=1.3, label=name
-        )
-        shown += y[1:]
+    for color, (name, points) in zip(cycle(SERIES), curves.items(), strict=False):
+        x, y = [tokens / 1e6 for tokens, _ in points], [value for _, value in points]
+        axes.plot(x, y, "o-", color=color, markersize=3, linewidth=1.3, label=name)
+    shown = [value for points in curves.values() for _, value in points[1:]]
     if shown:
         axes.set_ylim(min(shown) - 0.05, max(shown) + 0.1)
     _finish(axes, title)
