@@ -1,8 +1,9 @@
 """From nothing to a talking model: text from this machine's Python, a tokenizer, a model, a report.
 
-Gathers the English and the code that every Python installation carries, learns 2,048 length-max tokens, trains a
-transformer of 3.3 M parameters, measures it beside gzip and a unigram model on text it has not seen, lets it speak, and
-writes a checkpoint, a loss curve and a one-page report. Needs no network.
+Gathers the English and the code that every Python installation carries, learns 2,048 length-max tokens, trains
+`positronic-tiny` (2.6 M parameters: attention, oscillators and all their organs), measures it beside gzip and a unigram
+model on text it has not seen, lets it speak, with its own drafts and without, and writes a checkpoint, a loss curve and
+a one-page report. Needs no network.
 
 Examples:
   positronic demo
@@ -14,19 +15,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import log2
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from positronic.cli.console import say, table
 from positronic.cli.corpus import gather
+from positronic.cli.demo_inside import Drafted, inside, with_and_without_drafts
+from positronic.errors import GenerationError
 
 MODEL = "positronic-tiny"
 VOCABULARY = 2048
 SHARES = {"english": 0.35, "code": 0.65}
 HELD_OUT_ONE_IN = 20
 MEASURED_BYTES = 120_000
+BATCH_TOKENS, LR = 1024, 2e-3
 RESERVE_S = 25
 """For what follows training: the final measurement, samples, the report."""
 PROMPTS = ("The value of the expression", "def __init__(self,", "If the object is")
+DRAFTED_TOKENS = 80
+OURS = "this model"
 
 
 @dataclass(frozen=True)
@@ -44,36 +50,31 @@ class Command:
         say(f"positronic demo: about {self.minutes:g} minutes, everything goes to {out}/\n")
         data = _text(out)
         tokenizer = _tokenizer(data, out)
-        before, after, baselines, state, model = self._train(data, tokenizer, out, began)
-        samples = _samples(model, tokenizer, self.seed)
-        scores = {"a uniform guess": before["uniform"], "this model before training": before["model"]}
-        scores |= {"unigram model over the same tokens": baselines.unigram, "gzip -9": baselines.gzip}
-        scores |= {"xz -9": baselines.xz, "this model": after}
-        ranked = dict(sorted(scores.items(), key=lambda item: -item[1]))
-        verdict = _verdict(after, baselines)
-        table("Bits per byte of held-out text (lower is better)", ["", "bits/byte"], _formatted(ranked).items())
-        print(verdict)
-        for prompt, text in samples:
-            print(f"\n{prompt}|{text}")
+        trained = self._train(data, tokenizer, out, began)
+        table("Bits per byte of held-out text (lower is better)", ["", "bits/byte"], trained.scores.items())
+        print(trained.verdict)
+        samples = _samples(trained.model, tokenizer, self.seed)
+        drafted = _drafted(trained.model, tokenizer)
+        _say_aloud(samples, drafted)
         commands = _commands(out)
-        _report(out, state, ranked, baselines, verdict, samples, commands, before["bytes"])
+        _report(out, trained, tokenizer, samples, drafted, commands)
         print(f"\nReport:     {out}/report.html\nCheckpoint: {out}/run/last\nNext:")
         print("\n".join(f"  {command}" for command in commands))
         say(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes.")
 
-    def _train(self, data: tuple[str, ...], tokenizer: Any, out: Path, began: float) -> tuple[Any, ...]:
+    def _train(self, data: tuple[str, ...], tokenizer: Any, out: Path, began: float) -> "_Trained":
         from positronic.checkpoint import load
         from positronic.data import heldout_documents
         from positronic.eval import baselines, bits_per_byte
         from positronic.models import build, preset
         from positronic.recipes import RunConfig, fit_to, train_run
-        from positronic.train import TrainConfig, progress
+        from positronic.train import MuonConfig, TrainConfig, progress
 
         held_out = heldout_documents(data, one_in=HELD_OUT_ONE_IN, budget_bytes=MEASURED_BYTES)
-        others = baselines(tokenizer, [document.text for document in held_out], _training_texts(data))
-        fresh: Any = build(fit_to(preset(MODEL), tokenizer), self.seed)
-        first = bits_per_byte(fresh, tokenizer, held_out)
-        uniform = first.tokens * log2(tokenizer.vocab_size) / first.bytes
+        texts = [document.text for document in held_out]
+        others = baselines(tokenizer, texts, _training_texts(data))
+        fresh: Any = build(fit_to(preset(MODEL), tokenizer), self.seed, tokenizer=tokenizer)
+        before = bits_per_byte(fresh, tokenizer, held_out)
         left = self.minutes - (time.monotonic() - began + RESERVE_S) / 60
         run = RunConfig(
             model=preset(MODEL),
@@ -83,14 +84,41 @@ class Command:
             model_seed=self.seed,
             data_seed=self.seed,
             train=TrainConfig(
-                minutes=max(0.2, left), steps=100_000, batch_tokens=2048, seed=self.seed, checkpoint_every_s=60
+                minutes=max(0.2, left),
+                steps=100_000,
+                batch_tokens=BATCH_TOKENS,
+                optimizer=MuonConfig(lr=LR),
+                seed=self.seed,
+                checkpoint_every_s=60,
             ),
         )
         say(f"\nTraining for {run.train.minutes:.1f} minutes (Ctrl-C stops early and keeps what was learned) ...")
         state = train_run(run, out / "run", tokenizer=tokenizer, observers=[progress()], cache=out / "cache")
         model, _ = load(out / "run" / "last")
         after = bits_per_byte(model, tokenizer, held_out).bits_per_byte
-        return {"model": first.bits_per_byte, "uniform": uniform, "bytes": first.bytes}, after, others, state, model
+        bits = {
+            "a uniform guess": before.tokens * log2(tokenizer.vocab_size) / before.bytes,
+            "this model before training": before.bits_per_byte,
+            "unigram model over the same tokens": others.unigram,
+            "gzip -9": others.gzip,
+            "xz -9": others.xz,
+            OURS: after,
+        }
+        scores = {name: f"{score:.3f}" for name, score in sorted(bits.items(), key=lambda item: -item[1])}
+        return _Trained(model, state.counters, scores, _verdict(after, others), others, texts)
+
+
+class _Trained(NamedTuple):
+    """A model and how good it is."""
+
+    model: Any
+    counters: Any
+    scores: dict[str, str]
+    """Bits per byte of held-out text, worst first."""
+    verdict: str
+    others: Any
+    """Bits per byte of what is no language model."""
+    held_out: list[str]
 
 
 def _free(wanted: Path) -> Path:
@@ -126,6 +154,15 @@ def _tokenizer(data: tuple[str, ...], out: Path) -> Any:
     return tokenizer
 
 
+def _verdict(ours: float, others: Any) -> str:
+    beaten = "beats" if ours < others.unigram else "does NOT beat"
+    winner = "gzip still wins" if others.gzip < ours else "it also beats gzip"
+    return (
+        f"The model {beaten} the unigram model ({ours:.3f} against {others.unigram:.3f} bits/byte); "
+        f"{winner} ({others.gzip:.3f}), which has to learn the text while it compresses it."
+    )
+
+
 def _samples(model: Any, tokenizer: Any, seed: int) -> list[tuple[str, str]]:
     import positronic
 
@@ -136,62 +173,69 @@ def _samples(model: Any, tokenizer: Any, seed: int) -> list[tuple[str, str]]:
     return samples
 
 
-def _verdict(ours: float, others: Any) -> str:
-    beaten = "beats" if ours < others.unigram else "does NOT beat"
-    winner = "gzip still wins" if others.gzip < ours else "it also beats gzip"
-    return (
-        f"The model {beaten} the unigram model ({ours:.3f} against {others.unigram:.3f} bits/byte); "
-        f"{winner} ({others.gzip:.3f}), which has to learn the text while it compresses it."
-    )
+def _drafted(model: Any, tokenizer: Any) -> Drafted | None:
+    """The most likely text with drafts and without; None on a machine where no width of forwards is exact."""
+    try:
+        return with_and_without_drafts(model, tokenizer, PROMPTS[0], DRAFTED_TOKENS)
+    except GenerationError as error:
+        say(f"\nNo comparison of drafts here: {error}")
+        return None
+
+
+def _say_aloud(samples: list[tuple[str, str]], drafted: Drafted | None) -> None:
+    for prompt, text in samples:
+        print(f"\n{prompt}|{text}")
+    if drafted is not None:
+        print(f"\nThe most likely text:\n\n{drafted.prompt}|{drafted.plain.text}\n")
+        speeds = drafted.table()
+        table(speeds.title, speeds.columns, speeds.rows)
+        print(speeds.note)
 
 
 def _commands(out: Path) -> list[str]:
     binary = ".venv/bin/positronic" if Path(".venv/bin/positronic").exists() else "positronic"
     return [
         f"{binary} generate {out}/run/last --interactive",
-        f"{binary} eval {out}/run/last --data README.md",
+        f'{binary} generate {out}/run/last --prompt "import" --temperature 0 --speculative --exact --stats',
+        f"{binary} eval {out}/run/last --data README.md --without engram",
         f"{binary} train --init {out}/run/last --data {out}/text --out {out}/longer --minutes 30",
     ]
 
 
 def _report(
     out: Path,
-    state: Any,
-    scores: dict[str, float],
-    others: Any,
-    verdict: str,
+    trained: _Trained,
+    tokenizer: Any,
     samples: list[tuple[str, str]],
+    drafted: Drafted | None,
     commands: list[str],
-    measured_bytes: int,
 ) -> None:
     from positronic.models import preset
     from positronic.observe import describe
     from positronic.viz import Report, draw_curve, write_report
 
-    levels = {"gzip": others.gzip, "unigram": others.unigram}
+    levels = {"gzip": trained.others.gzip, "unigram": trained.others.unigram}
     curve = out / "loss.png"
     drawn = draw_curve(out / "run" / "metrics.jsonl", curve, "demo: bits per byte while learning", levels)
-    count = state.counters
+    count = trained.counters
+    measured = sum(len(text.encode()) for text in trained.held_out)
     facts = {
-        "model": f"tinygpt-tiny, {describe(preset(MODEL)).total:,} parameters",
+        "model": f"{MODEL}, {describe(preset(MODEL)).total:,} parameters",
         "tokenizer": f"length-max, {VOCABULARY:,} entries",
         "text": "documentation topics and standard library of this Python installation",
-        "held out": f"{measured_bytes:,} bytes that were never trained on",
+        "held out": f"{measured:,} bytes that were never trained on",
         "trained": f"{count.step:,} steps, {count.tokens:,} tokens, {count.seconds / 60:.1f} minutes",
     }
     report = Report(
         title="A language model this machine trained",
         summary=f"{count.tokens:,} tokens in {count.seconds / 60:.1f} minutes, on text every Python installation has.",
         facts=facts,
-        scores=_formatted(scores),
-        ours="this model",
-        verdict=verdict,
+        scores=trained.scores,
+        ours=OURS,
+        verdict=trained.verdict,
         curve=curve if drawn else None,
         samples=samples,
+        tables=([] if drafted is None else [drafted.table()]) + inside(trained.model, tokenizer, trained.held_out[0]),
         commands=commands,
     )
     write_report(report, out / "report.html")
-
-
-def _formatted(scores: dict[str, float]) -> dict[str, str]:
-    return {name: f"{score:.3f}" for name, score in scores.items()}

@@ -5,7 +5,7 @@ import html
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Report", "write_report"]
+__all__ = ["Report", "Table", "write_report"]
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2430; --soft: #5b6472; --line: #e2e5ea; --paper: #fbfbf9; --card: #fff;
@@ -20,13 +20,27 @@ h2 { font-size: 1.05rem; margin: 2.2rem 0 .6rem; }
 p { margin: .4rem 0; } .soft { color: var(--soft); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 td, th { padding: .4rem .2rem; border-bottom: 1px solid var(--line); text-align: left; font-weight: 400; }
-td:last-child, th:last-child { text-align: right; }
+td + td, th + th { text-align: right; } th { color: var(--soft); }
 tr.ours td { font-weight: 650; color: var(--accent); }
 img { width: 100%; height: auto; border: 1px solid var(--line); border-radius: 8px; background: #fff; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--card); border: 1px solid var(--line);
   border-radius: 8px; padding: .9rem 1rem; font: 13.5px/1.5 ui-monospace, monospace; }
 pre b { color: var(--accent); font-weight: 600; }
 """
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the page under its own heading."""
+
+    title: str
+    columns: tuple[str, ...]
+    """Heads of the columns, the first often empty."""
+    rows: list[tuple[str, ...]]
+    note: str = ""
+    """What it means, below it."""
+    sample: tuple[str, str] | None = None
+    """A prompt and how the model went on, below that."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,8 @@ class Report:
     curve: Path | None
     samples: list[tuple[str, str]] = field(default_factory=list)
     """Prompts and how the model went on."""
+    tables: list[Table] = field(default_factory=list)
+    """What else is to be shown, in this order, after the samples."""
     commands: list[str] = field(default_factory=list)
 
 
@@ -55,7 +71,7 @@ def write_report(report: Report, out: Path) -> None:
         for name, value in report.scores.items()
     )
     facts = "".join(f"<tr><td>{say(k)}</td><td>{say(v)}</td></tr>" for k, v in report.facts.items())
-    samples = "".join(f"<pre><b>{say(prompt)}</b>{say(text)}</pre>" for prompt, text in report.samples)
+    samples = "".join(map(_spoken, report.samples))
     picture = ""
     if report.curve is not None:
         data = base64.b64encode(report.curve.read_bytes()).decode()
@@ -67,8 +83,22 @@ def write_report(report: Report, out: Path) -> None:
 <h2>Bits per byte of held-out text (lower is better)</h2><table>{rows}</table><p>{say(report.verdict)}</p>
 {picture}
 <h2>How it sounds</h2>{samples}
+{"".join(map(_drawn, report.tables))}
 <h2>What was trained</h2><table>{facts}</table>
 <h2>What to type next</h2><pre>{say(chr(10).join(report.commands))}</pre>
 </main></body></html>
 """
     out.write_text(page, "utf-8")
+
+
+def _spoken(sample: tuple[str, str]) -> str:
+    prompt, text = sample
+    return f"<pre><b>{html.escape(prompt)}</b>{html.escape(text)}</pre>"
+
+
+def _drawn(table: Table) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.columns)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
+    note = f'<p class="soft">{html.escape(table.note)}</p>' if table.note else ""
+    sample = "" if table.sample is None else _spoken(table.sample)
+    return f"<h2>{html.escape(table.title)}</h2><table><tr>{head}</tr>{body}</table>{note}{sample}"
