@@ -1,12 +1,13 @@
 """Decoding, tokens a second: cached, read anew for every token, and with drafts, fast and exact, in the same run.
 
-    python -m benchmarks.decode                            tinygpt-15m with random weights, one thread
+    python -m benchmarks.decode                            tinygpt-15m and positronic-15m, random weights, one thread
     python -m benchmarks.decode --checkpoint FOLDER        a trained model as well, on text
     python -m benchmarks.decode --threads 2 --tokens 128
 
 Forms, each after the same prompt of about 130 tokens, the prompt itself not timed:
     cached      plain decoding                      uncached    the same, everything read anew for every token
     n-gram      drafts by prompt lookup             oracle      drafts of 4 that are all right: what drafting can give
+    heads       drafts of the model's own heads, if it has any
 Greedy throughout, except `sampled`: at temperature 1 with nothing cut off, so that noise is drawn for the whole
 vocabulary and drafts are nearly always wrong. With random weights greedy text soon falls into a loop, which drafts
 follow; the repetitive prompt is a phrase of 13 tokens, ten times. For every form: forwards, and draft tokens accepted
@@ -27,6 +28,7 @@ from positronic.generation import (
     Draft,
     Emission,
     Exact,
+    Heads,
     NGram,
     Nothing,
     Proposer,
@@ -40,7 +42,7 @@ from positronic.generation import (
 from positronic.lm import LM
 from positronic.models import build, preset
 
-PRESET = "tinygpt-15m"
+PRESETS = "tinygpt-15m", "positronic-15m"
 FULL = Sampler(temperature=1.0, top_p=1.0)
 TEXTS = {
     "prose": "The old road left the village behind the mill and climbed through fields that nobody had mown that "
@@ -58,10 +60,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
-    random = build(preset(PRESET))
     draw = torch.Generator().manual_seed(0)
-    phrase, noise = (torch.randint(random.config.vocab_size, (n,), generator=draw).tolist() for n in (13, 130))
-    results = {f"{PRESET}, random weights": _model(random, {"random": noise, "repetitive": phrase * 10}, a)}
+    phrase, noise = (torch.randint(16_512, (n,), generator=draw).tolist() for n in (13, 130))
+    random = {"random": noise, "repetitive": phrase * 10}
+    results = {f"{name}, random weights": _model(build(preset(name)), random, a) for name in PRESETS}
     for folder in a.checkpoint:
         model, tokenizer = load(folder)
         prompts = {name: tokenizer.encode(text) for name, text in TEXTS.items()}
@@ -96,6 +98,10 @@ def _prompt(model: LM, prompt: Sequence[int], exact: Exact, tokens: int, rounds:
         "exact, n-gram": _run(model, prompt, tokens, exact=exact, proposer=NGram()),
         "exact, oracle": _run(model, prompt, tokens, exact=exact, proposer=_Oracle(text, len(prompt))),
     }
+
+    if model.drafts is not None:
+        runs["heads"] = _run(model, prompt, tokens, proposer=Heads(model))
+        runs["exact, heads"] = _run(model, prompt, tokens, exact=exact, proposer=Heads(model))
 
     def timed(name: str, run: Callable[[], list[Emission]]) -> Callable[[], None]:
         return lambda: ends.__setitem__(name, run()[-1])
