@@ -31,8 +31,8 @@ def recall_chunked(q: Tensor, address: Tensor, w: Tensor, v: Tensor, stores: Ten
     begun = _chunks(fresh.long(), size).flatten(1).cumsum(1).unflatten(1, (-1, size))  # (B, n, C) documents so far
     q, v = _chunks(q, size), _chunks(v, size)  # (B, n, C, G, V), (B, n, C, 2, G, V)
     w = _chunks(w, size).permute(0, 1, 3, 4, 2)  # (B, n, G, E, C)
-    upto = torch.ones(size, size, dtype=w.dtype, device=w.device).triu()
-    c = torch.log1p(-w) @ upto  # not cumsum, which is not deterministic on CUDA
+    upto = torch.ones(size, size, dtype=w.dtype, device=w.device).tril()
+    c = (torch.log1p(-w)[..., None, :] * upto).sum(-1)  # no product, which TF32 would round; cumsum may change its bits
     before = F.pad(c[..., :-1], (1, 0))
 
     outlives = w * _decay(c[..., -1:] - c, begun == begun[..., -1:])  # what s wrote, at the end of its chunk
