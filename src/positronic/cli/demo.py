@@ -27,7 +27,7 @@ VOCABULARY = 2048
 SHARES = {"english": 0.35, "code": 0.65}
 HELD_OUT_ONE_IN = 20
 MEASURED_BYTES = 120_000
-BATCH_TOKENS, LR = 1024, 2e-3
+BATCH_TOKENS, LR, WARMUP = 1024, 2e-3, 10
 RESERVE_S = 25
 """For what follows training: the final measurement, samples, the report."""
 PROMPTS = ("The value of the expression", "def __init__(self,", "If the object is")
@@ -66,21 +66,20 @@ class Command:
         from positronic.checkpoint import load
         from positronic.data import heldout_documents
         from positronic.eval import baselines, bits_per_byte
-        from positronic.models import build, preset
-        from positronic.recipes import RunConfig, fit_to, train_run
-        from positronic.train import MuonConfig, TrainConfig, progress
+        from positronic.models import preset
+        from positronic.recipes import RunConfig, train_run
+        from positronic.train import MuonConfig, ScheduleConfig, TrainConfig, progress
+        from positronic.viz import read_events
 
         held_out = heldout_documents(data, one_in=HELD_OUT_ONE_IN, budget_bytes=MEASURED_BYTES)
         texts = [document.text for document in held_out]
         others = baselines(tokenizer, texts, _training_texts(data))
-        fresh: Any = build(fit_to(preset(MODEL), tokenizer), self.seed, tokenizer=tokenizer)
-        before = bits_per_byte(fresh, tokenizer, held_out)
         left = self.minutes - (time.monotonic() - began + RESERVE_S) / 60
         run = RunConfig(
             model=preset(MODEL),
             data=data,
             held_out_one_in=HELD_OUT_ONE_IN,
-            valid_bytes=MEASURED_BYTES // 3,
+            valid_bytes=MEASURED_BYTES,
             model_seed=self.seed,
             data_seed=self.seed,
             train=TrainConfig(
@@ -88,6 +87,7 @@ class Command:
                 steps=100_000,
                 batch_tokens=BATCH_TOKENS,
                 optimizer=MuonConfig(lr=LR),
+                schedule=ScheduleConfig(warmup=WARMUP),
                 seed=self.seed,
                 checkpoint_every_s=60,
             ),
@@ -95,17 +95,18 @@ class Command:
         say(f"\nTraining for {run.train.minutes:.1f} minutes (Ctrl-C stops early and keeps what was learned) ...")
         state = train_run(run, out / "run", tokenizer=tokenizer, observers=[progress()], cache=out / "cache")
         model, _ = load(out / "run" / "last")
-        after = bits_per_byte(model, tokenizer, held_out).bits_per_byte
+        before = next(e for e in read_events(out / "run" / "metrics.jsonl") if e["event"] == "evaluation")
+        score = bits_per_byte(model, tokenizer, held_out)
         bits = {
-            "a uniform guess": before.tokens * log2(tokenizer.vocab_size) / before.bytes,
-            "this model before training": before.bits_per_byte,
+            "a uniform guess": score.tokens * log2(tokenizer.vocab_size) / score.bytes,
+            "this model before training": before["bits_per_byte"],
             "unigram model over the same tokens": others.unigram,
             "gzip -9": others.gzip,
             "xz -9": others.xz,
-            OURS: after,
+            OURS: score.bits_per_byte,
         }
         scores = {name: f"{score:.3f}" for name, score in sorted(bits.items(), key=lambda item: -item[1])}
-        return _Trained(model, state.counters, scores, _verdict(after, others), others, texts)
+        return _Trained(model, state.counters, scores, _verdict(score.bits_per_byte, others), others, texts)
 
 
 class _Trained(NamedTuple):

@@ -1,9 +1,10 @@
 """Count parameters, operations and memory of a model, without allocating it.
 
 Examples:
-  positronic describe tinygpt-15m
+  positronic describe positronic-144m
   positronic describe my-run/last --json
   positronic describe tinygpt-15m --set n_layers=12 attention.n_heads=8
+  positronic describe positronic-tiny --set 'oscillators.rings=[4,8,16,32,64]' oscillators.steps=6
 """
 
 import json

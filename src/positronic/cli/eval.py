@@ -30,7 +30,7 @@ class Command:
     max_bytes: int | None = None
     """Measure on at most this much of each path."""
     without: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ORGAN ...")] = ()
-    """Silence these organs, named by the kind of their config: attention, swiglu, engram, ..."""
+    """Silence these organs, named by the kind of their config: attention, engram, moe, ..."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
     precision: str = "auto"

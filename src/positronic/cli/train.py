@@ -4,6 +4,7 @@ Examples:
   positronic train --model tinygpt-tiny --data book.txt notes/ --tokenizer tok --out my-run
   positronic train --model tinygpt-15m --data novels.jsonl.xz:0.6 peps.jsonl.xz:0.4 --tokenizer tok --out my-run
   positronic train --model tinygpt-15m --blend blend-v1 --data FOLDER --tokenizer tok --out my-run
+  positronic train --model positronic-15m --data my-text/ --tokenizer tok --optimizer muon --lr 2e-3 --out rings
   positronic train --resume --out my-run
   positronic train --init my-run/last --data more.txt --out second-run --lr 3e-4
   torchrun --nproc-per-node 2 -m positronic train --model tinygpt-15m --data text/ --tokenizer tok --out my-run
