@@ -6,8 +6,8 @@ Every token of every document is predicted once, the first from a lone end-of-te
 UTF-8, whatever the tokenizer makes of them. A document longer than the context is read in windows: the first scores all
 its tokens, each later one its last `stride`, so that a token sees context - stride + 1 tokens at least.
 
-Shapes   inputs, targets (B, T), padded at the end; nats (n,) of the n scored tokens of a batch, float32, summed in
-         float64 by `math.fsum`, so that the order of summation cannot matter.
+Shapes   inputs, targets (B, T), padded at the end; nats (n,) of the n scored tokens of a batch, float32, summed by
+         document in float64 by `math.fsum`, so that the order of summation cannot matter.
 """
 
 import math
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from positronic.data import Document
@@ -26,7 +26,20 @@ from positronic.lm import LM
 from positronic.probe import Probe
 from positronic.state import Step
 
-__all__ = ["Score", "bits_per_byte", "scoring"]
+__all__ = [
+    "SLICE",
+    "Encoder",
+    "Score",
+    "Tally",
+    "Window",
+    "batches",
+    "bits_per_byte",
+    "cut",
+    "document_scores",
+    "nats_of",
+    "read",
+    "scoring",
+]
 
 SLICE = 2048
 """Scored tokens whose logits exist at once."""
@@ -77,6 +90,7 @@ class Score:
 class Window(NamedTuple):
     """Part of a document: inputs, the token after each, and how many of these, the last, are scored here."""
 
+    document: int
     inputs: Sequence[int]
     targets: Sequence[int]
     n_scored: int
@@ -96,7 +110,61 @@ def bits_per_byte(
 
     probe watches or replaces at taps: `observe.ablate` makes one under which organs are silent.
     """
-    texts = [document.text for document in documents]
+    return Score.total(
+        document_scores(
+            model, tokenizer, documents, context=context, stride=stride, batch_tokens=batch_tokens, probe=probe
+        )
+    )
+
+
+def document_scores(
+    model: LM,
+    tokenizer: Encoder,
+    documents: Iterable[Document],
+    *,
+    context: int | None = None,
+    stride: int | None = None,
+    batch_tokens: int = 16_384,
+    probe: Probe | None = None,
+) -> list[Score]:
+    """The score of each document that holds text, in order, with the settings of `bits_per_byte`."""
+    texts = [document.text for document in documents if document.text]
+    windows, tally = cut(model, tokenizer, texts, context, stride), Tally(texts)
+    with scoring(model) as device:
+        for batch in batches(windows, batch_tokens):
+            hidden, wanted = read(model, batch, device, probe)
+            pieces = zip(hidden.split(SLICE), wanted.split(SLICE), strict=True)
+            tally.add(batch, [nats_of(model.logits(h).float(), w) for h, w in pieces])
+    return tally.scores()
+
+
+def nats_of(logits: Tensor, wanted: Tensor) -> Tensor:
+    """(n, W) and the tokens that came (n,) -> -ln p of these (n,)."""
+    return F.cross_entropy(logits, wanted, reduction="none")
+
+
+class Tally:
+    """-ln p of every token, by document."""
+
+    def __init__(self, texts: Sequence[str]):
+        self.sizes = [len(text.encode()) for text in texts]
+        self.nats: list[list[float]] = [[] for _ in texts]
+
+    def add(self, batch: Sequence[Window], pieces: Sequence[Tensor]) -> None:
+        """The scored tokens of a batch, window by window, in pieces of any length."""
+        split = torch.cat(list(pieces)).cpu().split([window.n_scored for window in batch])
+        for window, nats in zip(batch, split, strict=True):
+            self.nats[window.document] += nats.tolist()
+
+    def scores(self) -> list[Score]:
+        parts = zip(self.nats, self.sizes, strict=True)
+        return [Score(math.fsum(nats), len(nats), size) for nats, size in parts]
+
+
+def cut(
+    model: LM, tokenizer: Encoder, texts: Sequence[str], context: int | None = None, stride: int | None = None
+) -> list[Window]:
+    """All texts in windows that fit the model."""
     context = context or model.config.context
     stride = stride or max(1, context // 2)
     if not 1 <= stride <= context <= model.config.max_positions:
@@ -106,28 +174,25 @@ def bits_per_byte(
         )
     windows = [
         window
-        for ids in tokenizer.encode_batch(texts)
-        for window in _windows([tokenizer.eot_id, *ids], context, stride)
+        for document, ids in enumerate(tokenizer.encode_batch(texts))
+        for window in _windows(document, [tokenizer.eot_id, *ids], context, stride)
     ]
-    n_bytes = sum(len(text.encode()) for text in texts)
-    if not windows or not n_bytes:
-        raise DataError(f"The {len(texts)} documents to score hold no text. Give text that is not empty.")
-    with scoring(model) as device:
-        nats = math.fsum(x for batch in _batches(windows, batch_tokens) for x in _nats(model, batch, device, probe))
-    return Score(nats, sum(window.n_scored for window in windows), n_bytes)
+    if not windows:
+        raise DataError("The documents to score hold no text. Give text that is not empty.")
+    return windows
 
 
-def _windows(ids: Sequence[int], context: int, stride: int) -> Iterator[Window]:
+def _windows(document: int, ids: Sequence[int], context: int, stride: int) -> Iterator[Window]:
     """Windows over `ids`, of which the first token is given and all others are scored once."""
     n, done = len(ids) - 1, 0
     while done < n:
         end = min(n, context if done == 0 else done + stride)
         start = max(0, end - context)
-        yield Window(ids[start:end], ids[start + 1 : end + 1], end - done)
+        yield Window(document, ids[start:end], ids[start + 1 : end + 1], end - done)
         done = end
 
 
-def _batches(windows: Sequence[Window], batch_tokens: int) -> Iterator[list[Window]]:
+def batches(windows: Sequence[Window], batch_tokens: int) -> Iterator[list[Window]]:
     """Windows of like length together: longest first, so that padding is short and memory shows its need at once."""
     ordered = sorted(windows, key=lambda window: -len(window.inputs))
     start = 0
@@ -137,8 +202,8 @@ def _batches(windows: Sequence[Window], batch_tokens: int) -> Iterator[list[Wind
         start += rows
 
 
-def _nats(model: LM, batch: Sequence[Window], device: torch.device, probe: Probe | None) -> list[float]:
-    """-ln p of every scored token of a batch."""
+def read(model: LM, batch: Sequence[Window], device: torch.device, probe: Probe | None = None) -> tuple[Tensor, Tensor]:
+    """What every scored token of a batch is read off, (n, D), and the token itself, (n,); window by window."""
     longest = len(batch[0].inputs)
     inputs = torch.zeros(len(batch), longest, dtype=torch.long)
     targets, scored, valid = torch.zeros_like(inputs), torch.zeros_like(inputs, dtype=torch.bool), inputs.bool()
@@ -150,12 +215,7 @@ def _nats(model: LM, batch: Sequence[Window], device: torch.device, probe: Probe
     places, wanted = scored.flatten().nonzero()[:, 0].to(device), targets[scored].to(device)
     inputs = inputs.to(device)
     step = Step(inputs, inputs, valid=None if bool(valid.all()) else valid.to(device), probe=probe)
-    hidden = model(inputs, step=step).hidden.flatten(0, 1)[places]  # (n, D)
-    pieces = [
-        F.cross_entropy(model.logits(hidden[i : i + SLICE]).float(), wanted[i : i + SLICE], reduction="none")
-        for i in range(0, len(hidden), SLICE)
-    ]
-    return torch.cat(pieces).tolist()
+    return model(inputs, step=step).hidden.flatten(0, 1)[places], wanted
 
 
 @contextmanager

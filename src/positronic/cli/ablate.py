@@ -1,0 +1,109 @@
+"""What each organ is worth: bits per byte without it, with an interval over documents.
+
+Organs are silenced in turn, then the mixers of each layer, with the same weights: what the rest loses with them, not
+what it would have learned without them. Named organs or layers alone are measured where some are named.
+
+Examples:
+  positronic ablate my-run/last --data held-out.jsonl
+  positronic ablate my-run/last --data novels_valid.jsonl.xz --max-bytes 200000 --json
+  positronic ablate my-run/last --data held-out.jsonl --organs engram specialists
+  positronic ablate my-run/last --data held-out.jsonl --layers 1 2
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from positronic.cli.console import print_json, say, table
+from positronic.errors import ConfigError
+
+if TYPE_CHECKING:
+    from positronic.lm import LM
+    from positronic.observe.places import Place
+    from positronic.probe import Probe
+
+
+@dataclass(frozen=True)
+class Command:
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    """Checkpoint folder."""
+    data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH ...")]
+    """Text to measure on, of 8 documents or more."""
+    organs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ORGAN ...")] = ()
+    """Silence these, named by the kind of their config: attention, engram, ..."""
+    layers: Annotated[tuple[int, ...], tyro.conf.arg(metavar="NUMBER ...")] = ()
+    """Silence the mixers of these layers, counted from 1."""
+    max_bytes: int | None = None
+    """Measure on at most this much of each path."""
+    seed: int = 0
+    """Of the documents drawn again for the intervals."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    precision: str = "auto"
+    """auto, float32 or bfloat16."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        import numpy as np
+
+        from positronic.checkpoint import load
+        from positronic.data import excerpt, open_source
+        from positronic.eval import Score, compare
+        from positronic.observe import changes, verdict
+        from positronic.train import pick_device
+
+        place = pick_device(self.device, self.precision)
+        model, tokenizer = load(self.folder, device=place.torch_device)
+        silent = self._silent(model)
+        sources = [open_source(path) for path in self.data]
+        chosen = [source if self.max_bytes is None else excerpt(source, self.max_bytes) for source in sources]
+        documents = [document for source in chosen for document in source]
+        say(f"{len(documents)} documents, read {1 + len(silent)} times ...")
+        with place.autocast():
+            scores, found = compare(model, tokenizer, documents, {str(i): p for i, p in enumerate(silent.values())})
+        nats, n_bytes = np.array([s.nats for s in scores]), np.array([s.bytes for s in scores])
+        without = np.array([[s.nats for s in one.scores] for one in found.values()])
+        whole, rows = Score.total(scores), []
+        for where, one, change in zip(silent, found.values(), changes(nats, without, n_bytes, self.seed), strict=True):
+            measured = {"change": change.bits_per_byte, "interval": [change.low, change.high]}
+            moved = {"largest_change_of_a_logit": one.largest_change, "flips": one.flips / whole.tokens}
+            rows.append({**where._asdict(), **measured, **moved, "verdict": verdict(change)})
+        if self.json:
+            print_json(whole.to_json() | {"documents": len(scores), "without": rows})
+            return
+        title = f"{self.folder}: {whole.bits_per_byte:.4f} bits/byte, and without"
+        columns = ["", "layer", "bits/byte", "95 % interval", "largest change of a logit", "argmax flips", "verdict"]
+        table(title, columns, map(_row, rows))
+
+    def _silent(self, model: "LM") -> "dict[Place, Probe]":
+        """What to silence in turn: what was named, or everything."""
+        from positronic.observe import ablate, mixers_of, organs_of
+        from positronic.observe.places import Place
+
+        everything = not self.organs and not self.layers
+        organs = organs_of(model) if everything else dict.fromkeys(self.organs)
+        silent = {Place(organ, None): ablate(model, [organ]) for organ in organs}
+        mixers = mixers_of(model)
+        known = sorted({where.layer for where in mixers if where.layer is not None})
+        for number in self.layers:
+            if number not in known:
+                raise ConfigError(
+                    f"--layers names layer {number}, and this model has {_span(known)}; name one of these."
+                )
+        return silent | {where: p for where, p in mixers.items() if everything or where.layer in self.layers}
+
+
+def _row(row: dict[str, Any]) -> tuple[str, ...]:
+    low, high = row["interval"]
+    return (
+        row["organ"].replace("_", " "),
+        "all" if row["layer"] is None else str(row["layer"]),
+        f"{row['change']:+.4f}",
+        f"{low:+.4f} \N{HORIZONTAL ELLIPSIS} {high:+.4f}",
+        f"{row['largest_change_of_a_logit']:.3g}",
+        f"{row['flips']:.1%}",
+        row["verdict"],
+    )
