@@ -90,9 +90,8 @@ class Command:
         known = sorted({where.layer for where in mixers if where.layer is not None})
         for number in self.layers:
             if number not in known:
-                raise ConfigError(
-                    f"--layers names layer {number}, and this model has {_span(known)}; name one of these."
-                )
+                span = f"layers {known[0]} to {known[-1]}; name some of these" if known else "one; name its organs"
+                raise ConfigError(f"--layers names layer {number}, and this model has {span}.")
         return silent | {where: p for where, p in mixers.items() if everything or where.layer in self.layers}
 
 
