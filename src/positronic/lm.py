@@ -10,6 +10,7 @@ from positronic.config import ModelConfig
 from positronic.state import DecodeState, State, Step
 
 __all__ = [
+    "FARTHEST",
     "LM",
     "NONE",
     "Controller",
@@ -23,6 +24,8 @@ __all__ = [
     "Shared",
 ]
 
+FARTHEST = 32
+"""Tokens ahead that a head may look, at most: as far as batches count their targets."""
 NONE: Mapping[str, Tensor] = MappingProxyType({})
 
 

@@ -14,7 +14,7 @@ from positronic.lm import LMOutput
 from positronic.models import build
 from positronic.nn import init
 from positronic.train import AuxiliaryWeight, NextTokenConfig, SFTConfig
-from positronic.train.objectives.heads import LOOKAHEAD, ahead, count_ahead, same_document
+from positronic.train.objectives.heads import FARTHEST, ahead, count_ahead, same_document
 from positronic.traits.jepa import JEPAConfig
 from positronic.traits.mtp import MTPConfig
 
@@ -76,7 +76,7 @@ def pairs(batch: TokenBatch, k: int, mask: torch.Tensor | None) -> list[tuple[in
 def test_pairs_are_counted_as_they_are_used(kind):
     batch = batch_of(kind)
     counts = count_ahead(batch)
-    for k in range(1, LOOKAHEAD + 1):
+    for k in range(1, FARTHEST + 1):
         assert counts[f"targets.{k}"] == len(pairs(batch, k, batch.loss_mask)), k
         assert counts[f"tokens.{k}"] == len(pairs(batch, k, None)) == int(same_document(batch, k).sum()), k
 
@@ -251,8 +251,8 @@ def test_heads_without_a_weight_are_refused():
 
 def test_a_head_beyond_what_is_counted_is_refused():
     objective, batch = NextTokenConfig().build(), batch_of("plain")
-    with pytest.raises(ConfigError, match=f"{LOOKAHEAD + 1} tokens ahead"):
-        objective(WithHeads(drafts=0, distance=LOOKAHEAD + 1), batch, objective.counts(batch))
+    with pytest.raises(ConfigError, match=f"{FARTHEST + 1} tokens ahead"):
+        objective(WithHeads(drafts=0, distance=FARTHEST + 1), batch, objective.counts(batch))
 
 
 def test_fine_tuning_trains_heads_on_the_assistants_words_alone():

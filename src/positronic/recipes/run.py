@@ -113,6 +113,7 @@ def train_run(
     if tokenizer is None:
         raise ConfigError("A new run needs a tokenizer; train one with `positronic tokenizer train`.")
     model_config = fit_to(run.model, tokenizer)
+    model = None if go_on else build(model_config, run.model_seed, tokenizer=tokenizer)
     data = _data(run, model_config, tokenizer, cache, progress)
     train = run.train if run.epochs is None else replace(run.train, steps=_steps(run, data))
     together: dict[str, Any] = {
@@ -122,9 +123,8 @@ def train_run(
         "validate": _validation(run, tokenizer),
         "observers": observers,
     }
-    if go_on:
+    if model is None:
         return resume(folder, train, model_config=model_config, **together)
-    model = build(model_config, run.model_seed, tokenizer=tokenizer)
     if run.init is not None:
         init_from(run.init, model)
     if ranks.first:

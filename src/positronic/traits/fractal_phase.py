@@ -54,8 +54,15 @@ class FractalPhaseConfig(OrganConfig, kind="fractal_phase"):
             )
 
     def pinned(self, vocab_size: int, columns: int) -> "FractalPhaseConfig":
-        """The same with the hash of its table for this vocabulary, which every later build must then have."""
-        return self.replace(sha256=fractal_sha256(fractal_table(vocab_size, columns, self.levels)))
+        """The same with the hash of its table for this vocabulary, which every later build must then have.
+
+        A hash that is there already stays: another build's table is refused, not taken over.
+        """
+        return (
+            self
+            if self.sha256 is not None
+            else self.replace(sha256=fractal_sha256(fractal_table(vocab_size, columns, self.levels)))
+        )
 
     def build_shared(self, vocab_size: int, rings: tuple[int, ...]) -> "FractalPhase":
         """The part of the model, whose value the layers read as `step.shared["fractal_phase"]`."""

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from positronic.config import Config
 from positronic.errors import ConfigError
+from positronic.lm import FARTHEST
 from positronic.nn.linear import Linear
 from positronic.nn.norm import RMSNorm
 
@@ -46,6 +47,10 @@ class JEPAConfig(Config, kind="jepa"):
             raise ConfigError(
                 f"jepa.ahead is {self.ahead}, but a row of {context} tokens has nothing to guess that far ahead; "
                 f"use at most {context - 1}, or a longer context."
+            )
+        if self.ahead > FARTHEST:
+            raise ConfigError(
+                f"jepa.ahead is {self.ahead}; use at most {FARTHEST}, which is as far as training counts."
             )
 
     def build(self, d_model: int) -> "JEPA":

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from positronic.config import Config
 from positronic.errors import ConfigError
+from positronic.lm import FARTHEST
 from positronic.nn.linear import Linear
 from positronic.nn.norm import RMSNorm
 
@@ -47,6 +48,8 @@ class MTPConfig(Config, kind="mtp"):
                 f"mtp.heads is {self.heads}, but a row of {context} tokens has nothing to guess that far ahead; "
                 f"use at most {context - 1} heads, or a longer context."
             )
+        if self.heads > FARTHEST:
+            raise ConfigError(f"mtp.heads is {self.heads}; use at most {FARTHEST}, which is as far as training counts.")
 
     def build(self, d_model: int) -> "MTP":
         return MTP(self, d_model)

@@ -19,17 +19,14 @@ from torch.nn import functional as F
 
 from positronic.data import TokenBatch
 from positronic.errors import ConfigError
-from positronic.lm import LatentHead
+from positronic.lm import FARTHEST, LatentHead
 from positronic.train.objectives.objective import Counts
 
-__all__ = ["LOOKAHEAD", "ahead", "count_ahead", "counted_ahead", "latent_sums", "same_document"]
-
-LOOKAHEAD = 32
-"""Places ahead that are counted, and so can be guessed."""
+__all__ = ["ahead", "count_ahead", "counted_ahead", "latent_sums", "same_document"]
 
 
 def count_ahead(batch: TokenBatch) -> dict[str, int]:
-    """targets.k and tokens.k for k = 1 .. LOOKAHEAD."""
+    """targets.k and tokens.k for k = 1 .. FARTHEST."""
     place = torch.arange(batch.tokens.shape[1])
     depth = place.expand_as(batch.tokens)  # tokens of the same document before this one
     if batch.segments is not None:
@@ -37,9 +34,9 @@ def count_ahead(batch: TokenBatch) -> dict[str, int]:
         depth = place - (place * begins).cummax(1).values
     found: dict[str, int] = {}
     for name, mask in (("targets", batch.loss_mask), ("tokens", batch.valid)):
-        deep = (depth if mask is None else depth[mask]).clamp(max=LOOKAHEAD).flatten()
-        at_least = deep.bincount(minlength=LOOKAHEAD + 1).flip(0).cumsum(0).flip(0).tolist()
-        found |= {f"{name}.{k}": at_least[k] for k in range(1, LOOKAHEAD + 1)}
+        deep = (depth if mask is None else depth[mask]).clamp(max=FARTHEST).flatten()
+        at_least = deep.bincount(minlength=FARTHEST + 1).flip(0).cumsum(0).flip(0).tolist()
+        found |= {f"{name}.{k}": at_least[k] for k in range(1, FARTHEST + 1)}
     return found
 
 
@@ -47,7 +44,7 @@ def counted_ahead(counts: Counts, what: str, k: int) -> int:
     """How many pairs `k` apart a sum is divided by; 1 where there are none, whose sum is 0."""
     if f"{what}.{k}" not in counts:
         raise ConfigError(
-            f"A head of this model guesses {k} tokens ahead, and the objective counts up to {LOOKAHEAD}; "
+            f"A head of this model guesses {k} tokens ahead, and the objective counts up to {FARTHEST}; "
             f"use fewer heads, or a shorter distance."
         )
     return max(1, counts[f"{what}.{k}"])
