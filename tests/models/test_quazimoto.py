@@ -119,5 +119,7 @@ def test_rings_without_slots_and_heads_beyond_the_context_are_refused():
         build(override(small(), ["oscillators.rings=[4,8]"]))
     with pytest.raises(ConfigError, match="rings"):
         override(small(), ["oscillators.rings=[]"])
-    with pytest.raises(ConfigError, match="context"):
+    with pytest.raises(ConfigError, match="at most 32"):
+        override(small(), ["drafts.heads=40"])
+    with pytest.raises(ConfigError, match="longer context"):
         override(small(), ["drafts.heads=64"])

@@ -132,3 +132,9 @@ def test_levels_must_share_the_columns_evenly():
 def test_config_to_json_to_config_is_identity():
     config = FractalPhaseConfig(levels=3, sha256=FROZEN)
     assert Config.from_json(config.to_json()) == config
+
+
+def test_a_hash_that_was_asked_for_is_not_replaced():
+    asked = FractalPhaseConfig(sha256="0" * 64)
+    assert asked.pinned(64, 12) == asked
+    assert FractalPhaseConfig().pinned(64, 12).sha256 == fractal_sha256(fractal_table(64, 12))

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from positronic.config import OrganConfig
 from positronic.errors import ConfigError
 from positronic.nn import init
+from positronic.nn.halton import van_der_corput
 from positronic.state import Step
 
 __all__ = ["FractalPhase", "FractalPhaseConfig", "fractal_rows", "fractal_sha256", "fractal_table"]
@@ -58,11 +59,9 @@ class FractalPhaseConfig(OrganConfig, kind="fractal_phase"):
 
         A hash that is there already stays: another build's table is refused, not taken over.
         """
-        return (
-            self
-            if self.sha256 is not None
-            else self.replace(sha256=fractal_sha256(fractal_table(vocab_size, columns, self.levels)))
-        )
+        if self.sha256 is not None:
+            return self
+        return self.replace(sha256=fractal_sha256(fractal_table(vocab_size, columns, self.levels)))
 
     def build_shared(self, vocab_size: int, rings: tuple[int, ...]) -> "FractalPhase":
         """The part of the model, whose value the layers read as `step.shared["fractal_phase"]`."""
@@ -132,25 +131,16 @@ class FractalPhase(nn.Module):
 
 def _points(index: np.ndarray, level: int) -> tuple[np.ndarray, np.ndarray]:
     """c of each index in units of 2^-28, rounded down: re, im (n,) int64."""
-    (re, of_re), (im, of_im) = (_van_der_corput(index, base) for base in BASES[0])
+    (re, of_re), (im, of_im) = (van_der_corput(index, base) for base in BASES[0])
     c_re = ((5 * re - 4 * of_re) << FRACTION_BITS - 1) // of_re
     c_im = (5 * (2 * im - of_im) << FRACTION_BITS - 2) // of_im
     if level == 0:
         return c_re, c_im
-    (re, of_re), (im, of_im) = (_van_der_corput(index, base) for base in BASES[level])
+    (re, of_re), (im, of_im) = (van_der_corput(index, base) for base in BASES[level])
     return (
         c_re + ((2 * re - of_re) << FRACTION_BITS - 1 - level) // of_re,
         c_im + ((2 * im - of_im) << FRACTION_BITS - 1 - level) // of_im,
     )
-
-
-def _van_der_corput(index: np.ndarray, base: int) -> tuple[np.ndarray, int]:
-    """The digits of each index in reverse behind the point: numerators (n,) and their one denominator."""
-    numerator, denominator = np.zeros_like(index), 1
-    while index.any():
-        index, digit = np.divmod(index, base)
-        numerator, denominator = numerator * base + digit, denominator * base
-    return numerator, denominator
 
 
 def _check(levels: int, columns: int | None = None) -> None:

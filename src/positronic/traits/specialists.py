@@ -17,12 +17,10 @@ Weights  W_q, W_in, W_out and W_write of all rings are rows of one matrix `proje
 Init     N(0, 0.02^2); keys N(0, 1); one leaky gate a ring and specialist, closed.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from positronic.config import OrganConfig
@@ -30,11 +28,12 @@ from positronic.errors import ConfigError
 from positronic.kernels.store import Recall, recall
 from positronic.lm import MixerOutput
 from positronic.nn import init
-from positronic.nn.gate import LEAK, Gate
+from positronic.nn.gate import Gate, gated_linear
 from positronic.nn.linear import Linear
+from positronic.nn.stores import StoresState
 from positronic.state import Step
 
-__all__ = ["Specialists", "SpecialistsConfig", "SpecialistsState"]
+__all__ = ["Specialists", "SpecialistsConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,36 +66,6 @@ class SpecialistsConfig(OrganConfig, kind="specialists"):
         return Specialists(self, d_model, rings)
 
 
-@dataclass(frozen=True)
-class SpecialistsState:
-    """The stores of all rings."""
-
-    stores: Tensor
-    """(B, 2, R, E, V) S_in, then S_out, after the last token; float32."""
-    document: Tensor
-    """(B,) the document they belong to."""
-    trail: tuple[Tensor, Tensor] | None = None
-    """(B, T+1, ...) both, before the last call and after each of its tokens."""
-
-    @property
-    def s_in(self) -> Tensor:
-        """(B, R, E, V) what queries are compared with."""
-        return self.stores[:, 0]
-
-    @property
-    def s_out(self) -> Tensor:
-        """(B, R, E, V) what is read."""
-        return self.stores[:, 1]
-
-    def commit(self, path: Sequence[int]) -> "SpecialistsState":
-        assert self.trail is not None, "DecodeState.commit asks for the trail"
-        stores, document = self.trail
-        return SpecialistsState(stores[:, len(path)], document[:, len(path)])
-
-    def select(self, rows: Tensor) -> "SpecialistsState":
-        return SpecialistsState(self.stores[rows], self.document[rows])
-
-
 class Specialists(nn.Module):
     def __init__(self, config: SpecialistsConfig, d_model: int, rings: tuple[int, ...]):
         super().__init__()
@@ -112,16 +81,12 @@ class Specialists(nn.Module):
     def reset_parameters(self) -> None:
         init.normal_(self.keys, 1.0)
 
-    def init_state(self, batch: int, room: int = 0) -> SpecialistsState:
-        c, device = self.config, self.keys.device
-        stores = torch.zeros(batch, 2, len(self.rings), c.per_ring, c.dim, dtype=torch.float32, device=device)
-        return SpecialistsState(stores, torch.zeros(batch, dtype=torch.long, device=device))
+    def init_state(self, batch: int, room: int = 0) -> StoresState:
+        return StoresState.new(batch, *self.keys.shape, self.keys.device)
 
-    def forward(self, x: Tensor, phases: Tensor, step: Step, state: SpecialistsState | None = None) -> MixerOutput:
+    def forward(self, x: Tensor, phases: Tensor, step: Step, state: StoresState | None = None) -> MixerOutput:
         before = self.init_state(len(x)) if state is None else state
-        documents = step.documents(None if state is None else state.document)
-        documents = torch.cat([before.document[:, None], documents], 1)  # (B, T+1)
-        fresh = documents[:, 1:] != documents[:, :-1]
+        documents, fresh = before.documents(step)
         projected = self.project(x)
         if state is None and torch.is_grad_enabled():
             current, recalled = checkpoint(
@@ -132,10 +97,7 @@ class Specialists(nn.Module):
         current = step.tap(self, "current", current)
         step.tap(self, "choice", recalled.choice)
         step.tap(self, "memory", recalled.stores)
-        if state is None:
-            return MixerOutput(current)
-        trail = (recalled.trail, documents) if step.keep_trail else None
-        return MixerOutput(current, SpecialistsState(recalled.stores, documents[:, -1], trail))
+        return MixerOutput(current, None if state is None else StoresState.after(recalled, documents, step))
 
     def _consult(self, projected: Tensor, fresh: Tensor, stores: Tensor, step: Step) -> tuple[Tensor, Recall]:
         """The gated current (B, T, N) and what it was made of."""
@@ -148,20 +110,5 @@ class Specialists(nn.Module):
         w = c.write_max * write.sigmoid() * (address / c.dim**0.5).softmax(-1)
         w = step.where_real(w, padding=0.0) if step.write_memory else torch.zeros_like(w)
         recalled = recall(q, address, w, v, stores, fresh, c.top, step.keep_trail)
-        return self._decode(recalled.read), recalled
-
-    def _decode(self, read: Tensor) -> Tensor:
-        """(B, T, R, E, V) -> (B, T, N).
-
-        The gates stand on the decoders, which are small, not on what each specialist says, which is E times the
-        current: the same by linearity, if the leak that decoders get from their gate is given to the reads as well.
-        """
-        currents = []
-        for r, matrix in enumerate(self.decoders.weight.split(self.rings)):
-            said = read[:, :, r].flatten(2)  # (B, T, E V)
-            gated = self.gates[r](matrix.unflatten(1, read.shape[-2:])).flatten(1)  # (n_r, E V)
-            current = F.linear(said, gated)
-            if torch.is_grad_enabled():
-                current = current + LEAK * F.linear(said - said.detach(), matrix.detach())
-            currents.append(current)
-        return torch.cat(currents, -1)
+        matrices = zip(recalled.read.unbind(2), self.decoders.weight.split(self.rings), self.gates, strict=True)
+        return torch.cat([gated_linear(said, matrix, gate) for said, matrix, gate in matrices], -1), recalled
