@@ -11,10 +11,12 @@ from positronic.config import Config, ModelConfig
 from positronic.data import TokenBatch
 from positronic.errors import StateError
 from positronic.mixers.attention import AttentionConfig
+from positronic.mixers.colony import ColonyConfig
 from positronic.mixers.kuramoto import KuramotoConfig
 from positronic.mixers.moe import MoEConfig
 from positronic.mixers.swiglu import SwiGLUConfig
 from positronic.models import build
+from positronic.models.mycel import MycelConfig
 from positronic.models.quazimoto import QuazimotoConfig
 from positronic.models.transformer import TransformerConfig
 from positronic.probe import Probe, capture
@@ -28,6 +30,7 @@ from positronic.traits.mtp import MTPConfig
 from positronic.traits.phase_attention import PhaseAttentionConfig
 from positronic.traits.ring_controller import RingControllerConfig
 from positronic.traits.specialists import SpecialistsConfig
+from positronic.traits.stations import StationsConfig
 
 D, W, END = 32, 50, 7
 RINGS = (4, 8, 16)
@@ -42,6 +45,8 @@ MIXERS: dict[str, Config] = {
     "kuramoto-organs": KuramotoConfig(
         rings=RINGS, injections=(PhaseAttentionConfig(slots=(0, 1), dim=16), SpecialistsConfig(per_ring=3, dim=16))
     ),
+    "colony": ColonyConfig(tips=12, centres=6),
+    "colony-stations": ColonyConfig(tips=12, centres=6, stations=StationsConfig(stations=5, per_station=3, dim=16)),
     "hrm": HRMConfig(hidden=48),
     "moe": MoEConfig(hidden=24),
 }
@@ -73,6 +78,24 @@ MODELS: dict[str, ModelConfig] = {
                 EngramConfig(slots=(0, 1), heads=2, rows=64, dim=8, width=16),
                 SpecialistsConfig(per_ring=3, dim=16),
             ),
+        ),
+        refiners=(HRMConfig(hidden=32), MoEConfig(hidden=24)),
+        drafts=MTPConfig(heads=3, hidden=24),
+        latents=JEPAConfig(ahead=2, hidden=24),
+    ),
+    "mycel": MycelConfig(
+        vocab_size=W,
+        d_model=D,
+        context=64,
+        max_positions=256,
+        boundary_id=END,
+        n_layers=2,
+        attention=MIXERS["attention"],
+        colony=ColonyConfig(
+            tips=12,
+            centres=6,
+            phase_seed=FractalPhaseConfig(levels=4),
+            stations=StationsConfig(stations=5, per_station=3, dim=16),
         ),
         refiners=(HRMConfig(hidden=32), MoEConfig(hidden=24)),
         drafts=MTPConfig(heads=3, hidden=24),

@@ -104,7 +104,9 @@ class ModelConfig(Config):
 
     def fitted(self, vocab_size: int, boundary_id: int) -> Self:
         """The config for a tokenizer: its vocabulary, and the token that ends a document."""
-        return self.replace(vocab_size=vocab_size, boundary_id=boundary_id)
+        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        mixers = {name: part.fitted(vocab_size) for name, part in parts.items() if isinstance(part, MixerConfig)}
+        return self.replace(vocab_size=vocab_size, boundary_id=boundary_id, **mixers)
 
     def build(self) -> Any:
         """The module this config describes, an `LM`; parameters are not filled yet (see `nn.init.initialize`)."""
@@ -119,10 +121,14 @@ class MixerConfig(Config):
         """The module; n_branches residual branches in the trunk set the scale of its output at the start."""
         raise NotImplementedError(f"{type(self).__name__} must say which module it builds")
 
+    def fitted(self, vocab_size: int) -> Self:
+        """The same for a vocabulary; most mixers fit any."""
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
 class OrganConfig(Config):
-    """A part of a bank of oscillators or tips; `rings` are the sizes of the groups that the bank falls into."""
+    """A part of a bank; `rings` are the sizes of the groups it falls into: oscillators of a ring, axes of a tip."""
 
     def build(self, d_model: int, rings: tuple[int, ...]) -> Any:
         """One layer's part."""
@@ -131,6 +137,10 @@ class OrganConfig(Config):
     def build_shared(self, vocab_size: int, rings: tuple[int, ...]) -> Any:
         """What all layers share, an `lm.Shared` read as `Step.shared[kind]`; None: nothing."""
         return None
+
+    def fitted(self, vocab_size: int, rings: tuple[int, ...]) -> Self:
+        """The same for a vocabulary; most organs fit any."""
+        return self
 
 
 C = TypeVar("C", bound=Config)

@@ -21,6 +21,7 @@ __all__ = [
     "Mixer",
     "MixerOutput",
     "Modulation",
+    "Readout",
     "Shared",
 ]
 
@@ -56,12 +57,22 @@ class Mixer(Protocol):
 
 
 class Injection(Protocol):
-    """An organ inside a bank of N oscillators or tips: it reads what the bank starts from and adds a current to it."""
+    """An organ inside a bank of N oscillators: it reads what the bank starts from and adds a current to it."""
 
     def init_state(self, batch: int, room: int = 0) -> State | None: ...
 
     def __call__(self, x: Tensor, phases: Tensor, step: Step, state: State | None = None) -> MixerOutput:
         """x (B, T, D), normed by the mixer; phases (B, T, N) before any integration -> y (B, T, N), a current."""
+        ...
+
+
+class Readout(Protocol):
+    """An organ behind a colony of N tips: it reads where they have grown to and adds to what the colony says."""
+
+    def init_state(self, batch: int, room: int = 0) -> State | None: ...
+
+    def __call__(self, x: Tensor, positions: Tensor, step: Step, state: State | None = None) -> MixerOutput:
+        """x (B, T, D), normed by the mixer; positions (B, T, N, 3) after all growth -> y (B, T, D)."""
         ...
 
 

@@ -12,8 +12,8 @@ from positronic.cli.demo_inside import inside, with_and_without_drafts
 from positronic.mixers.kuramoto import OrgansState
 from positronic.models import build, preset
 from positronic.models.transformer import tinygpt_tiny
+from positronic.nn.stores import StoresState
 from positronic.text import byte_tokenizer
-from positronic.traits.specialists import SpecialistsState
 
 TOKENS = byte_tokenizer()
 GREEDY = ["--max-new-tokens", "24", "--temperature", "0", "--device", "cpu", "--prompt", "The lamp"]
@@ -149,7 +149,7 @@ def test_frozen_memories_stay_empty(folder, tmp_path, capsys):
 def _stores(state):
     """What all specialists keep."""
     organs = [organ for layer in state.layers if isinstance(layer, OrgansState) for organ in layer.organs]
-    return torch.cat([organ.stores for organ in organs if isinstance(organ, SpecialistsState)])
+    return torch.cat([organ.stores for organ in organs if isinstance(organ, StoresState)])
 
 
 def test_a_table_that_this_build_makes_otherwise_is_refused_wherever_it_is_read(folder, tmp_path, capsys, monkeypatch):

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from positronic.generation import Heads, Uncached, find_exact, generate
 from positronic.generation.wish import wish
 from positronic.mixers.kuramoto import OrgansState
+from positronic.nn.stores import StoresState
 from positronic.text import byte_tokenizer
 from positronic.traits.engram import EngramWindow
 from positronic.traits.ring_controller import ControllerState
-from positronic.traits.specialists import SpecialistsState
 from remembering import equal_bits, tensors_of
 
 TOKENS = byte_tokenizer()
@@ -162,7 +162,7 @@ def test_after_any_acceptance_the_state_is_that_of_plain_decoding(model, n_threa
     assert ends > 2
     organs = [organ for layer in plain.layers if isinstance(layer, OrgansState) for organ in layer.organs]
     kinds = {type(organ) for organ in (*organs, *plain.layers)}
-    assert kinds >= {SpecialistsState, ControllerState, EngramWindow}, "an organ's state was not compared"
+    assert kinds >= {StoresState, ControllerState, EngramWindow}, "an organ's state was not compared"
     assert len(tensors_of(resting(plain))) == 2 * 3 + 2 * (3 + 3 + 2) + 2 + 3
 
 
@@ -173,7 +173,7 @@ def ask(model, prompt: str, **how):
 def memories(conversation) -> list[Tensor]:
     """Stores and fast weights of all layers."""
     organs = [organ for layer in conversation.state.layers if isinstance(layer, OrgansState) for organ in layer.organs]
-    stores = [organ.stores for organ in organs if isinstance(organ, SpecialistsState)]
+    stores = [organ.stores for organ in organs if isinstance(organ, StoresState)]
     return stores + [organ.weight for organ in organs if isinstance(organ, ControllerState)]
 
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from positronic.nn import init
-from positronic.nn.gate import OPEN, Gate, soft_clamp
+from positronic.nn.gate import OPEN, Gate, gated_linear, soft_clamp
 from positronic.nn.linear import Linear
 from positronic.nn.norm import RMSNorm
 from positronic.nn.rope import rotate, rotation
@@ -20,6 +20,25 @@ def test_a_closed_gate_is_exactly_silent_yet_lets_gradient_through():
 
 def test_an_open_gate_passes_nine_tenths():
     assert Gate(OPEN, leak=0)(torch.ones(1)).item() == pytest.approx(0.9)
+
+
+def test_gates_on_weights_are_gates_on_what_each_input_says():
+    def run(form):
+        generator = torch.Generator().manual_seed(0)
+        gate = Gate(shape=(5, 1))
+        with torch.no_grad():
+            gate.g.normal_(generator=generator)
+        x, weight = (torch.randn(*shape, generator=generator).requires_grad_() for shape in ((2, 3, 5, 4), (7, 20)))
+        y = form(x, weight, gate)
+        (y * torch.arange(y.numel()).view(y.shape).cos()).sum().backward()
+        return [y, x.grad, weight.grad, gate.g.grad]
+
+    def each(x, weight, gate):
+        said = torch.einsum("btev,nev->bten", x, weight.unflatten(1, (5, 4)))
+        return gate(said).sum(2)
+
+    for ours, theirs in zip(run(gated_linear), run(each), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
 
 
 def test_soft_clamp_is_odd_bounded_and_straight_at_zero():

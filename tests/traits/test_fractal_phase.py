@@ -136,5 +136,5 @@ def test_config_to_json_to_config_is_identity():
 
 def test_a_hash_that_was_asked_for_is_not_replaced():
     asked = FractalPhaseConfig(sha256="0" * 64)
-    assert asked.pinned(64, 12) == asked
-    assert FractalPhaseConfig().pinned(64, 12).sha256 == fractal_sha256(fractal_table(64, 12))
+    assert asked.fitted(64, (4, 8)) == asked
+    assert FractalPhaseConfig().fitted(64, (4, 8)).sha256 == fractal_sha256(fractal_table(64, 12))

@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from positronic.config import Config
 from positronic.errors import ConfigError
-from positronic.nn.gate import LEAK
 from positronic.probe import Probe, capture
 from positronic.state import Step
 from positronic.traits.specialists import Specialists, SpecialistsConfig
@@ -247,29 +246,6 @@ def test_a_closed_gate_is_silent_while_its_content_learns():
         assert p.grad.abs().max() > 0, name
     rows = specialists.project.weight.grad.split([3 * 16] * 3 + [15])
     assert all(part.abs().max() > 0 for part in rows), "queries, values in, values out, write logits"
-
-
-def test_gates_on_decoders_are_gates_on_what_each_specialist_says():
-    read = torch.randn(2, 3, len(RINGS), 5, 16, generator=torch.Generator().manual_seed(0))
-
-    def run(decode):
-        specialists, given = organ(), read.clone().requires_grad_()
-        y = decode(specialists, given)
-        (y * torch.arange(y.numel()).view(y.shape).cos()).sum().backward()
-        return [y, given.grad, *(p.grad for p in specialists.parameters() if p.grad is not None)]
-
-    def by_definition(specialists: Specialists, read: Tensor) -> Tensor:
-        currents = []
-        for r, matrix in enumerate(specialists.decoders.weight.split(RINGS)):
-            said = torch.einsum("btev,nev->bten", read[:, :, r], matrix.unflatten(1, (5, 16)))
-            gated = torch.tanh(specialists.gates[r].g) * said + LEAK * (said - said.detach())
-            currents.append(gated.sum(2))
-        return torch.cat(currents, -1)
-
-    fast, definition = run(Specialists._decode), run(by_definition)
-    assert len(fast) == len(definition) == 2 + 1 + len(RINGS)
-    for a, b in zip(fast, definition, strict=True):
-        assert relative_error(a, b) < 1e-5
 
 
 def test_training_in_chunks_has_the_gradients_of_the_loop(monkeypatch):

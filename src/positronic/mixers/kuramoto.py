@@ -33,6 +33,7 @@ from positronic.nn import init
 from positronic.nn.gate import OPEN, Gate, soft_clamp
 from positronic.nn.linear import Linear, residual_std
 from positronic.nn.norm import RMSNorm
+from positronic.nn.stack import SharedParts
 from positronic.state import State, Step
 
 __all__ = ["Kuramoto", "KuramotoConfig", "OrgansState"]
@@ -75,11 +76,14 @@ class KuramotoConfig(MixerConfig, kind="kuramoto"):
         """The module; n_branches residual branches in the trunk set the scale of its output at the start."""
         return Kuramoto(self, d_model, n_branches)
 
-    def shared_parts(self, vocab_size: int) -> dict[str, nn.Module]:
-        """What all layers' organs read, by kind: to be put into the model's `SharedParts`."""
-        organs = [organ for organ in (self.phase_seed, self.controller, *self.injections) if organ is not None]
-        parts = {organ.kind: organ.build_shared(vocab_size, self.rings) for organ in organs}
-        return {kind: part for kind, part in parts.items() if part is not None}
+    def fitted(self, vocab_size: int) -> "KuramotoConfig":
+        """The same with a seed for this vocabulary."""
+        seed = self.phase_seed
+        return self if seed is None else self.replace(phase_seed=seed.fitted(vocab_size, self.rings))
+
+    def shared_parts(self, vocab_size: int) -> SharedParts:
+        """What all layers' organs read."""
+        return SharedParts.of((self.phase_seed, self.controller, *self.injections), vocab_size, self.rings)
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ class Kuramoto(nn.Module):
         if self.config.phase_seed is not None and self.seed_gate is not None:
             seed = self.seed_gate(step.shared[self.config.phase_seed.kind])
             phases = phases + step.tap(self, "phase_seed", seed)
-        frequencies = torch.tanh(frequencies)
+        frequencies = step.tap(self, "frequency", torch.tanh(frequencies))
         current, after = self._current(n, phases, step, before)
         field = RingField(
             self.coupling.float(), self.lag.float(), self.centre.float(), self.centre_phase, self.centre_speed
@@ -142,6 +146,7 @@ class Kuramoto(nn.Module):
             after.append(memory)
             field = field.modulated(modulation)
             current = None if current is None else current * spread(modulation.drive, self.config.rings)
+        current = None if current is None else step.tap(self, "drive", current)
         c = self.config
         theta = integrate(step.tap(self, "first_phase", phases), frequencies, current, field, c.rings, c.steps, c.dt)
         theta = step.tap(self, "phase", theta)

@@ -8,7 +8,7 @@ import torch
 from positronic.config import ModelConfig, did_you_mean
 from positronic.errors import ConfigError
 from positronic.lm import LM
-from positronic.models import quazimoto, transformer
+from positronic.models import mycel, quazimoto, transformer
 from positronic.nn.init import initialize
 from positronic.text import Tokenizer, canon
 from positronic.traits.engram import EngramTables
@@ -24,9 +24,20 @@ PRESETS: dict[str, Callable[[], ModelConfig]] = {
     "positronic-15m-mixer-only": lambda: quazimoto.mixer_only(quazimoto.positronic_15m()),
     "positronic-144m": quazimoto.positronic_144m,
     "positronic-144m-mixer-only": lambda: quazimoto.mixer_only(quazimoto.positronic_144m()),
+    "mycel-tiny": mycel.mycel_tiny,
+    "mycel-tiny-mixer-only": lambda: mycel.mixer_only(mycel.mycel_tiny()),
+    "mycel-10m": mycel.mycel_10m,
+    "mycel-10m-mixer-only": lambda: mycel.mixer_only(mycel.mycel_10m()),
+    "mycel-79m": mycel.mycel_79m,
+    "mycel-79m-mixer-only": lambda: mycel.mixer_only(mycel.mycel_79m()),
     "control-tiny": transformer.control_tiny,
     "control-tiny-mixer": transformer.control_tiny_mixer,
+    "control-mycel-tiny": transformer.control_mycel_tiny,
+    "control-mycel-tiny-mixer": transformer.control_mycel_tiny_mixer,
+    "control-7m": transformer.control_7m,
+    "control-10m": transformer.control_10m,
     "control-12m": transformer.control_12m,
+    "control-38m": transformer.control_38m,
     "control-79m": transformer.control_79m,
     "control-91m": transformer.control_91m,
     "control-144m": transformer.control_144m,

@@ -16,7 +16,7 @@ from positronic.mixers.kuramoto import KuramotoConfig
 from positronic.mixers.moe import MoEConfig
 from positronic.nn.head import LMHead
 from positronic.nn.linear import Embedding
-from positronic.nn.stack import Residual, SharedParts, Stack
+from positronic.nn.stack import Residual, Stack
 from positronic.state import DecodeState, Step
 from positronic.traits.engram import EngramConfig
 from positronic.traits.fractal_phase import FractalPhaseConfig
@@ -60,14 +60,6 @@ class QuazimotoConfig(ModelConfig, kind="quazimoto"):
             if head is not None:
                 head.check_context(self.context)
 
-    def fitted(self, vocab_size: int, boundary_id: int) -> "QuazimotoConfig":
-        """As for every family; the table of phases is pinned by its hash, so that no other one is ever read."""
-        seed = self.oscillators.phase_seed
-        if isinstance(seed, FractalPhaseConfig):
-            seed = seed.pinned(vocab_size, self.oscillators.n_oscillators)
-        fitted = super().fitted(vocab_size, boundary_id)
-        return fitted.replace(oscillators=self.oscillators.replace(phase_seed=seed))
-
     def build(self) -> "Quazimoto":
         return Quazimoto(self)
 
@@ -78,7 +70,7 @@ class Quazimoto(nn.Module):
         self.config = config
         d, layers = config.d_model, [config.attention, config.oscillators] * config.n_layers
         self.embed = Embedding(config.vocab_size, d)
-        self.shared = SharedParts(config.oscillators.shared_parts(config.vocab_size))
+        self.shared = config.oscillators.shared_parts(config.vocab_size)
         self.trunk = Stack(*(Residual(part.build(d, len(layers))) for part in (*layers, *config.refiners)))
         self.head = LMHead(d)
         self.drafts = None if config.drafts is None else config.drafts.build(d)

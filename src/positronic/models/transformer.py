@@ -20,10 +20,15 @@ from positronic.state import DecodeState, Step
 __all__ = [
     "Transformer",
     "TransformerConfig",
+    "control_7m",
+    "control_10m",
     "control_12m",
+    "control_38m",
     "control_79m",
     "control_91m",
     "control_144m",
+    "control_mycel_tiny",
+    "control_mycel_tiny_mixer",
     "control_tiny",
     "control_tiny_mixer",
     "tinygpt_15m",
@@ -126,7 +131,7 @@ def control_tiny_mixer() -> TransformerConfig:
 
 
 def _tiny_control(hidden: int) -> TransformerConfig:
-    """The trunk of positronic-tiny with SwiGLU in place of its mixers."""
+    """The trunk of positronic-tiny and mycel-tiny with SwiGLU in place of their mixers."""
     return TransformerConfig(
         vocab_size=2048,
         d_model=192,
@@ -146,3 +151,37 @@ def control_91m() -> TransformerConfig:
 def control_79m() -> TransformerConfig:
     """Matched to mycel-79m within 1 %."""
     return replace(_control(2208), context=2048)
+
+
+def control_38m() -> TransformerConfig:
+    """Matched within 1 % to the colonies of mycel-79m alone."""
+    return replace(_control(416), context=2048)
+
+
+def control_10m() -> TransformerConfig:
+    """Matched within 1 % to mycel-10m: its mixers and organs spent on SwiGLU."""
+    return _small_control(992)
+
+
+def control_7m() -> TransformerConfig:
+    """Matched within 1 % to the colonies of mycel-10m alone."""
+    return _small_control(416)
+
+
+def _small_control(hidden: int) -> TransformerConfig:
+    """The trunk of mycel-10m with SwiGLU in place of its mixers."""
+    return TransformerConfig(
+        d_model=256,
+        attention=AttentionConfig(n_heads=4, n_kv_heads=2, rank=128),
+        channel=SwiGLUConfig(hidden=hidden),
+    )
+
+
+def control_mycel_tiny() -> TransformerConfig:
+    """Matched within 1 % to mycel-tiny: its mixers and organs spent on SwiGLU."""
+    return _tiny_control(1096)
+
+
+def control_mycel_tiny_mixer() -> TransformerConfig:
+    """Matched within 1 % to the colonies of mycel-tiny alone."""
+    return _tiny_control(104)

@@ -11,10 +11,11 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from positronic.nn import init
 
-__all__ = ["LEAK", "OPEN", "Gate", "soft_clamp"]
+__all__ = ["LEAK", "OPEN", "Gate", "gated_linear", "soft_clamp"]
 
 LEAK = 0.01
 """Share of the gradient that reaches a closed organ."""
@@ -40,6 +41,17 @@ class Gate(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         gated = torch.tanh(self.g).to(y.dtype) * y
         return gated + self.leak * (y - y.detach()) if self.leak else gated
+
+
+def gated_linear(x: Tensor, weight: Tensor, gate: Gate) -> Tensor:
+    """(..., E, V) -> (..., D): the sum over E of what a gate each lets pass of x_e W_e^T; weight (D, E V).
+
+    gate: leaky, of shape (E, 1). It stands on the weights, which are small, not on what each x_e says, which is E times
+    the sum: the same by linearity, if the leak that weights get from their gate is given to x as well.
+    """
+    gated, x = gate(weight.unflatten(1, x.shape[-2:])).flatten(1), x.flatten(-2)
+    y = F.linear(x, gated)
+    return y + gate.leak * F.linear(x - x.detach(), weight.detach()) if torch.is_grad_enabled() else y
 
 
 def soft_clamp(x: Tensor, bound: float = 10.0) -> Tensor:

@@ -3,12 +3,13 @@
 Beside it the parts that all layers share, each asked once a call.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from positronic.config import OrganConfig
 from positronic.lm import MixerOutput
 from positronic.state import State, Step
 
@@ -59,6 +60,12 @@ class Stack(nn.ModuleList):
 
 class SharedParts(nn.ModuleDict):
     """What layers share, by name: asked once a call, in order, and put into `Step.shared`."""
+
+    @staticmethod
+    def of(organs: Iterable[OrganConfig | None], vocab_size: int, rings: tuple[int, ...]) -> "SharedParts":
+        """What all layers' organs read, by kind."""
+        parts = {organ.kind: organ.build_shared(vocab_size, rings) for organ in organs if organ is not None}
+        return SharedParts({kind: part for kind, part in parts.items() if part is not None})
 
     def init_state(self, batch: int, room: int = 0) -> list[State | None]:
         return [part.init_state(batch, room) for part in self.values()]  # type: ignore[operator]

@@ -54,14 +54,14 @@ class FractalPhaseConfig(OrganConfig, kind="fractal_phase"):
                 f"fractal_phase.sha256 is {self.sha256[:80]!r}; give 64 lower-case hex digits, or none for no check."
             )
 
-    def pinned(self, vocab_size: int, columns: int) -> "FractalPhaseConfig":
+    def fitted(self, vocab_size: int, rings: tuple[int, ...]) -> "FractalPhaseConfig":
         """The same with the hash of its table for this vocabulary, which every later build must then have.
 
         A hash that is there already stays: another build's table is refused, not taken over.
         """
         if self.sha256 is not None:
             return self
-        return self.replace(sha256=fractal_sha256(fractal_table(vocab_size, columns, self.levels)))
+        return self.replace(sha256=fractal_sha256(fractal_table(vocab_size, sum(rings), self.levels)))
 
     def build_shared(self, vocab_size: int, rings: tuple[int, ...]) -> "FractalPhase":
         """The part of the model, whose value the layers read as `step.shared["fractal_phase"]`."""

@@ -17,7 +17,9 @@ Weights  W_q, W_in, W_out and W_write of all rings are rows of one matrix `proje
 Init     N(0, 0.02^2); keys N(0, 1); one leaky gate a ring and specialist, closed.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +84,7 @@ class Specialists(nn.Module):
         init.normal_(self.keys, 1.0)
 
     def init_state(self, batch: int, room: int = 0) -> StoresState:
-        return StoresState.new(batch, *self.keys.shape, self.keys.device)
+        return StoresState.new(batch, self.keys)
 
     def forward(self, x: Tensor, phases: Tensor, step: Step, state: StoresState | None = None) -> MixerOutput:
         before = self.init_state(len(x)) if state is None else state
@@ -110,5 +112,6 @@ class Specialists(nn.Module):
         w = c.write_max * write.sigmoid() * (address / c.dim**0.5).softmax(-1)
         w = step.where_real(w, padding=0.0) if step.write_memory else torch.zeros_like(w)
         recalled = recall(q, address, w, v, stores, fresh, c.top, step.keep_trail)
-        matrices = zip(recalled.read.unbind(2), self.decoders.weight.split(self.rings), self.gates, strict=True)
-        return torch.cat([gated_linear(said, matrix, gate) for said, matrix, gate in matrices], -1), recalled
+        matrices = self.decoders.weight.split(self.rings)
+        rings = zip(recalled.read.unbind(2), matrices, cast(Iterable[Gate], self.gates), strict=True)
+        return torch.cat([gated_linear(said, matrix, gate) for said, matrix, gate in rings], -1), recalled
