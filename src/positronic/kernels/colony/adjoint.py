@@ -35,10 +35,11 @@ CPU_BLOCK, BLOCK = 64, 4096
 
 def grow_adjoint(position: Tensor, growth: Tensor, field: ColonyField, steps: int, dt: float) -> Grown:
     """The same as `grow_reference`: what eager calls run, with and without gradient."""
-    rows = position.shape[:-2]
     p, g = (x.reshape(-1, *x.shape[-2:]).mT.contiguous() for x in (position, growth))  # (rows, 3, N)
     p, velocity, density = _Adjoint.apply(p, g, *field.to(position.dtype), steps, dt)
-    return Grown(p.mT.unflatten(0, rows), velocity.mT.unflatten(0, rows), density.unflatten(0, rows))
+    return Grown(
+        p.mT.reshape(position.shape), velocity.mT.reshape(position.shape), density.reshape(position.shape[:-1])
+    )
 
 
 class _Adjoint(torch.autograd.Function):
