@@ -25,6 +25,8 @@ COMMANDS = {
     "generate": "continue a prompt, or answer it",
     "chat": "talk to a tuned model",
     "eval": "bits per byte on any text",
+    "view": "replay a generation as one page, insides moving",
+    "ablate": "what each organ and layer is worth, in bits per byte",
 }
 
 USAGE = """usage: positronic COMMAND [...]
