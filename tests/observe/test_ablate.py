@@ -1,21 +1,24 @@
 """An organ switched off is an organ that is not there: its branch adds nothing, its current is 0, its wish neutral."""
 
+import numpy as np
 import pytest
 import torch
+from health_example import TOKENS as BYTES
+from health_example import texts as sentences
+from health_example import trained
 from torch import nn
 
 from positronic.config import Config
 from positronic.data import Document
-from positronic.errors import ConfigError
-from positronic.eval import bits_per_byte
+from positronic.errors import ConfigError, DataError
+from positronic.eval import Score, bits_per_byte, compare, document_scores
 from positronic.lm import MixerOutput, Modulation
 from positronic.mixers.attention import AttentionConfig
 from positronic.mixers.swiglu import SwiGLUConfig
 from positronic.models import build
 from positronic.models.transformer import TransformerConfig
 from positronic.nn.stack import Residual
-from positronic.observe import ablate, ablation_table
-from positronic.observe.ablate import organs_of
+from positronic.observe import Change, ablate, ablation_table, changes, mixers_of, organs_of, verdict
 from positronic.probe import Probe, capture
 from positronic.state import Step
 from positronic.text import byte_tokenizer
@@ -166,3 +169,93 @@ def test_bits_per_byte_are_those_of_the_model_without(model):
         assert off != bits_per_byte(model, tokenizer, documents)
         watched = bits_per_byte(model, tokenizer, documents, probe=Probe(model, {}))
         assert watched == bits_per_byte(model, tokenizer, documents)
+
+
+def test_the_scores_of_documents_add_up_to_that_of_all(model):
+    texts = ["a text of some length, longer than a window", "", "short"]
+    documents = [Document(text, "here") for text in texts]
+    scores = document_scores(model, byte_tokenizer(), documents)
+    assert [score.bytes for score in scores] == [43, 5]
+    assert Score.total(scores) == bits_per_byte(model, byte_tokenizer(), documents)
+    alone = bits_per_byte(model, byte_tokenizer(), documents[2:])
+    assert scores[1].nats == pytest.approx(alone.nats, rel=1e-5)
+
+
+def test_a_version_beside_the_model_scores_as_it_does_alone(model):
+    documents = [Document("a text of some length, longer than a window", "here"), Document("short", "here")]
+    probe = ablate(model, ["swiglu"])
+    whole, versions = compare(model, byte_tokenizer(), documents, {"none": ablate(model, []), "swiglu": probe})
+    assert whole == versions["none"].scores == document_scores(model, byte_tokenizer(), documents)
+    assert (versions["none"].largest_change, versions["none"].flips) == (0.0, 0)
+    assert versions["swiglu"].scores == document_scores(model, byte_tokenizer(), documents, probe=probe)
+    assert versions["swiglu"].largest_change > 0.1
+    assert 0 < versions["swiglu"].flips <= Score.total(whole).tokens
+
+
+def test_a_layer_is_silenced_alone(model):
+    """Without each of the two layers' SwiGLU is without SwiGLU at all; one of them is not."""
+    mixers = mixers_of(model)
+    assert [tuple(place) for place in mixers] == [("attention", 1), ("swiglu", 1), ("attention", 2), ("swiglu", 2)]
+    bare = small()
+    bare.trunk[3].mixer.down.weight.data.zero_()
+    assert torch.equal(logits(model, mixers["swiglu", 2]), logits(bare))
+    assert not torch.equal(logits(model, mixers["swiglu", 1]), logits(bare))
+
+
+def test_documents_that_all_lose_alike_leave_no_doubt():
+    n_bytes, nats = np.full(8, 10), np.full(8, 20.0)
+    without = np.stack([nats + np.log(2), nats, nats - np.log(2)])
+    found = changes(nats, without, n_bytes)
+    assert [tuple(change) for change in found] == [pytest.approx([x] * 3, abs=1e-12) for x in (0.1, 0.0, -0.1)]
+    assert [verdict(change) for change in found] == ["carries", "idle", "hurts"]
+
+
+def test_the_interval_is_that_of_the_mean():
+    """Equal sizes and normal losses: 1.96 standard errors either way; and the same every time."""
+    random = np.random.default_rng(0)
+    lost = random.normal(0.3, 1.0, 400)
+    (change,) = changes(np.zeros(400), lost[None] * np.log(2), np.ones(400))
+    error = lost.std() / 20
+    assert change.bits_per_byte == pytest.approx(lost.mean())
+    assert change.low == pytest.approx(lost.mean() - 1.96 * error, abs=0.1 * error)
+    assert change.high == pytest.approx(lost.mean() + 1.96 * error, abs=0.1 * error)
+    assert changes(np.zeros(400), lost[None] * np.log(2), np.ones(400)) == [change]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (Change(0.06, 0.01, 0.1), "carries"),
+        (Change(0.05, 0.01, 0.1), "helps"),
+        (Change(0.3, -0.01, 0.6), "idle"),
+        (Change(0.0, 0.0, 0.0), "idle"),
+        (Change(4e-4, 3e-4, 5e-4), "idle"),
+        (Change(-0.01, -0.02, -0.005), "hurts"),
+        (Change(-0.01, -0.02, 0.0), "idle"),
+    ],
+)
+def test_verdicts(change, expected):
+    assert verdict(change) == expected
+
+
+def test_too_few_documents_and_scores_that_are_no_numbers_are_refused():
+    with pytest.raises(DataError, match="holds 7 documents, and an interval needs 8"):
+        changes(np.ones(7), np.ones((1, 7)), np.ones(7))
+    with pytest.raises(DataError, match="positronic health"):
+        changes(np.ones(8), np.full((1, 8), np.nan), np.ones(8))
+
+
+def test_an_organ_that_was_trained_and_one_that_stayed_closed_are_told_apart():
+    """The engram learns; the gates of phase attention never move from 0."""
+    model, _ = trained(0, only=lambda name: "injections.0.gates" not in name)
+    documents = [Document(text, "here") for text in sentences(24, seed=99)]
+    names = ["engram", "phase_attention"]
+    whole, versions = compare(model, BYTES, documents, {name: ablate(model, [name]) for name in names})
+    nats, n_bytes = np.array([s.nats for s in whole]), np.array([s.bytes for s in whole])
+    without = np.array([[s.nats for s in versions[name].scores] for name in names])
+    engram, closed = changes(nats, without, n_bytes)
+    assert closed == (0.0, 0.0, 0.0)
+    assert versions["phase_attention"].largest_change == 0.0
+    assert engram.low > 0.0
+    assert verdict(closed) == "idle"
+    assert verdict(engram) in ("carries", "helps"), engram

@@ -26,6 +26,7 @@ COMMANDS = {
     "chat": "talk to a tuned model",
     "eval": "bits per byte on any text",
     "view": "replay a generation as one page, insides moving",
+    "health": "look at every organ of a model: is it alive, and what to do if not",
     "ablate": "what each organ and layer is worth, in bits per byte",
 }
 

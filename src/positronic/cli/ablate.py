@@ -52,7 +52,7 @@ class Command:
         from positronic.checkpoint import load
         from positronic.data import excerpt, open_source
         from positronic.eval import Score, compare
-        from positronic.observe import changes, verdict
+        from positronic.observe import changes, check_documents, verdict
         from positronic.train import pick_device
 
         place = pick_device(self.device, self.precision)
@@ -60,7 +60,8 @@ class Command:
         silent = self._silent(model)
         sources = [open_source(path) for path in self.data]
         chosen = [source if self.max_bytes is None else excerpt(source, self.max_bytes) for source in sources]
-        documents = [document for source in chosen for document in source]
+        documents = [document for source in chosen for document in source if document.text]
+        check_documents(len(documents))
         say(f"{len(documents)} documents, read {1 + len(silent)} times ...")
         with place.autocast():
             scores, found = compare(model, tokenizer, documents, {str(i): p for i, p in enumerate(silent.values())})
@@ -75,8 +76,10 @@ class Command:
             print_json(whole.to_json() | {"documents": len(scores), "without": rows})
             return
         title = f"{self.folder}: {whole.bits_per_byte:.4f} bits/byte, and without"
-        columns = ["", "layer", "bits/byte", "95 % interval", "largest change of a logit", "argmax flips", "verdict"]
+        columns = ["", "layer", "bits/byte", "from", "to", "logits", "flips", "verdict"]
         table(title, columns, map(_row, rows))
+        print("bits/byte: lost without it, with the 95 % interval over documents. logits: the largest change of one.")
+        print("flips: tokens whose most likely successor becomes another.")
 
     def _silent(self, model: "LM") -> "dict[Place, Probe]":
         """What to silence in turn: what was named, or everything."""
@@ -101,7 +104,8 @@ def _row(row: dict[str, Any]) -> tuple[str, ...]:
         row["organ"].replace("_", " "),
         "all" if row["layer"] is None else str(row["layer"]),
         f"{row['change']:+.4f}",
-        f"{low:+.4f} \N{HORIZONTAL ELLIPSIS} {high:+.4f}",
+        f"{low:+.4f}",
+        f"{high:+.4f}",
         f"{row['largest_change_of_a_logit']:.3g}",
         f"{row['flips']:.1%}",
         row["verdict"],

@@ -19,7 +19,7 @@ with replacement `RESAMPLES` times, and the middle `CONFIDENCE` of the differenc
 
     carries    the interval lies above 0 and the change above `CARRIES` bits per byte
     helps      the interval lies above 0
-    idle       the interval covers 0
+    idle       the interval covers 0, or the change is below `NOTICEABLE`, where roundings could make it
     hurts      the interval lies below 0
 
 Source   Efron 1979, "Bootstrap methods: another look at the jackknife" (percentiles of resampled documents).
@@ -40,12 +40,24 @@ from positronic.observe.places import Place, kind_of, places
 from positronic.probe import Probe, Verb, capture, replace
 from positronic.state import Step
 
-__all__ = ["Ablation", "Change", "ablate", "ablation_table", "changes", "mixers_of", "organs_of", "verdict"]
+__all__ = [
+    "Ablation",
+    "Change",
+    "ablate",
+    "ablation_table",
+    "changes",
+    "check_documents",
+    "mixers_of",
+    "organs_of",
+    "verdict",
+]
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 CARRIES = 0.05
 """Bits per byte that an organ must be worth to be said to carry the model."""
+NOTICEABLE = 5e-4
+"""Smallest change, in bits per byte and either way, that is more than idle."""
 FEWEST_DOCUMENTS = 8
 """With fewer, the interval says more about the choice of documents than about the organ."""
 
@@ -129,14 +141,19 @@ def mixers_of(model: LM) -> dict[Place, Probe]:
     }
 
 
-def changes(nats: np.ndarray, without: np.ndarray, n_bytes: np.ndarray, seed: int = 0) -> list[Change]:
-    """What each of k versions loses: nats (n,) and bytes (n,) of n documents, nats without (k, n)."""
-    n = len(n_bytes)
+def check_documents(n: int) -> None:
+    """Raise unless n documents are enough for an interval."""
     if n < FEWEST_DOCUMENTS:
         raise DataError(
             f"The data holds {n} document{'s' * (n != 1)}, and an interval needs {FEWEST_DOCUMENTS}; give more files, "
             f"a jsonl of one text a line, or a text with <|endoftext|> between its documents."
         )
+
+
+def changes(nats: np.ndarray, without: np.ndarray, n_bytes: np.ndarray, seed: int = 0) -> list[Change]:
+    """What each of k versions loses: nats (n,) and bytes (n,) of n documents, nats without (k, n)."""
+    n = len(n_bytes)
+    check_documents(n)
     if not (np.isfinite(nats).all() and np.isfinite(without).all()):
         raise DataError(
             "The model's score on this data is not finite, so nothing can be compared; `positronic health` says where."
@@ -153,6 +170,8 @@ def changes(nats: np.ndarray, without: np.ndarray, n_bytes: np.ndarray, seed: in
 
 def verdict(change: Change) -> str:
     """carries, helps, idle or hurts."""
+    if abs(change.bits_per_byte) < NOTICEABLE:
+        return "idle"
     if change.low > 0:
         return "carries" if change.bits_per_byte > CARRIES else "helps"
     return "hurts" if change.high < 0 else "idle"
