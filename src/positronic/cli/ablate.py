@@ -76,9 +76,9 @@ class Command:
             print_json(whole.to_json() | {"documents": len(scores), "without": rows})
             return
         title = f"{self.folder}: {whole.bits_per_byte:.4f} bits/byte, and without"
-        columns = ["", "layer", "bits/byte", "from", "to", "logits", "flips", "verdict"]
+        columns = ["", "lost", "from", "to", "logits", "flips", "verdict"]
         table(title, columns, map(_row, rows))
-        print("bits/byte: lost without it, with the 95 % interval over documents. logits: the largest change of one.")
+        print("lost: bits/byte, with the 95 % interval over documents. logits: the largest change of one.")
         print("flips: tokens whose most likely successor becomes another.")
 
     def _silent(self, model: "LM") -> "dict[Place, Probe]":
@@ -101,8 +101,7 @@ class Command:
 def _row(row: dict[str, Any]) -> tuple[str, ...]:
     low, high = row["interval"]
     return (
-        row["organ"].replace("_", " "),
-        "all" if row["layer"] is None else str(row["layer"]),
+        row["organ"].replace("_", " ") + ("" if row["layer"] is None else f", layer {row['layer']}"),
         f"{row['change']:+.4f}",
         f"{low:+.4f}",
         f"{high:+.4f}",
