@@ -13,7 +13,8 @@ __all__ = ["write_health"]
 HEALTH_STYLE = """
 :root { --ok: #0f766e; --watch: #a16207; --broken: #b91c1c; }
 @media (prefers-color-scheme: dark) { :root { --ok: #2dd4bf; --watch: #facc15; --broken: #f87171; } }
-h1 { overflow-wrap: anywhere; } table { table-layout: fixed; } td { vertical-align: middle; width: 26%; } td.bars { width: 38%; padding-right: 1rem; }
+h1 { overflow-wrap: anywhere; }
+table { table-layout: fixed; } td { vertical-align: middle; width: 26%; } td.bars { width: 38%; padding-right: 1rem; }
 td.bars svg { display: block; width: 100%; height: 44px; } td.range { width: 23%; } td.verdict { width: 13%; }
 td.range, td.verdict { white-space: nowrap; }
 .verdict { font-weight: 650; }
