@@ -30,6 +30,7 @@ from experiment import (
     pretraining,
     samples,
     scores,
+    shares,
     train,
     tune,
     write_json,
@@ -37,12 +38,13 @@ from experiment import (
 from torch import nn
 
 from positronic import generate
+from positronic.eval import Score, compare
 from positronic.lm import LM
 from positronic.models import preset
-from positronic.observe import ablate, ablation_table, describe, organs_of
+from positronic.observe import ablate, describe, organs_of
 from positronic.recipes import blend
 from positronic.text import Tokenizer
-from positronic.train import MuonConfig
+from positronic.train import MuonConfig, pick_device
 from positronic.viz import draw_curves
 
 BATCH_TOKENS = {"positronic-144m": 64_768, "control-144m": 64_768}
@@ -121,20 +123,21 @@ def gates(model: Any) -> dict[str, Any]:
 
 
 def ablation(model: LM, tokenizer: Tokenizer, a: argparse.Namespace) -> dict[str, Any]:
-    """Each organ off: what it changes in the logits of one text, and what the blend's valid texts then cost."""
-    first = next(iter(documents(a.text / blend(BLEND).valid[0], EXCERPT_BYTES))).text
-    place = next(_module(model).parameters()).device
-    ids = torch.tensor([[tokenizer.eot_id, *tokenizer.encode(first)][: model.config.context]], device=place)
-    rows: dict[str, Any] = {
-        row.organ: {"max_change": row.largest_change, "flips": row.flips, "tokens": row.n}
-        for row in ablation_table(model, ids, list(organs_of(model)))
-    }
-    short = {"others": False, "max_bytes": EXCERPT_BYTES}
-    whole = scores(model, tokenizer, a.text, a.device, **short)["blend"]["bits_per_byte"]
-    for organ, row in rows.items():
-        found = scores(model, tokenizer, a.text, a.device, probe=ablate(model, [organ]), **short)
-        row["bits_per_byte"] = found["blend"]["bits_per_byte"]
-    return {"tokens": ids.shape[1], "excerpt_bytes": EXCERPT_BYTES, "bits_per_byte": whole, "organs": rows}
+    """Each organ off, on excerpts of the blend's valid texts: what it changes in the logits and in bits per byte."""
+    probes = {organ: ablate(model, [organ]) for organ in organs_of(model)}
+    rows = {organ: {"max_change": 0.0, "flips": 0, "bits_per_byte": 0.0} for organ in probes}
+    whole, tokens = 0.0, 0
+    for path, share in zip(blend(BLEND).valid, shares(), strict=True):
+        with pick_device(a.device).autocast():
+            scored, versions = compare(model, tokenizer, documents(a.text / path, EXCERPT_BYTES), probes)
+        whole += share * Score.total(scored).bits_per_byte
+        tokens += Score.total(scored).tokens
+        for organ, version in versions.items():
+            row = rows[organ]
+            row["max_change"] = max(row["max_change"], version.largest_change)
+            row["flips"] += version.flips
+            row["bits_per_byte"] += share * Score.total(version.scores).bits_per_byte
+    return {"tokens": tokens, "excerpt_bytes": EXCERPT_BYTES, "bits_per_byte": whole, "organs": rows}
 
 
 def drafts(model: LM, tokenizer: Tokenizer) -> dict[str, Any] | None:
@@ -306,14 +309,14 @@ def _organs_table(name: str, run: dict[str, Any]) -> list[str]:
     lines = [
         f"## {name}: each organ switched off",
         "",
-        f"Logits on {table['tokens']:,} tokens of a held-out novel; bits per byte on {table['excerpt_bytes']:,} bytes "
-        f"of each valid text, {table['bits_per_byte']:.4f} with everything on.",
+        f"On {table['excerpt_bytes']:,} bytes of each of the blend's valid texts, {table['tokens']:,} tokens; "
+        f"{table['bits_per_byte']:.4f} bits per byte with everything on.",
         "",
         "| organ off | max change of a logit | argmax flips | bits per byte |",
         "|---|---|---|---|",
     ]
     for organ, row in sorted(table["organs"].items(), key=lambda item: -item[1]["bits_per_byte"]):
-        flips = f"{row['flips']:,} of {row['tokens']:,}"
+        flips = f"{row['flips'] / table['tokens']:.2%}"
         lines.append(f"| {organ} | {row['max_change']:.3f} | {flips} | {row['bits_per_byte']:.4f} |")
     return [*lines, ""]
 

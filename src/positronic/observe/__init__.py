@@ -1,10 +1,8 @@
 """Looking at models from outside: sizes, costs, memory, what each organ does."""
 
 from positronic.observe.ablate import (
-    Ablation,
     Change,
     ablate,
-    ablation_table,
     changes,
     check_documents,
     mixers_of,
@@ -15,12 +13,10 @@ from positronic.observe.describe import Description, describe, state_bytes
 from positronic.observe.health import Health, health, sample_rows
 
 __all__ = [
-    "Ablation",
     "Change",
     "Description",
     "Health",
     "ablate",
-    "ablation_table",
     "changes",
     "check_documents",
     "describe",

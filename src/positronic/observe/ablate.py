@@ -26,7 +26,7 @@ Source   Efron 1979, "Bootstrap methods: another look at the jackknife" (percent
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -41,10 +41,8 @@ from positronic.probe import Probe, Verb, capture, replace
 from positronic.state import Step
 
 __all__ = [
-    "Ablation",
     "Change",
     "ablate",
-    "ablation_table",
     "changes",
     "check_documents",
     "mixers_of",
@@ -63,18 +61,6 @@ FEWEST_DOCUMENTS = 8
 
 NEUTRAL = Modulation(gain=1.0, lag=0.0, centre=1.0, drive=1.0)  # type: ignore[arg-type]
 """What changes no bit of a bank."""
-
-
-class Ablation(NamedTuple):
-    """What one organ does to the logits of given tokens."""
-
-    organ: str
-    largest_change: float
-    """Of a logit, absolute."""
-    flips: int
-    """Tokens whose most likely successor is another without the organ."""
-    n: int
-    """Tokens."""
 
 
 class Change(NamedTuple):
@@ -98,17 +84,6 @@ def ablate(model: LM, organs: Iterable[str]) -> Probe:
             )
         verbs |= known[organ]
     return Probe(cast(nn.Module, model), verbs)
-
-
-@torch.no_grad()
-def ablation_table(model: LM, tokens: Tensor, organs: Sequence[str]) -> list[Ablation]:
-    """What each organ alone does to the logits of `tokens` (B, T), read without a state."""
-    whole, rows = _logits(model, tokens, None), []
-    for organ in organs:
-        without = _logits(model, tokens, ablate(model, [organ]))
-        flips = int((without.argmax(-1) != whole.argmax(-1)).sum())
-        rows.append(Ablation(organ, float((without - whole).abs().max()), flips, tokens.numel()))
-    return rows
 
 
 @torch.no_grad()
@@ -191,7 +166,3 @@ def _silenced(owner: nn.Module, tap: str) -> tuple[str, Callable[[Tensor], Tenso
 def _neutral(modulation: Tensor) -> Tensor:
     """(..., 4)"""
     return modulation.new_tensor(NEUTRAL).expand_as(modulation)
-
-
-def _logits(model: LM, tokens: Tensor, probe: Probe | None) -> Tensor:
-    return model.logits(model(tokens, step=Step(tokens, tokens, probe=probe)).hidden).float()

@@ -142,7 +142,7 @@ class _Reading:
             hidden, targets, mask = hidden[counted], targets[counted], mask[counted]  # one at least reaches all weights
         return sliced_cross_entropy(
             head,
-            list(cast(nn.Module, self.model).parameters()),
+            [p for p in cast(nn.Module, self.model).parameters() if p.requires_grad],
             hidden,
             targets,
             mask,
