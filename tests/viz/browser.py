@@ -57,11 +57,12 @@ class Browser:
     """One page at a time. `errors` and `requests` collect what the page logged as wrong and what it asked for."""
 
     def __init__(self, home: Path, timeout_s: float = 60.0):
+        program = find_browser()
         to_it, ours = os.pipe()
         theirs, from_it = os.pipe()
         command = 'exec "$0" "$@" 3<&%d 4>&%d' % (to_it, from_it)  # noqa: UP031
         self.process = subprocess.Popen(
-            ["/bin/bash", "-c", command, find_browser(), *FLAGS, f"--user-data-dir={home}", "about:blank"],
+            ["/bin/bash", "-c", command, program, *FLAGS, f"--user-data-dir={home}", "about:blank"],
             pass_fds=(to_it, from_it),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -1,20 +1,24 @@
 """A page shows what was captured: numbers against tensors, in a browser that has no network."""
 
 import json
+import time
 
 import pytest
 import torch
 from browser import Browser
-from view_example import PROMPT, SAMPLER, TOKENIZER, colony, oscillators, transformer
+from view_example import PROMPT, SAMPLER, TOKENIZER, colony, oscillators, smaller, transformer
 
 from positronic.errors import ConfigError, DataError
-from positronic.kernels.colony import sense_reference
+from positronic.kernels.colony import grow_reference, sense_reference
 from positronic.kernels.kuramoto import RingField, integrate_reference
 from positronic.mixers.kuramoto import Kuramoto
+from positronic.models import mycel, quazimoto
+from positronic.models.mycel import mycel_tiny
+from positronic.models.quazimoto import positronic_tiny
 from positronic.observe.record import record
 from positronic.probe import capture
 from positronic.viz import page, replay
-from positronic.viz.colony import Colonies, sensed
+from positronic.viz.colony import Colonies, positions_by_step, sensed
 from positronic.viz.rings import Rings, phases_by_step
 from positronic.viz.scene import scene_of
 
@@ -120,7 +124,12 @@ def test_an_euler_step_follows_from_the_one_before(models, recordings):
 @torch.no_grad()
 def test_tips_sense_what_the_mixer_senses(models, recordings):
     bank, recording = models["colony"].get_submodule("trunk.1.mixer"), recordings["colony"]
-    path = recording.tapped("trunk.1.mixer:path")
+    path, c = positions_by_step(bank, "trunk.1.mixer", recording), bank.config
+    first, growth = recording.tapped("trunk.1.mixer:first_positions"), recording.tapped("trunk.1.mixer:first_growth")
+    for step in range(c.steps + 1):
+        grown = grow_reference(first, growth, bank.field(), step, c.dt).position
+        assert torch.allclose(path[:, step], grown, atol=1e-4), f"step {step}"
+    assert (path[:, -1] - path[:, 0]).norm(dim=-1).max() > 0.05, "tips that stay prove nothing"
     density, mass = sensed(path, bank.field())
     assert torch.equal(path[:, -1], recording.tapped("trunk.1.mixer:positions"))
     assert torch.allclose(density[:, -1], recording.tapped("trunk.1.mixer:density"), atol=1e-5)
@@ -218,12 +227,12 @@ def test_ring_numbers_shown_are_the_captured_tensors(shown, models, recordings):
         assert not wrong
 
 
-def test_colony_numbers_shown_are_the_captured_tensors(shown, recordings):
+def test_colony_numbers_shown_are_the_captured_tensors(shown, models, recordings):
     browser, recording = shown("colony"), recordings["colony"]
     for layer, token, step in ((0, 4, 3), (1, 11, 3), (1, 20, 0)):
         seek(browser, token=token, step=step, layer=layer)
         found, path = numbers(browser), f"trunk.{2 * layer + 1}.mixer"
-        tips = recording.tapped(f"{path}:path")[token, step]
+        tips = positions_by_step(models["colony"].get_submodule(path), path, recording)[token, step]
         assert agree(found["distance"][0], tips.norm(dim=-1).mean())
         if step == 3:
             density = recording.tapped(f"{path}:density")[token]
@@ -288,6 +297,26 @@ def test_keys_walk_through_time_and_layers(shown):
     browser.key("End")
     browser.key("ArrowRight")
     assert at()[:2] == (len(browser.run("view.data.tokens")) - 1, 4)
+
+
+@pytest.mark.parametrize("config", [quazimoto.mixer_only(positronic_tiny()), mycel.mixer_only(mycel_tiny())])
+def test_a_family_without_organs_is_drawn_too(browser, tmp_path, config):
+    data = replay(smaller(config), TOKENIZER, "ab", tokens=2, sampler=SAMPLER)
+    (tmp_path / "bare.html").write_text(page(data), "utf-8")
+    browser.open(tmp_path / "bare.html", 900, 640)
+    seek(browser, token=1, step=1, layer=1)
+    assert len(browser.colours("#canvas")) > 100
+    assert browser.errors == []
+
+
+def test_the_button_saves_the_numbers(shown, replays, tmp_path):
+    browser = shown("rings")
+    browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    browser.run("document.getElementById('save').click()")
+    saved, deadline = tmp_path / "positronic-view.json", time.monotonic() + 20
+    while not saved.exists() and time.monotonic() < deadline:
+        browser.settle()
+    assert json.loads(saved.read_text("utf-8")) == json.loads(json.dumps(replays["rings"]))
 
 
 @pytest.mark.parametrize("name", MODELS)

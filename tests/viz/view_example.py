@@ -36,7 +36,7 @@ def oscillators():
 
 
 def smaller(config):
-    """Two layers of a family with every organ."""
+    """Two layers of a family, with the organs that it has."""
     config = config.replace(d_model=48, context=64, max_positions=256, n_layers=2)
     attention = config.attention.replace(head_dim=16, rank=24, rope_dims=8)
     fitted = config.replace(attention=attention).fitted(TOKENIZER.vocab_size, TOKENIZER.eot_id)

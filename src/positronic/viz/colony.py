@@ -1,6 +1,7 @@
 """Colonies on view: by token and layer where tips grew, how dense it was there, which stations they reached.
 
-What a tip senses at each growth step follows from the positions that were tapped there, by the mixer's own field.
+The mixer taps how tips start and where they end; steps between are grown again from what it tapped, and what a tip
+senses at each of them follows from the positions, by the mixer's own field. The last step is the tapped one itself.
 """
 
 from collections.abc import Mapping
@@ -9,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from positronic.kernels.colony import ColonyField
+from positronic.kernels.colony import ColonyField, grow
 from positronic.mixers.colony import Colony
 from positronic.observe.record import Recording
 from positronic.traits.stations import Stations
 from positronic.viz.numbers import digits, memories
 
-__all__ = ["Colonies", "sensed"]
+__all__ = ["Colonies", "positions_by_step", "sensed"]
 
 
 class Colonies:
@@ -25,7 +26,14 @@ class Colonies:
 
     def __init__(self, colonies: Mapping[str, Colony]):
         self.colonies = dict(colonies)
-        taps = (":path", ".stations:engagement", ".stations:memory", ".stations:choice")
+        taps = (
+            ":first_positions",
+            ":first_growth",
+            ":positions",
+            ".stations:engagement",
+            ".stations:memory",
+            ".stations:choice",
+        )
         self.patterns = tuple(f"{path}{tap}" for path in colonies for tap in taps)
 
     def fixed(self) -> list[dict[str, Any]]:
@@ -36,6 +44,17 @@ class Colonies:
         """By moment and layer, what the page draws."""
         layers = [_frames(path, colony, recording) for path, colony in self.colonies.items()]
         return [list(frame) for frame in zip(*layers, strict=True)]
+
+
+def positions_by_step(colony: Colony, path: str, recording: Recording) -> Tensor:
+    """(M, steps + 1, N, 3): tips before the first growth step and after each."""
+    c, field = colony.config, _field(colony)
+    first, growth = recording.tapped(f"{path}:first_positions"), recording.tapped(f"{path}:first_growth")
+    last = recording.tapped(f"{path}:positions")
+    assert first is not None, "the mixer taps where tips start"
+    assert growth is not None, "and where they are heading"
+    assert last is not None, "and where they end"
+    return torch.stack([*(grow(first, growth, field, steps, c.dt).position for steps in range(c.steps)), last], 1)
 
 
 def sensed(positions: Tensor, field: ColonyField) -> tuple[Tensor, Tensor]:
@@ -49,9 +68,8 @@ def sensed(positions: Tensor, field: ColonyField) -> tuple[Tensor, Tensor]:
     return (kap * mass[..., None, :]).sum(-1), mass
 
 
-@torch.no_grad()
 def _field(colony: Colony) -> ColonyField:
-    return ColonyField(*(x.cpu() for x in colony.field()))
+    return ColonyField(*(x.detach().cpu() for x in colony.field()))
 
 
 @torch.no_grad()
@@ -65,8 +83,7 @@ def _fixed(colony: Colony) -> dict[str, Any]:
 
 def _frames(path: str, colony: Colony, recording: Recording) -> list[dict[str, Any]]:
     """One layer, moment by moment."""
-    positions = recording.tapped(f"{path}:path")  # (M, steps + 1, N, 3)
-    assert positions is not None, "a colony that is watched taps its path"
+    positions = positions_by_step(colony, path, recording)
     density, mass = sensed(positions, _field(colony))  # (M, steps + 1, N) and (M, steps + 1, F)
     stations = f"{path}.stations"
     tapped = {

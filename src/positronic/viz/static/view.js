@@ -186,7 +186,7 @@ class View {
     const link = element("a", "", { download: "positronic-view.json" });
     link.href = URL.createObjectURL(new Blob([$("data").textContent], { type: "application/json" }));
     link.click();
-    URL.revokeObjectURL(link.href);
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
 
   draw() {
@@ -318,7 +318,8 @@ class View {
       const most = Math.max(...values) || 1;
       values.forEach((value, i) => {
         pen.globalAlpha = 0.06 + 0.94 * (value / most);
-        pen.fillRect(i * wide, block * row, wide + 0.5, row - 1.5);
+        const from = Math.floor(i * wide);
+        pen.fillRect(from, block * row, Math.floor((i + 1) * wide) - from, row - 1.5);
       });
     });
     pen.globalAlpha = 1;
