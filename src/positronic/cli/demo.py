@@ -2,8 +2,8 @@
 
 Gathers the English and the code that every Python installation carries, learns 2,048 length-max tokens, trains
 `positronic-tiny` (2.6 M parameters: attention, oscillators and all their organs), measures it beside gzip and a unigram
-model on text it has not seen, lets it speak, with its own drafts and without, and writes a checkpoint, a loss curve and
-a one-page report. Needs no network.
+model on text it has not seen, lets it speak, with its own drafts and without, looks at the health of its organs, and
+writes a checkpoint, a loss curve, reports and a page that replays the first sample in 3-D. Needs no network.
 
 Examples:
   positronic demo
@@ -17,9 +17,10 @@ from math import log2
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from positronic.cli import health, view
 from positronic.cli.console import say, table
 from positronic.cli.corpus import gather
-from positronic.cli.demo_inside import Drafted, inside, with_and_without_drafts
+from positronic.cli.demo_drafts import Drafted, with_and_without_drafts
 from positronic.errors import GenerationError
 
 MODEL = "positronic-tiny"
@@ -28,8 +29,10 @@ SHARES = {"english": 0.35, "code": 0.65}
 HELD_OUT_ONE_IN = 20
 MEASURED_BYTES = 120_000
 BATCH_TOKENS, LR, WARMUP = 1024, 2e-3, 10
-RESERVE_S = 25
-"""For what follows training: the final measurement, samples, the report."""
+RESERVE_S = 40
+"""For what follows training: the final measurement, samples, the report, health, the view."""
+HEALTH_BYTES = 8000
+"""Of text that the model reads while its organs are looked at."""
 PROMPTS = ("The value of the expression", "def __init__(self,", "If the object is")
 DRAFTED_TOKENS = 80
 OURS = "this model"
@@ -58,6 +61,9 @@ class Command:
         _say_aloud(samples, drafted)
         commands = _commands(out)
         _report(out, trained, tokenizer, samples, drafted, commands)
+        say("\nIs every organ alive?")
+        health.Command(out / "run" / "last", max_bytes=HEALTH_BYTES, out=out / "health.html").run()
+        view.Command(out / "run" / "last", PROMPTS[0], out=out / "view.html", seed=self.seed).run()
         print(f"\nReport:     {out}/report.html\nCheckpoint: {out}/run/last\nNext:")
         print("\n".join(f"  {command}" for command in commands))
         say(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes.")
@@ -236,7 +242,7 @@ def _report(
         verdict=trained.verdict,
         curve=curve if drawn else None,
         samples=samples,
-        tables=([] if drafted is None else [drafted.table()]) + inside(trained.model, tokenizer, trained.held_out[0]),
+        tables=[] if drafted is None else [drafted.table()],
         commands=commands,
     )
     write_report(report, out / "report.html")
