@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from quazimoto_example import logits_of, opened, small, tokens_of
+from family_example import QUAZIMOTO, logits_of, tokens_of
 
 from positronic.config import override
 from positronic.errors import ConfigError
@@ -10,6 +10,7 @@ from positronic.models import PRESETS, build, preset
 from positronic.models.quazimoto import mixer_only, positronic_144m
 from positronic.observe import describe
 
+small, opened = QUAZIMOTO.small, QUAZIMOTO.opened
 TABLE = {
     "embed": 12_681_216,
     "attention": 15_741_440,

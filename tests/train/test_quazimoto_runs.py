@@ -5,8 +5,8 @@ from contextlib import suppress
 
 import pytest
 import torch
+from family_example import BYTES, EOT, QUAZIMOTO, logits_of, tokens_of
 from killed_run import CONFIG, TOKENIZER, Stops, validate
-from quazimoto_example import BYTES, EOT, logits_of, opened, small, tokens_of
 from torch import Tensor
 from train_example import Stream
 
@@ -16,7 +16,7 @@ from positronic.models import build
 from positronic.models.quazimoto import mixer_only
 from positronic.train import AdamWConfig, MuonConfig, NextTokenConfig, TrainState, init_from, resume, start
 
-WHOLE = small(vocab_size=BYTES, boundary_id=EOT)
+WHOLE = QUAZIMOTO.small(vocab_size=BYTES, boundary_id=EOT)
 T = 40
 """Tokens of a row: more than the token loops take, and no whole number of chunks."""
 CANCELLED = 1e-9
@@ -109,8 +109,8 @@ def gradients(model, parts) -> tuple[dict[str, Tensor], dict[str, float]]:
 @pytest.mark.parametrize("cut", [4, 3])
 def test_two_micro_batches_are_one_batch(cut):
     """Draft heads, latent head and balance of experts included: rows are padded and documents end inside them."""
-    ours, terms = gradients(opened(whole()), [slice(0, 8)])
-    theirs, others = gradients(opened(whole()), [slice(0, cut), slice(cut, 8)])
+    ours, terms = gradients(QUAZIMOTO.opened(whole()), [slice(0, 8)])
+    theirs, others = gradients(QUAZIMOTO.opened(whole()), [slice(0, cut), slice(cut, 8)])
     assert {"moe.balance", "mtp.1", "mtp.4", "jepa.4", "jepa.std"} <= terms.keys()
     for name, value in terms.items():
         assert others[name] == pytest.approx(value, rel=1e-5), name

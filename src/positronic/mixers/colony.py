@@ -104,6 +104,7 @@ class Colony(nn.Module):
         self.stations = None if config.stations is None else config.stations.build(d_model, config.axes)
         self.readout = Linear(7 * config.tips, d_model, residual_std(n_branches))
         self.gate = Gate(OPEN, leak=0)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         points = halton(np.arange(1, self.config.centres + 1))

@@ -1,4 +1,4 @@
-"""The oscillator family says the same however it is read: cached, anew, in pieces, by drafts, beside other requests."""
+"""A family says the same however it is read: cached, anew, in pieces, by drafts, beside other requests."""
 
 import random
 from dataclasses import replace
@@ -7,17 +7,13 @@ from itertools import pairwise, zip_longest
 import pytest
 import torch
 from drafting import PROMPT, Blind, Oracle, ids, run
-from quazimoto_example import BYTES, EOT, OPENING, logits_of, speaking, tokens_of
+from family_example import BYTES, EOT, FAMILIES, logits_of, memories, remembered, tokens_of
 from torch import Tensor
 from torch.nn import functional as F
 
 from positronic.generation import Heads, Uncached, find_exact, generate
 from positronic.generation.wish import wish
-from positronic.mixers.kuramoto import OrgansState
-from positronic.nn.stores import StoresState
 from positronic.text import byte_tokenizer
-from positronic.traits.engram import EngramWindow
-from positronic.traits.ring_controller import ControllerState
 from remembering import equal_bits, tensors_of
 
 TOKENS = byte_tokenizer()
@@ -27,21 +23,28 @@ N = 60
 T = 40
 """Tokens read at once: more than the token loops take, and no whole number of chunks."""
 HOW = {"max_new_tokens": 10, "temperature": 0.8}
+ORGANS = [(name, organ) for name, family in FAMILIES.items() for organ in family.opening if organ != "none"]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    return FAMILIES[request.param]
 
 
 @pytest.fixture(scope="module")
-def model():
+def model(family):
     """Every organ open; the draft heads know by heart what the model says after PROMPT."""
-    model = speaking()
+    model = family.speaking()
     emissions = run(model, n=N)
     teach(model, torch.cat([e.hidden for e in emissions]), torch.tensor(ids(emissions)))
     return model
 
 
-@pytest.fixture(scope="module", params=[name for name in OPENING if name != "none"])
+@pytest.fixture(scope="module", params=ORGANS, ids="-".join)
 def organ(request):
-    """The model with one organ open, or all."""
-    return speaking(request.param)
+    """A family's model with one organ open, or all."""
+    name, organ = request.param
+    return FAMILIES[name].speaking(organ)
 
 
 @pytest.fixture(params=[1, 2])
@@ -138,7 +141,7 @@ def test_drafts_change_no_bit(model, n_threads):
 
 
 @torch.no_grad()
-def test_after_any_acceptance_the_state_is_that_of_plain_decoding(model, n_threads):
+def test_after_any_acceptance_the_state_is_that_of_plain_decoding(model, family, n_threads):
     """40 drafts of 4 after a token, of which any number is committed; documents end inside and outside of what is."""
     chance = random.Random(n_threads)
     truth = [EOT if chance.random() < 0.05 else chance.randrange(BYTES) for _ in range(5 * 40)]
@@ -160,25 +163,17 @@ def test_after_any_acceptance_the_state_is_that_of_plain_decoding(model, n_threa
         done += kept
         assert equal_bits(resting(drafted), resting(plain)), done
     assert ends > 2
-    organs = [organ for layer in plain.layers if isinstance(layer, OrgansState) for organ in layer.organs]
-    kinds = {type(organ) for organ in (*organs, *plain.layers)}
-    assert kinds >= {StoresState, ControllerState, EngramWindow}, "an organ's state was not compared"
-    assert len(tensors_of(resting(plain))) == 2 * 3 + 2 * (3 + 3 + 2) + 2 + 3
+    kinds = {type(state) for state in remembered(plain)}
+    assert kinds >= family.states, "an organ's state was not compared"
+    assert len(tensors_of(resting(plain))) == family.n_tensors
 
 
 def ask(model, prompt: str, **how):
     return list(generate(model, TOKENS, prompt, **(HOW | how)))[-1].result
 
 
-def memories(conversation) -> list[Tensor]:
-    """Stores and fast weights of all layers."""
-    organs = [organ for layer in conversation.state.layers if isinstance(layer, OrgansState) for organ in layer.organs]
-    stores = [organ.stores for organ in organs if isinstance(organ, StoresState)]
-    return stores + [organ.weight for organ in organs if isinstance(organ, ControllerState)]
-
-
 def same(a: list[Tensor], b: list[Tensor]) -> bool:
-    return len(a) == len(b) == 4 and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    return len(a) == len(b) > 0 and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +196,7 @@ def test_interleaved_requests_leave_each_others_bits_alone(model, exact, mode):
 
 @torch.no_grad()
 @pytest.mark.parametrize("padded", [False, True])
-def test_a_row_of_a_batch_keeps_its_bits_whatever_stands_beside_it(model, padded):
+def test_a_row_of_a_batch_keeps_its_bits_whatever_stands_beside_it(model, family, padded):
     """The other row says something else, ends its documents elsewhere, is shorter and starts with padding."""
 
     def first_row(seed: int) -> list[Tensor]:
@@ -221,7 +216,7 @@ def test_a_row_of_a_batch_keeps_its_bits_whatever_stands_beside_it(model, padded
         ]
 
     one, other = first_row(1), first_row(2)
-    assert len(one) == len(other) > 20
+    assert len(one) == len(other) == 4 + 1 + family.n_tensors
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
@@ -276,7 +271,8 @@ def ended(*places: int) -> Tensor:
 
 @torch.no_grad()
 def test_an_organ_that_is_open_is_heard(organ):
-    assert (logits_of(organ, ended(13)) - logits_of(speaking("none"), ended(13))).abs().max() > 1e-2
+    deaf = FAMILIES[organ.config.kind].speaking("none")
+    assert (logits_of(organ, ended(13)) - logits_of(deaf, ended(13))).abs().max() > 1e-2
 
 
 @torch.no_grad()

@@ -1,0 +1,129 @@
+"""The families at their smallest with the whole anatomy; organs opened, one or all; models with much to say."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from positronic.config import ModelConfig
+from positronic.models import build
+from positronic.models.mycel import mycel_tiny
+from positronic.models.quazimoto import positronic_tiny
+from positronic.nn.stores import StoresState
+from positronic.state import Step
+from positronic.traits.engram import EngramWindow
+from positronic.traits.ring_controller import ControllerState
+
+BYTES, EOT = 384, 256
+"""Vocabulary of the byte tokenizer, and its end of a document."""
+
+
+@dataclass(frozen=True)
+class Family:
+    tiny: Callable[[], Any]
+    """Its preset that is made smaller still."""
+    opening: dict[str, str]
+    """By organ, what the names of the parameters that open it in `small` have in common."""
+    states: set[type]
+    """Kinds of what its organs remember."""
+    n_tensors: int
+    """Of the state of `small`."""
+    fine: str
+    """How the name of a matrix ends that `loud` leaves alone."""
+    seed: int
+    loudness: tuple[float, float]
+    """Factors of the embedding and of all other matrices. With these and the seed, texts do not repeat themselves."""
+
+    def small(self, **changes: Any) -> ModelConfig:
+        config = self.tiny()
+        smaller = config.replace(
+            vocab_size=300,
+            d_model=48,
+            context=64,
+            max_positions=512,
+            n_layers=2,
+            boundary_id=7,
+            attention=config.attention.replace(head_dim=16, rank=24, rope_dims=8),
+        )
+        return smaller.replace(**changes)
+
+    def opened(self, model, tanh: float = 0.5, organ: str = "all"):
+        """The gates of an organ at tanh g = 0.5 and its zero-started values filled, so that it is not silent."""
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                if self.opening[organ] not in name:
+                    continue
+                if name.rpartition(".")[2] == "g":
+                    p.fill_(torch.atanh(torch.tensor(tanh)))
+                elif not p.any():
+                    p.normal_(0.0, 0.2, generator=generator)
+        return model.eval()
+
+    def loud(self, model):
+        """Matrices larger than at the start: margins exist and every branch matters, as after training."""
+        embedding, others = self.loudness
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                if p.dim() == 2 and not name.endswith(self.fine):
+                    p.mul_(embedding if name.startswith("embed") else others)
+            model.head.scale.fill_(1.5)
+        return model
+
+    def speaking(self, organ: str = "all"):
+        """A model whose texts do not repeat themselves, with an organ open, or all."""
+        return self.loud(self.opened(build(self.small(vocab_size=BYTES, boundary_id=EOT), self.seed), organ=organ))
+
+
+REFINERS = {"hrm": "trunk.4.", "moe": "trunk.5.", "all": "", "none": "no parameter's name"}
+QUAZIMOTO = Family(
+    positronic_tiny,
+    {
+        "phase_seed": "seed_gate.",
+        "controller": "shared.ring_controller.",
+        "phase_attention": "injections.0.",
+        "engram": "injections.1.",
+        "specialists": "injections.2.",
+        **REFINERS,
+    },
+    {StoresState, ControllerState, EngramWindow},
+    n_tensors=2 * 3 + 2 * (3 + 3 + 2) + 2 + 3,
+    fine="coupling",  # four times as strong, rings amplify a rounding a hundredfold
+    seed=1,
+    loudness=(6.0, 4.0),
+)
+MYCEL = Family(
+    mycel_tiny,
+    {"phase_seed": "seed_gate.", "stations": "stations.", **REFINERS},
+    {StoresState},
+    n_tensors=2 * 3 + 2 * 2 + 3,
+    fine="centres",
+    seed=5,
+    loudness=(4.0, 5.0),
+)
+FAMILIES = {"quazimoto": QUAZIMOTO, "mycel": MYCEL}
+
+
+def tokens_of(batch: int, length: int, seed: int = 0) -> Tensor:
+    return torch.randint(8, 300, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def logits_of(model, tokens: Tensor, **wishes) -> Tensor:
+    step = Step(tokens, tokens, **wishes) if wishes else None
+    return model.logits(model(tokens, step=step).hidden)
+
+
+def remembered(state: Any) -> list[Any]:
+    """The states inside a state, itself first, parents before their parts."""
+    parts = state if isinstance(state, tuple) else vars(state).values() if hasattr(state, "commit") else ()
+    own = [state] if hasattr(state, "commit") else []
+    return own + [inner for part in parts for inner in remembered(part)]
+
+
+def memories(conversation: Any) -> list[Tensor]:
+    """Stores and fast weights of all layers."""
+    states = remembered(conversation.state)
+    stores = [state.stores for state in states if isinstance(state, StoresState)]
+    return stores + [state.weight for state in states if isinstance(state, ControllerState)]
