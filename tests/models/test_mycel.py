@@ -12,6 +12,7 @@ from positronic.cli import main
 from positronic.config import override
 from positronic.data import TokenBatch
 from positronic.errors import ConfigError
+from positronic.kernels.colony import grow
 from positronic.mixers.colony import ColonyConfig
 from positronic.models import PRESETS, build, preset
 from positronic.models.mycel import mixer_only, mycel_79m, mycel_tiny
@@ -116,11 +117,17 @@ def seen_of(model, tokens) -> dict[str, list]:
     return probe.seen
 
 
+def path_of(colony, seen) -> torch.Tensor:
+    """(B, T, steps + 1, N, 3) where the tips were, grown again from what was tapped."""
+    c, first = colony.config, (seen["first_positions"], seen["first_growth"])
+    return torch.stack([grow(*first, colony.field(), steps, c.dt).position for steps in range(c.steps + 1)], 2)
+
+
 @torch.no_grad()
 def test_taps_show_the_colony_grow():
     model, tokens = MYCEL.loud(MYCEL.opened(build(MYCEL.small()))), tokens_of(2, 9)
     seen = {name.removeprefix("trunk.1.mixer:"): x[0] for name, x in seen_of(model, tokens).items()}
-    path = seen["path"]
+    path = path_of(model.trunk[1].mixer, seen)
     assert path.shape == (2, 9, 4, 24, 3)
     assert torch.equal(path[:, :, -1], seen["positions"])
     inside = (path.norm(dim=-1) < 0.75).all(2)  # (B, T, N)
@@ -192,7 +199,8 @@ def test_growth_against_density_spreads_the_tips():
     probe, x = Probe(colony, {"*": capture}), torch.randn(1, 100, 768, generator=torch.Generator().manual_seed(0))
     tokens = torch.zeros(1, 100, dtype=torch.long)
     colony(x, Step(tokens, tokens, probe=probe))
-    path, field = probe.seen[":path"][0], colony.field()
+    path = path_of(colony, {name[1:]: x[0] for name, x in probe.seen.items()})
+    field = colony.field()
     gap = (field.centres[:, None] - path[..., None, :, :]).square().sum(-1)  # (1, T, G + 1, F, N)
     energy = torch.exp(-gap / (2 * field.width[:, None] ** 2)).mean(-1).square().sum(-1).mean((0, 1))
     assert energy[-1] < energy[0]

@@ -134,11 +134,7 @@ class Colony(nn.Module):
             seed = self.seed_gate(SEED_SIZE * torch.sin(step.shared[c.phase_seed.kind]))
             p = p + step.tap(self, "phase_seed", seed).unflatten(-1, (c.tips, 3))
         p, g = step.tap(self, "first_positions", p), step.tap(self, "first_growth", g)
-        field = self.field()
-        if step.probe is not None:
-            path = [grow(p, g, field, steps, c.dt).position for steps in range(c.steps + 1)]
-            step.tap(self, "path", torch.stack(path, 2))  # (B, T, steps + 1, N, 3)
-        p, velocity, density = grow(p, g, field, c.steps, c.dt)
+        p, velocity, density = grow(p, g, self.field(), c.steps, c.dt)
         p, velocity = step.tap(self, "positions", p), step.tap(self, "growth", velocity)
         density = step.tap(self, "density", density)
         z = torch.cat([p, velocity, density[..., None]], -1).flatten(-2)  # (B, T, 7 N)

@@ -25,9 +25,12 @@ __all__ = [
 def grow(position: Tensor, growth: Tensor, field: ColonyField, steps: int, dt: float) -> Grown:
     """Tips (..., N, 3) after `steps` steps of `dt`, in the precision of the positions even under autocast.
 
-    Training keeps `position` and `growth` alone, however it runs: what a step makes is made again on the way back. A
-    compiler gets the factored form under `checkpoint`: of the adjoint it would save what backward makes again, 56 times
-    as much, and run on two CPU cores' kernels no faster than the adjoint runs without it.
+    Training keeps `position` and `growth` alone, however it runs: what a step makes is made again on the way back.
+
+    96 tips, 16 centres, 2,048 tokens forward and backward on one CPU thread: the adjoint takes 0.23 s where autograd
+    takes 0.72 s over the factored form, and it keeps 5 MB in place of 550 MB. Compiled, the factored form under `checkpoint`
+    takes 0.35 s and keeps 5 MB; the adjoint 0.26 s, but a compiler takes what backward grows again for what forward
+    has grown already, and keeps 263 MB of it.
     """
     with without_autocast(position.device.type):
         if reference_only():
