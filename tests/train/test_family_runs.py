@@ -1,11 +1,11 @@
-"""Training the oscillator family with every organ: resumed, added up, saved, begun from less; nothing is left out."""
+"""Training families with every organ: resumed, added up, saved, begun from less; nothing is left out."""
 
 import random
 from contextlib import suppress
 
 import pytest
 import torch
-from family_example import BYTES, EOT, QUAZIMOTO, logits_of, tokens_of
+from family_example import BYTES, EOT, MYCEL, QUAZIMOTO, logits_of, tokens_of
 from killed_run import CONFIG, TOKENIZER, Stops, validate
 from torch import Tensor
 from train_example import Stream
@@ -68,6 +68,16 @@ def test_a_run_killed_at_a_random_step_goes_on_to_the_same_bytes(tmp_path, unbro
     assert not (run / "step-00000009").exists()
     assert resume(run, config, data=stream(), device="cpu", validate=validate).stopped == "finished"
     ours, theirs = (folder / "last" / "model.safetensors" for folder in (done, run))
+    assert theirs.read_bytes() == ours.read_bytes()
+
+
+def test_a_killed_run_of_the_colony_goes_on_to_the_same_bytes(tmp_path):
+    config, colony = config_of("muon"), MYCEL.small(vocab_size=BYTES, boundary_id=EOT)
+    train(tmp_path / "unbroken", build(colony, 1, tokenizer=TOKENIZER), config)
+    with suppress(Stops.Stopped):
+        train(tmp_path / "killed", build(colony, 1, tokenizer=TOKENIZER), config, [Stops(5)])
+    assert resume(tmp_path / "killed", config, data=stream(), device="cpu", validate=validate).stopped == "finished"
+    ours, theirs = (tmp_path / name / "last" / "model.safetensors" for name in ("unbroken", "killed"))
     assert theirs.read_bytes() == ours.read_bytes()
 
 
