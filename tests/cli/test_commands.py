@@ -4,6 +4,8 @@ import gzip
 import json
 import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 
@@ -204,3 +206,12 @@ def test_a_vocabulary_larger_than_the_text_supports_names_the_largest(place, cap
 def test_unknown_commands_name_their_neighbours(capsys):
     assert "describe" in complaint(capsys, "descrbe")
     assert "tokenizer train" in complaint(capsys, "tokenizer", "trian")
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    command = [sys.executable, "-m", "positronic", "describe", "tinygpt-tiny", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        complaint = process.stderr.read()
+        assert process.wait() == 141, complaint
+    assert complaint == ""

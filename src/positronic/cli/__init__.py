@@ -42,14 +42,19 @@ A first run:                     positronic demo
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 2 for what the user can mend, 130 when interrupted."""
+    """Run one command; the exit code is 0, 2 for what the user can mend, 130 interrupted, 141 when nobody reads on."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads on a busy machine cost more than they save
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = next((n for n in (" ".join(words[:2]), " ".join(words[:1])) if n in COMMANDS), None)
     if name is None:
         return _usage(words)
     try:
-        return _parse(name, words[len(name.split()) :]).run() or 0
+        code = _parse(name, words[len(name.split()) :]).run() or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has no reader
+        return 141
     except PositronicError as error:
         print(f"positronic {name}: {error}", file=sys.stderr)
         return 2
