@@ -7,7 +7,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from positronic.errors import ConfigError, StateError
 from positronic.kernels import attention as kernels
 from positronic.kernels.attention import Documents, attention_reference, causal_attention, fused, masked_attention
-from positronic.kernels.attention.reference import soft_cap
+from positronic.kernels.soft_clamp import soft_clamp
 from positronic.mixers import attention
 from positronic.mixers.attention import AttentionConfig, without_own
 from positronic.state import DecodeState, Step
@@ -128,7 +128,7 @@ def test_options_that_are_off_never_run(monkeypatch):
 
     monkeypatch.setattr(attention, "without_own", refuse)
     for module in (fused, kernels.reference):
-        monkeypatch.setattr(module, "soft_cap", refuse)
+        monkeypatch.setattr(module, "soft_clamp", refuse)
     monkeypatch.setattr(kernels, "attention_reference", refuse)
     m = mixer()
     feed(m, feed(m, m.init_state(1), 5), 3)
@@ -148,13 +148,13 @@ def test_an_option_that_is_on_is_heard_and_adds_no_parameter(option):
 
 def test_capped_scores_are_bounded_odd_and_straight_through_zero():
     scores = torch.linspace(-40, 40, 801, dtype=torch.float64, requires_grad=True)
-    capped = soft_cap(scores, 3.0)
+    capped = soft_clamp(scores, 3.0)
     (slope,) = torch.autograd.grad(capped.sum(), scores)
     assert capped.abs().max() <= 3.0
     assert (capped + capped.flip(0)).abs().max() < 1e-12
     assert slope[400].item() == pytest.approx(1.0)
     assert (slope >= 0).all()
-    assert soft_cap(torch.tensor(2.0), 3.0).item() == pytest.approx(3 * math.erf(math.sqrt(math.pi) / 3), rel=1e-6)
+    assert soft_clamp(torch.tensor(2.0), 3.0).item() == pytest.approx(3 * math.erf(math.sqrt(math.pi) / 3), rel=1e-6)
 
 
 @pytest.mark.parametrize("documents", [None, Documents.of(SEGMENTS)])

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from positronic.kernels.soft_clamp import soft_clamp
 from positronic.nn import init
-from positronic.nn.gate import OPEN, Gate, gated_linear, soft_clamp
+from positronic.nn.gate import OPEN, Gate, gated_linear
 from positronic.nn.linear import Linear
 from positronic.nn.norm import RMSNorm
 from positronic.nn.rope import rotate, rotation

@@ -29,9 +29,10 @@ from torch.nn import functional as F
 from positronic.config import MixerConfig, OrganConfig
 from positronic.errors import ConfigError
 from positronic.kernels.colony import ColonyField, grow
+from positronic.kernels.soft_clamp import soft_clamp
 from positronic.lm import MixerOutput
 from positronic.nn import init
-from positronic.nn.gate import OPEN, Gate, soft_clamp
+from positronic.nn.gate import OPEN, Gate
 from positronic.nn.halton import halton
 from positronic.nn.linear import Linear, residual_std
 from positronic.nn.norm import RMSNorm

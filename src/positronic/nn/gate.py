@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from positronic.nn import init
 
-__all__ = ["LEAK", "OPEN", "Gate", "gated_linear", "soft_clamp"]
+__all__ = ["LEAK", "OPEN", "Gate", "gated_linear"]
 
 LEAK = 0.01
 """Share of the gradient that reaches a closed organ."""
@@ -52,8 +52,3 @@ def gated_linear(x: Tensor, weight: Tensor, gate: Gate) -> Tensor:
     gated, x = gate(weight.unflatten(1, x.shape[-2:])).flatten(1), x.flatten(-2)
     y = F.linear(x, gated)
     return y + gate.leak * F.linear(x - x.detach(), weight.detach()) if torch.is_grad_enabled() else y
-
-
-def soft_clamp(x: Tensor, bound: float = 10.0) -> Tensor:
-    """b erf(sqrt(pi) x / 2b): odd, monotone, slope 1 at 0, inside (-b, b)."""
-    return bound * torch.erf(x * (math.sqrt(math.pi) / (2 * bound)))

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from positronic.kernels.attention.reference import soft_cap
 from positronic.kernels.dispatch import reference_only
+from positronic.kernels.soft_clamp import soft_clamp
 
 __all__ = ["Documents", "causal_attention", "masked_attention"]
 
@@ -67,7 +67,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | Non
         q, k, v = (F.pad(x, (0, 0, 0, lacking)) for x in (q, k, v))
 
     def capped(score: Tensor, b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return score if cap is None else soft_cap(score, cap)
+        return score if cap is None else soft_clamp(score, cap)
 
     change = None if cap is None else capped
     return sparse(q, k, v, score_mod=change, block_mask=documents.blocks, enable_gqa=grouped)[:, :, :tokens]

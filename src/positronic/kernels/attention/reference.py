@@ -7,12 +7,12 @@ Shapes   q (B, H, T, K); k, v (B, G, S, K), head h reads group h // (H / G); all
          o (B, H, T, K).
 """
 
-import math
-
 import torch
 from torch import Tensor
 
-__all__ = ["attention_reference", "soft_cap"]
+from positronic.kernels.soft_clamp import soft_clamp
+
+__all__ = ["attention_reference"]
 
 
 def attention_reference(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, cap: float | None = None) -> Tensor:
@@ -21,12 +21,7 @@ def attention_reference(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, cap: f
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     scores = torch.einsum("bhtk,bhsk->bhts", q, k) / q.shape[-1] ** 0.5
     if cap is not None:
-        scores = soft_cap(scores, cap)
+        scores = soft_clamp(scores, cap)
     scores = scores.masked_fill(~allowed, -torch.inf)
     weights = torch.softmax(scores, -1).nan_to_num(0.0)
     return torch.einsum("bhts,bhsk->bhtk", weights, v)
-
-
-def soft_cap(scores: Tensor, cap: float) -> Tensor:
-    """Scores of any shape, bounded by cap."""
-    return cap * torch.erf(scores * (math.sqrt(math.pi) / (2 * cap)))
