@@ -1,13 +1,16 @@
 """The oscillator family's reference runs on blend-v1, beside SwiGLU controls of equal size, order and schedule.
 
     python runs/oscillators.py train NAME --seed 0 --tokens 40e6 --text TEXT --tokenizer TOK --out OUT [--stop-after S]
+    python runs/oscillators.py inspect NAME --seed 0 --text TEXT --tokenizer TOK --out OUT
+    python runs/oscillators.py drafts NAME --seed 0 --tokenizer TOK --out OUT [--device cpu]
     python runs/oscillators.py tune NAME --seed 0 --chats CHATS --text TEXT --tokenizer TOK --out OUT
     python runs/oscillators.py report --out OUT
 
 NAME is a preset: positronic-144m, control-144m, positronic-15m, tinygpt-15m. `train` goes on where it stopped, and when
-the run has ended measures it: every valid text, gate openings, each organ switched off, drafts. Writes
-OUT/NAME-seed0.json and its metrics; `tune` the same for conversations and the model in bfloat16; `report` reads them
-all and writes OUT/positronic.md. Needs the package alone, no command line.
+the run has ended scores every valid text (OUT/NAME-seed0.json, and its metrics). `inspect` adds gate openings, each
+organ switched off and samples (OUT/NAME-inside.json) and keeps the model in bfloat16; `drafts` lets it draft for itself
+on one device (OUT/NAME-drafts-DEVICE.json), from the run or from what was kept; `tune` trains it on conversations;
+`report` reads them all and writes OUT/positronic.md. Needs the package alone, no command line.
 """
 
 import argparse
@@ -58,7 +61,7 @@ DRAFTED_TOKENS = 200
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("train", "tune", "report"))
+    parser.add_argument("what", choices=("train", "inspect", "drafts", "tune", "report"))
     parser.add_argument("name", nargs="?")
     for name in ("--text", "--chats", "--tokenizer", "--out"):
         parser.add_argument(name, type=Path)
@@ -70,7 +73,7 @@ def main() -> None:
     a = parser.parse_args()
     torch.set_float32_matmul_precision("high")
     a.out.mkdir(parents=True, exist_ok=True)
-    {"train": pretrain, "tune": converse, "report": report}[a.what](a)
+    {"train": pretrain, "inspect": inspect, "drafts": draft, "tune": converse, "report": report}[a.what](a)
 
 
 def pretrain(a: argparse.Namespace) -> None:
@@ -90,8 +93,8 @@ def pretrain(a: argparse.Namespace) -> None:
         print(f"{out.name}: {result['tokens']:,} tokens so far; the same command goes on")
         return
     model = opened(out / "best", a.device)
-    command = f"python runs/oscillators.py train {a.name} --seed {a.seed} --tokens {a.tokens:g}"
-    result = circumstances(command, a.device, tokenizer) | {
+    result = {
+        **circumstances(_command(a) + f" --tokens {a.tokens:g}", a.device, tokenizer),
         "model": a.name,
         "seed": a.seed,
         "note": a.note,
@@ -100,14 +103,36 @@ def pretrain(a: argparse.Namespace) -> None:
         "scores": scores(model, tokenizer, a.text, a.device),
     }
     write_json(a.out / f"{out.name}.json", result)
-    if a.seed == 0:
-        result["samples"] = samples(model, tokenizer)
-        result["gates"] = gates(model)
-        result["ablation"] = ablation(model, tokenizer, a)
-        result["drafts"] = drafts(model, tokenizer)
-        keep(out / "best", a.out / f"{a.name}-bf16")
-        write_json(a.out / f"{out.name}.json", result)
     print(json.dumps(result["scores"], indent=1))
+
+
+def inspect(a: argparse.Namespace) -> None:
+    """What stands inside a trained model and what each organ is worth; the model itself, in bfloat16."""
+    tokenizer, trained = Tokenizer.load(a.tokenizer), a.out / f"{a.name}-seed{a.seed}" / "best"
+    keep(trained, a.out / f"{a.name}-bf16")
+    model = opened(trained, a.device)
+    found = {
+        **circumstances(_command(a), a.device, tokenizer),
+        "inside": a.name,
+        "gates": gates(model),
+        "samples": samples(model, tokenizer),
+        "ablation": ablation(model, tokenizer, a),
+    }
+    write_json(a.out / f"{a.name}-inside.json", found)
+    print(json.dumps(found["ablation"], indent=1))
+
+
+def draft(a: argparse.Namespace) -> None:
+    """Drafts on one device, from the run's best checkpoint or, where only that is left, from what was kept of it."""
+    tokenizer, trained = Tokenizer.load(a.tokenizer), a.out / f"{a.name}-seed{a.seed}" / "best"
+    model = opened(trained if trained.exists() else a.out / f"{a.name}-bf16", a.device)
+    device = pick_device(a.device).torch_device.type
+    found = circumstances(f"{_command(a)} --device {device}", a.device, tokenizer) | {"drafting": a.name}
+    write_json(a.out / f"{a.name}-drafts-{device}.json", found | {"drafts": drafts(model, tokenizer)})
+
+
+def _command(a: argparse.Namespace) -> str:
+    return f"python runs/oscillators.py {a.what} {a.name} --seed {a.seed}"
 
 
 def gates(model: Any) -> dict[str, Any]:
@@ -140,10 +165,8 @@ def ablation(model: LM, tokenizer: Tokenizer, a: argparse.Namespace) -> dict[str
     return {"tokens": tokens, "excerpt_bytes": EXCERPT_BYTES, "bits_per_byte": whole, "organs": rows}
 
 
-def drafts(model: LM, tokenizer: Tokenizer) -> dict[str, Any] | None:
+def drafts(model: LM, tokenizer: Tokenizer) -> dict[str, Any]:
     """Greedy text with and without the model's own drafts: rates, drafts kept, whether the text is the same."""
-    if model.drafts is None:
-        return None
     found: dict[str, list[Any]] = {"plain": [], "drafted": []}
     for prompt in PROMPTS:
         for kind, speculative in (("plain", False), ("drafted", True), ("plain", False), ("drafted", True)):
@@ -193,8 +216,7 @@ def converse(a: argparse.Namespace) -> None:
     shutil.rmtree(chat, ignore_errors=True)
     batch = BATCH_TOKENS.get(a.name, 32_768)
     found = tune(preset(a.name), base, chat, tokenizer, a.text, a.chats, a.device, batch_tokens=batch, seed=a.seed)
-    command = f"python runs/oscillators.py tune {a.name} --seed {a.seed}"
-    write_json(a.out / f"{a.name}-chat.json", circumstances(command, a.device, tokenizer) | {"tuning": found})
+    write_json(a.out / f"{a.name}-chat.json", circumstances(_command(a), a.device, tokenizer) | {"tuning": found})
     keep(chat / "best", a.out / f"{a.name}-chat-bf16")
 
 
@@ -219,9 +241,11 @@ def report(a: argparse.Namespace) -> None:
         "",
     ]
     for ours, _ in pairs:
-        run = runs.get(f"{ours}-seed0")
-        if run is not None:
-            lines += [*_organs_table(ours, run), *_gates_table(run), *_drafts_table(run), *_samples(run)]
+        inside = found.get(f"{ours}-inside")
+        if inside is not None:
+            lines += [*_organs_table(ours, inside), *_gates_table(inside), *_samples(inside)]
+        drafted = [run["drafts"] for run in found.values() if run.get("drafting") == ours]
+        lines += _drafts_table(ours, drafted) if drafted else []
     for name, run in found.items():
         if "tuning" in run:
             lines += _tuning(name, run["tuning"])
@@ -343,21 +367,20 @@ def _gates_table(run: dict[str, Any]) -> list[str]:
     ]
 
 
-def _drafts_table(run: dict[str, Any]) -> list[str]:
-    drafts = run["drafts"]
-    if drafts is None:
-        return []
-    heads = ", ".join(f"{share:.1%}" for share in drafts["accepted_by_head"])
-    return [
-        "### Self-speculation, greedy, one row",
-        "",
-        f"On {drafts['device']}: {drafts['tokens_per_s']['plain']:.1f} tokens/s plain, "
-        f"{drafts['tokens_per_s']['drafted']:.1f} with drafts: {drafts['gain']:.2f} times. "
-        f"{drafts['accepted']:,} of {drafts['proposed']:,} drafts kept, {drafts['tokens'] / drafts['forwards']:.2f} "
-        f"tokens a forward; the text was the same in {drafts['same_text']} of {drafts['texts']} (without `exact`, "
-        f"near-ties may flip). Right by head, counted alone: {heads}.",
-        "",
-    ]
+def _drafts_table(name: str, drafted: list[dict[str, Any]]) -> list[str]:
+    lines = [f"### {name}: self-speculation, greedy, one row", ""]
+    for drafts in drafted:
+        heads = ", ".join(f"{share:.1%}" for share in drafts["accepted_by_head"])
+        lines += [
+            f"On {drafts['device']}: {drafts['tokens_per_s']['plain']:.1f} tokens/s plain, "
+            f"{drafts['tokens_per_s']['drafted']:.1f} with drafts: {drafts['gain']:.2f} times. "
+            f"{drafts['accepted']:,} of {drafts['proposed']:,} drafts kept, "
+            f"{drafts['tokens'] / drafts['forwards']:.2f} "
+            f"tokens a forward; the text was the same in {drafts['same_text']} of {drafts['texts']} (without `exact`, "
+            f"near-ties may flip). Right by head, counted alone: {heads}.",
+            "",
+        ]
+    return lines
 
 
 def _samples(run: dict[str, Any]) -> list[str]:
