@@ -56,9 +56,8 @@ def main() -> None:
     better = min(runs, key=lambda name: runs[name]["scores"]["blend"]["bits_per_byte"])
     best, chat = a.out / better / "best", a.out / "chat"
     shutil.rmtree(chat, ignore_errors=True)
-    tuned = tune(
-        preset(MODEL), best, chat, tokenizer, a.text, a.chats, a.device, batch_tokens=BATCH_TOKENS, seed=a.seed
-    )
+    how = {"batch_tokens": BATCH_TOKENS, "seed": a.seed, "epochs": 2}
+    tuned = tune(preset(MODEL), best, chat, tokenizer, a.text, a.chats, a.device, **how)
     keep(best, a.out / "base-bf16")
     keep(chat / "best", a.out / "tuned-bf16")
     unseen = [d.text for path in mixture.valid_paths(a.text) for d in open_source(path)]

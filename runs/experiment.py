@@ -177,7 +177,7 @@ def tune(
         data=data,
         conversations=True,
         replay=blend(BLEND).data(text),
-        epochs=2,
+        epochs=how["epochs"],
         train=replace(settings, checkpoint_every=0),
         init=str(base),
         data_seed=how["seed"],
@@ -192,6 +192,7 @@ def tune(
         after = assistant_bits_per_byte(tuned, tokenizer, unseen)
     return {
         "steps": state.counters.step,
+        "epochs": how["epochs"],
         "tokens": state.counters.tokens,
         "held_out_conversations": len(unseen),
         "assistant_before": before.to_json(),

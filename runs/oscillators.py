@@ -54,8 +54,6 @@ BATCH_TOKENS = {"positronic-144m": 64_768, "control-144m": 64_768}
 """Tokens an update, whole rows of the preset's context; 32,768 where not listed."""
 LR = {"positronic-144m": 1e-3, "control-144m": 1e-3}
 """Peak rate of Muon and of AdamW beside it; 2e-3 where not listed."""
-EXCERPT_BYTES = 200_000
-"""Of each of the blend's valid texts, for a score with an organ off."""
 DRAFTED_TOKENS = 200
 
 
@@ -68,6 +66,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=float, default=40e6)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stop-after", type=float, default=float("inf"))
+    parser.add_argument(
+        "--excerpt-bytes", type=int, default=200_000, help="of each valid text, for a score with an organ off"
+    )
+    parser.add_argument("--epochs", type=int, default=2, help="of tuning")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--note", default="", help="what the speeds should be read with, say that runs shared a device")
     a = parser.parse_args()
@@ -109,10 +111,11 @@ def pretrain(a: argparse.Namespace) -> None:
 def inspect(a: argparse.Namespace) -> None:
     """What stands inside a trained model and what each organ is worth; the model itself, in bfloat16."""
     tokenizer, trained = Tokenizer.load(a.tokenizer), a.out / f"{a.name}-seed{a.seed}" / "best"
-    keep(trained, a.out / f"{a.name}-bf16")
-    model = opened(trained, a.device)
+    if trained.exists():
+        keep(trained, a.out / f"{a.name}-bf16")
+    model = _best(a)
     found = {
-        **circumstances(_command(a), a.device, tokenizer),
+        **circumstances(f"{_command(a)} --excerpt-bytes {a.excerpt_bytes}", a.device, tokenizer),
         "inside": a.name,
         "gates": gates(model),
         "samples": samples(model, tokenizer),
@@ -123,12 +126,17 @@ def inspect(a: argparse.Namespace) -> None:
 
 
 def draft(a: argparse.Namespace) -> None:
-    """Drafts on one device, from the run's best checkpoint or, where only that is left, from what was kept of it."""
-    tokenizer, trained = Tokenizer.load(a.tokenizer), a.out / f"{a.name}-seed{a.seed}" / "best"
-    model = opened(trained if trained.exists() else a.out / f"{a.name}-bf16", a.device)
+    """Drafts on one device."""
+    tokenizer, model = Tokenizer.load(a.tokenizer), _best(a)
     device = pick_device(a.device).torch_device.type
     found = circumstances(f"{_command(a)} --device {device}", a.device, tokenizer) | {"drafting": a.name}
     write_json(a.out / f"{a.name}-drafts-{device}.json", found | {"drafts": drafts(model, tokenizer)})
+
+
+def _best(a: argparse.Namespace) -> LM:
+    """The run's best checkpoint or, where only that is left, what was kept of it in bfloat16."""
+    trained = a.out / f"{a.name}-seed{a.seed}" / "best"
+    return opened(trained if trained.exists() else a.out / f"{a.name}-bf16", a.device)
 
 
 def _command(a: argparse.Namespace) -> str:
@@ -154,7 +162,7 @@ def ablation(model: LM, tokenizer: Tokenizer, a: argparse.Namespace) -> dict[str
     whole, tokens = 0.0, 0
     for path, share in zip(blend(BLEND).valid, shares(), strict=True):
         with pick_device(a.device).autocast():
-            scored, versions = compare(model, tokenizer, documents(a.text / path, EXCERPT_BYTES), probes)
+            scored, versions = compare(model, tokenizer, documents(a.text / path, a.excerpt_bytes), probes)
         whole += share * Score.total(scored).bits_per_byte
         tokens += Score.total(scored).tokens
         for organ, version in versions.items():
@@ -162,7 +170,7 @@ def ablation(model: LM, tokenizer: Tokenizer, a: argparse.Namespace) -> dict[str
             row["max_change"] = max(row["max_change"], version.largest_change)
             row["flips"] += version.flips
             row["bits_per_byte"] += share * Score.total(version.scores).bits_per_byte
-    return {"tokens": tokens, "excerpt_bytes": EXCERPT_BYTES, "bits_per_byte": whole, "organs": rows}
+    return {"tokens": tokens, "excerpt_bytes": a.excerpt_bytes, "bits_per_byte": whole, "organs": rows}
 
 
 def drafts(model: LM, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -215,8 +223,12 @@ def converse(a: argparse.Namespace) -> None:
     chat = a.out / f"{a.name}-chat"
     shutil.rmtree(chat, ignore_errors=True)
     batch = BATCH_TOKENS.get(a.name, 32_768)
-    found = tune(preset(a.name), base, chat, tokenizer, a.text, a.chats, a.device, batch_tokens=batch, seed=a.seed)
-    write_json(a.out / f"{a.name}-chat.json", circumstances(_command(a), a.device, tokenizer) | {"tuning": found})
+    how = {"batch_tokens": batch, "seed": a.seed, "epochs": a.epochs}
+    found = tune(preset(a.name), base, chat, tokenizer, a.text, a.chats, a.device, **how)
+    write_json(
+        a.out / f"{a.name}-chat.json",
+        circumstances(f"{_command(a)} --epochs {a.epochs}", a.device, tokenizer) | {"tuning": found},
+    )
     keep(chat / "best", a.out / f"{a.name}-chat-bf16")
 
 
@@ -393,7 +405,7 @@ def _tuning(name: str, tuned: dict[str, Any]) -> list[str]:
     return [
         f"## {name}: tuned on conversations",
         "",
-        f"{tuned['steps']:,} steps, {tuned['tokens'] / 1e6:.1f} M tokens, two epochs. On "
+        f"{tuned['steps']:,} steps, {tuned['tokens'] / 1e6:.1f} M tokens, {tuned['epochs']} epochs. On "
         f"{tuned['held_out_conversations']:,} conversations it has not seen, the assistant's words cost {before:.3f} "
         f"bits per byte before and {after:.3f} after.",
         "",
