@@ -275,6 +275,10 @@ def _seeds(runs: dict[str, Any], name: str) -> list[dict[str, Any]]:
     return [run for run in runs.values() if run["model"] == name]
 
 
+def _several(seeds: list[Any]) -> str:
+    return "one seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
+
+
 def _mean(values: list[float]) -> str:
     """The mean, and the half width between the largest and the smallest where there are several."""
     spread = f" ± {(max(values) - min(values)) / 2:.4f}" if len(values) > 1 else ""
@@ -293,8 +297,8 @@ def _headline(runs: dict[str, Any], pairs: list[tuple[str, str]]) -> list[str]:
             a, b = statistics.mean(mine), statistics.mean(theirs)
             verdict = "better" if a < b else "worse"
             lines.append(
-                f"**{ours} ({len(mine)} seeds) costs {a:.4f} bits per byte on the blend's valid texts, its control "
-                f"{control} ({len(theirs)} seeds) {b:.4f}: {abs(a / b - 1):.1%} {verdict}.**"
+                f"**{ours} ({_several(mine)}) costs {a:.4f} bits per byte on the blend's valid texts, its control "
+                f"{control} ({_several(theirs)}) {b:.4f}: {abs(a / b - 1):.1%} {verdict}.**"
             )
     return lines
 
@@ -310,7 +314,7 @@ def _score_table(runs: dict[str, Any], ours: str, control: str) -> list[str]:
         f"{training['steps']:,} steps of {training['batch_tokens']:,}, {training['optimizer']['kind']} at "
         f"{training['optimizer']['lr']:g}; the control has the same rows in the same order and the same schedule.",
         "",
-        "| text | " + " | ".join(f"{name} ({len(_seeds(runs, name))} seeds)" for name in names) + " |",
+        "| text | " + " | ".join(f"{name} ({_several(_seeds(runs, name))})" for name in names) + " |",
         "|---|" + "---|" * len(names),
     ]
     for text in first["scores"]:
@@ -321,16 +325,15 @@ def _score_table(runs: dict[str, Any], ours: str, control: str) -> list[str]:
 
 def _speed_table(runs: dict[str, Any]) -> list[str]:
     lines = [
-        "| run | tokens/s (median step) | TFLOP/s | share of peak | peak memory | wall time | read with |",
-        "|---|---|---|---|---|---|---|",
+        "| run | tokens/s (median step) | TFLOP/s | share of peak | peak memory | read with |",
+        "|---|---|---|---|---|---|",
     ]
     for name, run in runs.items():
         training, rate = run["training"], run["training"]["speed"]
         mfu = f"{rate['mfu']:.1%}" if rate["mfu"] else "-"
         memory = f"{training['peak_memory_gb']:.1f} GB" if training["peak_memory_gb"] else "-"
         lines.append(
-            f"| {name} | {rate['tokens_per_s']:,.0f} | {rate['tflops']:.0f} | {mfu} | {memory} | "
-            f"{training['wall_s']:.0f} s | {run['note']} |"
+            f"| {name} | {rate['tokens_per_s']:,.0f} | {rate['tflops']:.0f} | {mfu} | {memory} | {run['note']} |"
         )
     device = next(iter(runs.values()))["device"]
     return [
