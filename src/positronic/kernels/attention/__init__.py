@@ -11,8 +11,15 @@ from positronic.kernels.dispatch import reference_only
 __all__ = ["Documents", "attention_reference", "causal_attention", "masked_attention"]
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None, cap: float | None = None) -> Tensor:
-    """Whole rows in training: q (B, H, T, K), k and v (B, G, T, K) -> (B, H, T, K).
+def causal_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    documents: Documents | None,
+    cap: float | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """Whole rows in training: q (B, H, T, K), k and v (B, G, T, K) -> (B, H, T, K). Scale None: 1 / sqrt(K).
 
     A cap on the scores takes the block-sparse kernel, where there is one, or the definition: the others have no hook.
     """
@@ -20,12 +27,14 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | Non
     if reference_only() or (cap is not None and not blocks):
         one_document = torch.ones(1, 1, q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
         allowed = one_document if documents is None or documents.allowed is None else documents.allowed
-        return attention_reference(q, k, v, allowed, cap)
-    return fused.causal_attention(q, k, v, documents, cap)
+        return attention_reference(q, k, v, allowed, cap, scale)
+    return fused.causal_attention(q, k, v, documents, cap, scale)
 
 
-def masked_attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, cap: float | None = None) -> Tensor:
+def masked_attention(
+    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, cap: float | None = None, scale: float | None = None
+) -> Tensor:
     """Cached calls: q (B, H, T, K), k and v (B, G, S, K), allowed (B, 1, T, S) bool -> (B, H, T, K)."""
     if reference_only() or cap is not None:
-        return attention_reference(q, k, v, allowed, cap)
-    return fused.masked_attention(q, k, v, allowed)
+        return attention_reference(q, k, v, allowed, cap, scale)
+    return fused.masked_attention(q, k, v, allowed, scale)

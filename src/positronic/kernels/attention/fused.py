@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
 
 from positronic.kernels.dispatch import reference_only
 from positronic.kernels.soft_clamp import soft_clamp
 
-__all__ = ["Documents", "causal_attention", "masked_attention"]
+__all__ = ["Documents", "causal_attention", "masked_attention", "sunk_attention"]
 
 BLOCK = 128
 """Tokens a side of a block in the block-sparse kernel; rows are padded to a multiple of it."""
@@ -53,34 +53,67 @@ class Documents:
         return Documents(blocks=_compiled_block_mask()(visible, rows, None, padded, padded, BLOCK_SIZE=BLOCK))
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None, cap: float | None = None) -> Tensor:
+def causal_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    documents: Documents | None,
+    cap: float | None = None,
+    scale: float | None = None,
+) -> Tensor:
     """Whole rows: q (B, H, T, K), k and v (B, G, T, K) -> (B, H, T, K). A cap needs a block mask."""
     grouped = q.shape[1] != k.shape[1]
     assert cap is None or (documents is not None and documents.blocks is not None), "the library has no hook here"
     if documents is None:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped, scale=scale)
     if documents.blocks is None:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=documents.allowed, enable_gqa=grouped)
-    sparse = flex_attention if torch.compiler.is_compiling() else _compiled_flex()
-    tokens = q.shape[2]
-    if lacking := -tokens % BLOCK:
-        q, k, v = (F.pad(x, (0, 0, 0, lacking)) for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=documents.allowed, enable_gqa=grouped, scale=scale)
 
     def capped(score: Tensor, b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return score if cap is None else soft_clamp(score, cap)
 
+    tokens = q.shape[2]
+    q, k, v = _whole_blocks(q, k, v)
     change = None if cap is None else capped
-    return sparse(q, k, v, score_mod=change, block_mask=documents.blocks, enable_gqa=grouped)[:, :, :tokens]
+    o = _flex()(q, k, v, score_mod=change, block_mask=documents.blocks, enable_gqa=grouped, scale=scale)
+    return o[:, :, :tokens]
 
 
-def masked_attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
+def sunk_attention(
+    q: Tensor, k: Tensor, v: Tensor, documents: Documents, sink: Tensor, scale: float | None = None
+) -> Tensor:
+    """Whole rows under a block mask, with one more key for all queries of a head: logit sink (H,), value 0.
+
+    Such a key leaves the share e^lse / (e^lse + e^sink) of the weights to the others.
+    """
+    tokens, grouped = q.shape[2], q.shape[1] != k.shape[1]
+    q, k, v = _whole_blocks(q, k, v)
+    asked = AuxRequest(lse=True)
+    o, seen = _flex()(q, k, v, block_mask=documents.blocks, enable_gqa=grouped, scale=scale, return_aux=asked)
+    share = torch.sigmoid(seen.lse - sink.float()[:, None])  # (B, H, T)
+    return (o * share[..., None].to(o.dtype))[:, :, :tokens]
+
+
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, scale: float | None = None) -> Tensor:
     """Any rows: q (B, H, T, K), k and v (B, G, S, K), allowed (B or 1, 1, T, S) -> (B, H, T, K)."""
     rows, heads, tokens, width = q.shape
     groups = k.shape[1]
     if heads != groups:
         q = q.reshape(rows, groups, heads // groups * tokens, width)
         allowed = allowed.repeat(1, 1, heads // groups, 1)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed).reshape(rows, heads, tokens, width)
+    o = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=scale)
+    return o.reshape(rows, heads, tokens, v.shape[-1])
+
+
+def _whole_blocks(*parts: Tensor) -> tuple[Tensor, ...]:
+    """(B, H, T, K) each, padded to whole blocks."""
+    lacking = -parts[0].shape[2] % BLOCK
+    return tuple(F.pad(x, (0, 0, 0, lacking)) for x in parts) if lacking else parts
+
+
+def _flex() -> Any:
+    """The block-sparse kernel: itself inside what is being compiled, else compiled."""
+    return flex_attention if torch.compiler.is_compiling() else _compiled_flex()
 
 
 @cache

@@ -15,11 +15,16 @@ from positronic.kernels.soft_clamp import soft_clamp
 __all__ = ["attention_reference"]
 
 
-def attention_reference(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, cap: float | None = None) -> Tensor:
-    """The definition; cap None: no bound on the scores. A row in which nothing is allowed gives zeros."""
+def attention_reference(
+    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, cap: float | None = None, scale: float | None = None
+) -> Tensor:
+    """The definition; cap None: no bound on the scores; scale None: 1 / sqrt(K).
+
+    A row in which nothing is allowed gives zeros.
+    """
     group = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-    scores = torch.einsum("bhtk,bhsk->bhts", q, k) / q.shape[-1] ** 0.5
+    scores = torch.einsum("bhtk,bhsk->bhts", q, k) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if cap is not None:
         scores = soft_clamp(scores, cap)
     scores = scores.masked_fill(~allowed, -torch.inf)
