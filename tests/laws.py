@@ -11,11 +11,20 @@ from positronic.config import Config, ModelConfig
 from positronic.data import TokenBatch
 from positronic.errors import StateError
 from positronic.mixers.attention import AttentionConfig
+from positronic.mixers.channel_mix import ChannelMixConfig
 from positronic.mixers.colony import ColonyConfig
+from positronic.mixers.hyper_ffn import HyperFFNConfig
 from positronic.mixers.kuramoto import KuramotoConfig
+from positronic.mixers.local_conv import LocalConvConfig
+from positronic.mixers.metric_attention import MetricMHAConfig, MetricMQAConfig
+from positronic.mixers.metric_scores import CosineConfig, DotConfig, L2Config
+from positronic.mixers.mixture import MixtureConfig
 from positronic.mixers.moe import MoEConfig
+from positronic.mixers.radius import BallConfig, PairConfig
 from positronic.mixers.swiglu import SwiGLUConfig
+from positronic.mixers.value_projector import ValueProjectorConfig
 from positronic.models import build
+from positronic.models.metric import MetricConfig
 from positronic.models.mycel import MycelConfig
 from positronic.models.quazimoto import QuazimotoConfig
 from positronic.models.transformer import TransformerConfig
@@ -34,6 +43,12 @@ from positronic.traits.stations import StationsConfig
 
 D, W, END = 32, 50, 7
 RINGS = (4, 8, 16)
+BALL = BallConfig(radius=1.0, beta=0.05)
+"""Soft enough that keys outside of it, most of them, are still heard."""
+FRESH = BallConfig(radius=0.1)
+"""The same for the keys of a new model."""
+MHA = MetricMHAConfig(n_heads=2, n_kv_heads=2, head_dim=16, prune=BALL, projector=ValueProjectorConfig(hidden=24))
+MQA = MetricMQAConfig(n_heads=4, head_dim=16, prune=BALL)
 
 MIXERS: dict[str, Config] = {
     "attention": AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=16, rank=24, rope_dims=8),
@@ -47,6 +62,17 @@ MIXERS: dict[str, Config] = {
     ),
     "colony": ColonyConfig(tips=12, centres=6),
     "colony-stations": ColonyConfig(tips=12, centres=6, stations=StationsConfig(stations=5, per_station=3, dim=16)),
+    "metric-mha": MHA,
+    "metric-mqa": MQA,
+    "metric-l2": MHA.replace(score=L2Config(), prune=None, tied=True),
+    "metric-cosine": MHA.replace(score=CosineConfig(), prune=BALL.replace(hard=True)),
+    "metric-dot": MQA.replace(score=DotConfig(), triangles=0, prune=None),
+    "metric-pairs": MHA.replace(n_kv_heads=1, prune=PairConfig(radius=6.0)),
+    "local-conv": LocalConvConfig(),
+    "channel-mix": ChannelMixConfig(hidden=24),
+    "mixture": MixtureConfig(heads=(LocalConvConfig(), MHA, ChannelMixConfig(hidden=24), MQA), hidden=16, groups=2),
+    "mixture-top": MixtureConfig(heads=(LocalConvConfig(), MHA, MQA), hidden=16, groups=4, top=2, gain=4 / 3),
+    "hyper-ffn": HyperFFNConfig(hidden=48, rank=4),
     "hrm": HRMConfig(hidden=48),
     "moe": MoEConfig(hidden=24),
 }
@@ -100,6 +126,21 @@ MODELS: dict[str, ModelConfig] = {
         refiners=(HRMConfig(hidden=32), MoEConfig(hidden=24)),
         drafts=MTPConfig(heads=3, hidden=24),
         latents=JEPAConfig(ahead=2, hidden=24),
+    ),
+    "metric": MetricConfig(
+        vocab_size=W,
+        d_model=D,
+        context=64,
+        max_positions=256,
+        boundary_id=END,
+        n_layers=2,
+        mixture=MixtureConfig(
+            heads=(LocalConvConfig(), MHA.replace(prune=FRESH), ChannelMixConfig(hidden=24), MQA.replace(prune=FRESH)),
+            hidden=16,
+            groups=2,
+        ),
+        channel=HyperFFNConfig(hidden=48, rank=4),
+        drafts=MTPConfig(heads=3, hidden=24),
     ),
 }
 CUTS = [(1, 16), (7, 10), (16, 1), (3, 1, 13), (1,) * 17]

@@ -8,7 +8,8 @@ import torch
 from positronic.config import ModelConfig, did_you_mean
 from positronic.errors import ConfigError
 from positronic.lm import LM
-from positronic.models import mycel, quazimoto, transformer
+from positronic.mixers.metric_scores import DotConfig
+from positronic.models import metric, mycel, quazimoto, transformer
 from positronic.nn.init import initialize
 from positronic.text import Tokenizer, canon
 from positronic.traits.engram import EngramTables
@@ -30,6 +31,11 @@ PRESETS: dict[str, Callable[[], ModelConfig]] = {
     "mycel-10m-mixer-only": lambda: mycel.mixer_only(mycel.mycel_10m()),
     "mycel-79m": mycel.mycel_79m,
     "mycel-79m-mixer-only": lambda: mycel.mixer_only(mycel.mycel_79m()),
+    "moa-tiny": metric.moa_tiny,
+    "moa-20m": metric.moa_20m,
+    "moa-metric-150m": metric.moa_metric_150m,
+    "moa-dot-150m": lambda: metric.scored_by(metric.moa_metric_150m(), DotConfig()),
+    "moa-400m": metric.moa_400m,
     "control-tiny": transformer.control_tiny,
     "control-tiny-mixer": transformer.control_tiny_mixer,
     "control-mycel-tiny": transformer.control_mycel_tiny,

@@ -48,6 +48,8 @@ class NextTokenConfig(Config, kind="next_token"):
         AuxiliaryWeight(name="moe.balance", weight=0.01),
         AuxiliaryWeight(name="mtp", weight=0.3),
         AuxiliaryWeight(name="jepa", weight=0.1),
+        AuxiliaryWeight(name="metric.triangle", weight=0.01),
+        AuxiliaryWeight(name="mixture.entropy", weight=1e-3),
     )
     """A weight for every auxiliary loss the model reports, for mtp if it has draft heads, for jepa if a latent one."""
 

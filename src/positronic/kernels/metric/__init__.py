@@ -1,0 +1,82 @@
+"""Attention by distance: the definition, its form with a bias on each key, and the library's fused kernels.
+
+What runs: the definition under POSITRONIC_KERNELS=reference; the key-bias form where keys must be within a radius of
+the query, a threshold on scores that fused kernels do not show, and in float16, which cannot hold a key's bias; the
+fused kernels otherwise.
+"""
+
+import torch
+from torch import Tensor
+
+from positronic.errors import DeviceError
+from positronic.kernels.attention import Documents
+from positronic.kernels.dispatch import reference_only
+from positronic.kernels.metric.key_bias import metric_key_bias
+from positronic.kernels.metric.lanes import as_keys, as_queries, metric_lanes, metric_lanes_causal, sink_row, with_sink
+from positronic.kernels.metric.reference import PENALTY, SINK, SPARE, Metric, metric_reference
+from positronic.kernels.metric.triangle import Triangles, triangles
+
+__all__ = [
+    "PENALTY",
+    "SINK",
+    "SPARE",
+    "Documents",
+    "Metric",
+    "Triangles",
+    "as_keys",
+    "as_queries",
+    "causal_metric_attention",
+    "masked_metric_attention",
+    "metric_key_bias",
+    "metric_lanes",
+    "metric_lanes_causal",
+    "metric_reference",
+    "sink_row",
+    "triangles",
+    "with_sink",
+]
+
+
+def causal_metric_attention(
+    q: Tensor, keys: Tensor, v: Tensor, metric: Metric, documents: Documents | None, fused: bool | None = None
+) -> Tensor:
+    """Whole rows: q (B, H, T, K) float32, keys (B, G, T, K + 8) of `as_keys`, v (B, G, T, V) -> (B, H, T, V)."""
+    if _runs_fused(keys, metric, fused):
+        return metric_lanes_causal(q, keys, v, metric, documents)
+    allowed = None if documents is None else documents.allowed
+    if allowed is None:
+        tokens = q.shape[2]
+        allowed = torch.ones(1, 1, tokens, tokens, dtype=torch.bool, device=q.device).tril()
+    if metric.sink is not None:
+        keys, v, allowed = with_sink(keys, v, allowed)
+    return _explicit(q, keys, v, metric, allowed)
+
+
+def masked_metric_attention(
+    q: Tensor, keys: Tensor, v: Tensor, metric: Metric, allowed: Tensor, fused: bool | None = None
+) -> Tensor:
+    """Cached calls: q (B, H, T, K), keys (B, G, S, K + 8), v (B, G, S, V), allowed (B, 1, T, S) -> (B, H, T, V).
+
+    If there is a sink, one of the rows is `sink_row`.
+    """
+    if _runs_fused(keys, metric, fused):
+        return metric_lanes(q, keys, v, metric, allowed)
+    return _explicit(q, keys, v, metric, allowed)
+
+
+def _runs_fused(keys: Tensor, metric: Metric, fused: bool | None) -> bool:
+    if reference_only() or fused is False or metric.radius is not None:
+        return False
+    if keys.dtype != torch.float16:
+        return True
+    if fused:
+        raise DeviceError(
+            "Fused metric attention was asked for in float16, which cannot hold the bias of a long key. "
+            "Use bfloat16 or float32, or leave `fused` unset."
+        )
+    return False
+
+
+def _explicit(q: Tensor, keys: Tensor, v: Tensor, metric: Metric, allowed: Tensor) -> Tensor:
+    run = metric_reference if reference_only() else metric_key_bias
+    return run(q, keys.to(q.dtype) if run is metric_reference else keys, v, metric, allowed)

@@ -1,0 +1,82 @@
+"""HyperFFN: three channel mixers of different kinds, weighed for each token.
+
+    n   = RMSNorm(x)
+    y_1 = (silu(n W_gate) * (n W_up)) W_down           SwiGLU
+    y_2 = silu(conv(n)) P                              separable convolution, causal
+    y_3 = n U V                                        low rank, linear
+    y   = sum_m pi_m y_m        pi = softmax(n W_r)
+
+Shapes   x, y (B, T, D); pi (B, T, 3), float32.
+State    the last kernel - 1 rows of n.
+Cost     2 D (3 F + D + 2 rank) operations a token.
+Init     N(0, 0.02^2); W_down, P and V N(0, (0.02 / sqrt(residual branches))^2); W_r 0: equal weights.
+Source   Shazeer 2020, arXiv 2002.05202 (SwiGLU); Hu et al. 2021, arXiv 2106.09685 (low rank beside a map).
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from positronic.config import MixerConfig
+from positronic.errors import ConfigError
+from positronic.kernels.dispatch import without_autocast
+from positronic.lm import MixerOutput
+from positronic.nn.causal_conv import CausalConv
+from positronic.nn.linear import Linear, residual_std
+from positronic.nn.norm import RMSNorm
+from positronic.nn.tail import TailState
+from positronic.state import Step
+
+__all__ = ["HyperFFN", "HyperFFNConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HyperFFNConfig(MixerConfig, kind="hyper_ffn"):
+    hidden: int = 1920
+    """Width of the SwiGLU; a multiple of 128 runs fastest."""
+    kernel: int = 5
+    """Tokens the convolution sees, a token itself included."""
+    rank: int = 32
+    """Of the linear branch."""
+
+    def __post_init__(self) -> None:
+        if self.hidden < 1 or self.kernel < 2 or self.rank < 1:
+            raise ConfigError(
+                f"hyper_ffn has width {self.hidden}, kernel {self.kernel} and rank {self.rank}; use 1, 2 and 1 or more "
+                f"(5/2 of d_model, 5 and 32 are usual)."
+            )
+
+    def build(self, d_model: int, n_branches: int = 1) -> "HyperFFN":
+        """The module; n_branches residual branches in the trunk set the scale of its output at the start."""
+        return HyperFFN(self, d_model, n_branches)
+
+
+class HyperFFN(nn.Module):
+    def __init__(self, config: HyperFFNConfig, d_model: int, n_branches: int = 1):
+        super().__init__()
+        self.config = config
+        out_std = residual_std(n_branches)
+        self.norm = RMSNorm(d_model)
+        self.gate = Linear(d_model, config.hidden)
+        self.up = Linear(d_model, config.hidden)
+        self.down = Linear(config.hidden, d_model, out_std)
+        self.conv = CausalConv(d_model, config.kernel)
+        self.mix = Linear(d_model, d_model, out_std)
+        self.narrow = Linear(d_model, config.rank)
+        self.widen = Linear(config.rank, d_model, out_std)
+        self.router = Linear(d_model, 3, std=0)
+
+    def init_state(self, batch: int, room: int = 0) -> TailState:
+        return self.conv.init_state(batch)
+
+    def forward(self, x: Tensor, step: Step, state: TailState | None = None) -> MixerOutput:
+        n = self.norm(x)
+        z, after = self.conv(n, step, state)
+        with without_autocast(n.device.type):
+            weights = F.linear(n.float(), self.router.weight.float()).softmax(-1)
+        weights = step.tap(self, "weights", weights).to(n.dtype)  # (B, T, 3)
+        hidden = step.tap(self, "hidden", F.silu(self.gate(n)) * self.up(n))  # (B, T, F)
+        said = self.down(hidden), self.mix(F.silu(z)), self.widen(self.narrow(n))
+        swiglu, convolved, linear = (w * y for w, y in zip(weights.split(1, -1), said, strict=True))
+        return MixerOutput(swiglu + convolved + linear, after)

@@ -1,0 +1,135 @@
+"""Family `metric`: convolution, attention by distance and a channel mixer side by side, softly mixed for each token.
+
+tokens -> embedding -> [ + mixture(local conv, metric MHA, channel mix, metric MQA) -> + HyperFFN ] x L = hidden
+hidden -> norm -> scale -> embedding^T -> logits            hidden -> drafts (tokens after the next), latents (training)
+"""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from positronic.config import ModelConfig
+from positronic.errors import ConfigError
+from positronic.kernels.metric import Documents
+from positronic.lm import LMOutput
+from positronic.mixers.channel_mix import ChannelMixConfig
+from positronic.mixers.hyper_ffn import HyperFFNConfig
+from positronic.mixers.local_conv import LocalConvConfig
+from positronic.mixers.metric_attention import MetricAttentionConfig, MetricMHAConfig, MetricMQAConfig
+from positronic.mixers.metric_scores import ScoreConfig
+from positronic.mixers.mixture import MixtureConfig
+from positronic.mixers.value_projector import ValueProjectorConfig
+from positronic.nn.head import LMHead
+from positronic.nn.linear import Embedding
+from positronic.nn.stack import Residual, Stack
+from positronic.state import DecodeState, Step
+from positronic.traits.jepa import JEPAConfig
+from positronic.traits.mtp import MTPConfig
+
+__all__ = ["MetricConfig", "MetricLM", "moa_20m", "moa_400m", "moa_metric_150m", "moa_tiny", "scored_by"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricConfig(ModelConfig, kind="metric"):
+    n_layers: int = 12
+    """Pairs of mixture and channel mixer."""
+    mixture: MixtureConfig = MixtureConfig()
+    """Token mixer of every layer."""
+    channel: HyperFFNConfig = HyperFFNConfig()
+    """Channel mixer of every layer."""
+    drafts: MTPConfig | None = None
+    """Heads that guess the tokens after the next."""
+    latents: JEPAConfig | None = None
+    """Head that guesses the trunk's own output, in training."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_layers < 1:
+            raise ConfigError(f"n_layers is {self.n_layers}; use 1 or more.")
+        for head in (self.drafts, self.latents):
+            if head is not None:
+                head.check_context(self.context)
+
+    def build(self) -> "MetricLM":
+        return MetricLM(self)
+
+
+class MetricLM(nn.Module):
+    def __init__(self, config: MetricConfig):
+        super().__init__()
+        self.config = config
+        d, layers = config.d_model, [config.mixture, config.channel] * config.n_layers
+        self.embed = Embedding(config.vocab_size, d)
+        self.trunk = Stack(*(Residual(part.build(d, len(layers))) for part in layers))
+        self.head = LMHead(d)
+        self.drafts = None if config.drafts is None else config.drafts.build(d)
+        self.latents = None if config.latents is None else config.latents.build(d)
+
+    def init_state(self, batch: int, room: int = 0) -> DecodeState:
+        return DecodeState.new(self.trunk.init_state(batch, room), batch, self.embed.weight.device)
+
+    def forward(self, tokens: Tensor, state: DecodeState | None = None, step: Step | None = None) -> LMOutput:
+        boundary = self.config.boundary_id
+        step = Step.of(tokens, state, step, boundary)
+        step = replace(step, shared={"documents": Documents.of(step.segments) if state is None else None})
+        x, layers, aux = self.trunk(self.embed(tokens), step, state and state.layers)
+        return LMOutput(x, step.next_state(state, layers, boundary), aux)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.head(hidden, self.embed)
+
+
+def scored_by(config: MetricConfig, score: ScoreConfig) -> MetricConfig:
+    """The same model whose heads find keys by another score; triangles only where there is a distance."""
+    heads = tuple(
+        replace(head, score=score, triangles=head.triangles if score.metric else 0)
+        if isinstance(head, MetricAttentionConfig)
+        else head
+        for head in config.mixture.heads
+    )
+    return replace(config, mixture=replace(config.mixture, heads=heads))
+
+
+def _moa(
+    d_model: int, n_layers: int, n_heads: int, head_dim: int = 64, *, swiglu: int, projector: int, router: int
+) -> MetricConfig:
+    """The anatomy at a width: one feature gate a head and 64 channels, channel mixers as wide as the stream."""
+    mixture = MixtureConfig(
+        heads=(
+            LocalConvConfig(),
+            MetricMHAConfig(
+                n_heads=n_heads,
+                n_kv_heads=n_heads,
+                head_dim=head_dim,
+                projector=ValueProjectorConfig(hidden=projector),
+            ),
+            ChannelMixConfig(hidden=d_model),
+            MetricMQAConfig(n_heads=n_heads, head_dim=head_dim),
+        ),
+        hidden=router,
+        groups=d_model // 64,
+    )
+    return MetricConfig(
+        d_model=d_model, context=2048, n_layers=n_layers, mixture=mixture, channel=HyperFFNConfig(hidden=swiglu)
+    )
+
+
+def moa_metric_150m() -> MetricConfig:
+    """151,086,013 parameters: the published model."""
+    return _moa(768, 12, 12, swiglu=1920, projector=256, router=128)
+
+
+def moa_400m() -> MetricConfig:
+    """The same ratios, 1,024 wide and 24 layers deep."""
+    return _moa(1024, 24, 16, swiglu=2560, projector=344, router=168)
+
+
+def moa_20m() -> MetricConfig:
+    """The same anatomy at 20 M parameters, which talk on a laptop."""
+    return replace(_moa(320, 7, 5, swiglu=800, projector=104, router=56), context=1024)
+
+
+def moa_tiny() -> MetricConfig:
+    """3.6 M parameters and the same anatomy, with a vocabulary of 2,048: trains in minutes on two CPU cores."""
+    tiny = _moa(256, 4, 4, 32, swiglu=256, projector=64, router=32)
+    return replace(tiny, vocab_size=2048, context=256, max_positions=2048)

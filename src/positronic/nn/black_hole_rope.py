@@ -1,0 +1,158 @@
+"""BlackHoleRoPE: rotations whose frequencies bend a little, and values whose energy is gated within bounds.
+
+    kappa_c = 0.5 tanh(sum_b A_b cos(2 pi b x_c) + S_b sin(2 pi b x_c))           x_c = (c + 1/2) / pairs, b = 1 .. 8
+    w_c     = base^(-c / pairs) exp(kappa_c)                                       pair c turns by angle p w_c
+    e_t     = e_min + (e_max - e_min) sigmoid(logit_0 + s_t)                       e = 1 at s = 0
+    s_t     = eta + sum_b A_b cos(2 pi t / P_b) + S_b sin(2 pi t / P_b) + lam D_t    P_b = 8, 16, .. 1024 tokens
+    D_t     = |n_t - n_t-1| / (|n_t| + |n_t-1| + 1e-6)                             in [0, 1], 0 where a document begins
+
+Angles stay linear in the position p, so rotations form a group and scores depend on differences of positions alone.
+The energy counts t from the beginning of the document.
+
+Shapes   n (B, T, D); positions (B, T); cos, sin (B, G, T, pairs), e (B, T, G) for G heads of keys, float32.
+State    n_t-1 and the position where the document began: D + 2 numbers a row.
+Cost     2 G pairs sines and 32 G operations a token.
+Init     every coefficient 0: standard RoPE and e = 1 to the bit, as e is formed as 1 + (gate - gate at s = 0).
+Source   rotations: Su et al. 2021, arXiv 2104.09864. Bending, energy and discrepancy are of the model's published
+         description; the basis over channels, not over positions, is our choice and keeps scores relative.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from positronic.config import Config
+from positronic.errors import ConfigError
+from positronic.nn import init
+from positronic.nn.tail import TailState, look_back
+from positronic.state import Step
+
+__all__ = ["BlackHoleRoPE", "BlackHoleRoPEConfig", "HorizonState"]
+
+MOST_BEND = 0.5
+SHORTEST_PERIOD = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlackHoleRoPEConfig(Config, kind="black_hole_rope"):
+    base: float = 10_000.0
+    """Base of the rotary frequencies."""
+    harmonics: int = 8
+    """Waves over the channels that bend the frequencies."""
+    periods: int = 8
+    """Waves over the tokens that gate the energy, of 8, 16, 32, ... tokens."""
+    least_energy: float = 0.5
+    """What a value is multiplied by at least."""
+    most_energy: float = 2.0
+    """What a value is multiplied by at most."""
+
+    def __post_init__(self) -> None:
+        if self.base <= 1 or min(self.harmonics, self.periods) < 1:
+            raise ConfigError(
+                f"black_hole_rope has base {self.base}, {self.harmonics} harmonics and {self.periods} periods; use a "
+                f"base above 1 (10000 is usual) and 1 or more of each (8)."
+            )
+        if not 0 < self.least_energy < 1 < self.most_energy:
+            raise ConfigError(
+                f"black_hole_rope bounds the energy to {self.least_energy} .. {self.most_energy}, and a new value has "
+                f"energy 1; use bounds on both sides of it (0.5 and 2 are usual)."
+            )
+
+    def build(self, groups: int, pairs: int) -> "BlackHoleRoPE":
+        """Rotation and energy of `groups` heads of keys, each of that many rotary pairs."""
+        return BlackHoleRoPE(self, groups, pairs)
+
+
+@dataclass(frozen=True)
+class HorizonState:
+    """The token before, and where its document began."""
+
+    previous: TailState
+    began: Tensor
+    """(B,) position of the document's first token."""
+    trail: Tensor | None = None
+    """(B, T+1) `began` before the last call and after each of its tokens."""
+
+    def commit(self, path: Sequence[int]) -> "HorizonState":
+        assert self.trail is not None, "DecodeState.commit asks for the trail"
+        return HorizonState(self.previous.commit(path), self.trail[:, len(path)])
+
+    def select(self, rows: Tensor) -> "HorizonState":
+        return HorizonState(self.previous.select(rows), self.began[rows])
+
+
+class BlackHoleRoPE(nn.Module):
+    def __init__(self, config: BlackHoleRoPEConfig, groups: int, pairs: int):
+        super().__init__()
+        self.config, self.pairs = config, pairs
+        self.bend = nn.Parameter(torch.empty(groups, 2 * config.harmonics))
+        self.level = nn.Parameter(torch.empty(groups))
+        self.waves = nn.Parameter(torch.empty(groups, 2 * config.periods))
+        self.surprise = nn.Parameter(torch.empty(()))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for p in (self.bend, self.level, self.waves, self.surprise):
+            init.zeros_(p)
+
+    def init_state(self, batch: int, d_model: int) -> HorizonState:
+        previous = TailState.new(self.level, batch, 1, d_model)
+        return HorizonState(previous, torch.zeros_like(previous.documents[:, 0]))
+
+    def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin (B, G, T, pairs) at positions (B, T); angles in float64, where the device has it."""
+        channel = torch.arange(self.pairs, dtype=torch.float32, device=positions.device)
+        harmonic = torch.arange(1, self.config.harmonics + 1, dtype=torch.float32, device=positions.device)
+        bend = MOST_BEND * torch.tanh(_waves((channel + 0.5) / self.pairs, harmonic, self.bend))  # (pairs, G)
+        frequency = self.config.base ** (-channel / self.pairs) * bend.mT.exp()  # (G, pairs)
+        wide = torch.float32 if positions.device.type == "mps" else torch.float64
+        angles = positions[:, None, :, None].to(wide) * frequency[:, None].to(wide)  # (B, G, T, pairs)
+        return angles.cos().float(), angles.sin().float()
+
+    def energy(self, n: Tensor, step: Step, state: HorizonState | None = None) -> tuple[Tensor, HorizonState | None]:
+        """e (B, T, G) of the tokens' values, from the normed stream n (B, T, D), and the state after the call."""
+        place, began = _places(step, state)
+        (before,), previous = look_back(n, 1, step, None if state is None else state.previous)
+        frequency = 2.0 ** -torch.arange(self.config.periods, device=n.device) / SHORTEST_PERIOD
+        longest = SHORTEST_PERIOD * 2 ** (self.config.periods - 1)  # a period of all waves: what is left is exact
+        s = self.level.float() + _waves((place % longest).float(), frequency, self.waves)
+        s = step.tap(self, "horizon", s + self.surprise.float() * _discrepancy(n.float(), before.float())[..., None])
+        c = self.config
+        span = c.most_energy - c.least_energy
+        neutral = torch.full_like(s, math.log((1 - c.least_energy) / (c.most_energy - 1)))
+        e = step.tap(self, "energy", 1 + span * (torch.sigmoid(neutral + s) - torch.sigmoid(neutral)))
+        if previous is None or state is None:
+            return e, None
+        return e, HorizonState(previous, began[:, -1], began if step.keep_trail else None)
+
+
+def _waves(x: Tensor, frequency: Tensor, coefficients: Tensor) -> Tensor:
+    """x (...,) -> (..., G): a sum of cosines and sines of `frequency` (n,) with coefficients (G, 2 n), float32."""
+    angle = 2 * math.pi * x[..., None] * frequency
+    basis = torch.cat([angle.cos(), angle.sin()], -1)[..., None, :]  # (..., 1, 2 n)
+    # A product and a sum: a matrix product this short gives bits that change with a row's place in memory.
+    return (basis * coefficients.float()).sum(-1)
+
+
+def _discrepancy(n: Tensor, before: Tensor) -> Tensor:
+    """(B, T) in [0, 1]: 0 where nothing was before."""
+    size = before.norm(dim=-1)
+    apart = (n - before).norm(dim=-1) / (n.norm(dim=-1) + size + 1e-6)
+    return apart * (size > 0)
+
+
+def _places(step: Step, state: HorizonState | None) -> tuple[Tensor, Tensor]:
+    """(B, T) tokens of its document before each token; (B, T+1) where documents began, before and after each token."""
+    began = torch.zeros_like(step.positions[:, 0]) if state is None else state.began
+    if state is None and step.segments is None:
+        return step.positions, began[:, None]
+    document = None if state is None else state.previous.documents[:, -1]
+    own = step.documents(document)  # (B, T)
+    first = torch.zeros_like(began) if document is None else document
+    documents = torch.cat([first[:, None], own], 1)
+    anew = torch.where(documents[:, 1:] != documents[:, :-1], step.positions, began[:, None])
+    began = torch.cat([began[:, None], anew], 1).cummax(1).values
+    return step.positions - began[:, 1:], began
