@@ -153,8 +153,9 @@ def _data(
 
 
 def _steps(run: RunConfig, data: Mixture) -> int:
-    """Updates in which `epochs` of all sources' rows are read."""
-    rows = sum(source["rows"] for source in data.describe()["sources"])
+    """Updates in which `epochs` of the rows of `run.data` are read; what is replayed comes on top."""
+    sources = data.describe()["sources"][: len(run.data)]
+    rows = sum(source["rows"] for source in sources) / sum(source["share"] for source in sources)
     return max(1, round((run.epochs or 1) * rows / max(1, run.train.batch_tokens // data.seq_len)))
 
 
