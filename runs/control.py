@@ -15,7 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from experiment import BLEND, circumstances, keep, opened, pretraining, samples, scores, train, tune, write_json
+from experiment import (
+    BLEND,
+    circumstances,
+    keep,
+    opened,
+    pretraining,
+    samples,
+    scores,
+    train,
+    tune,
+    tuned_scores,
+    write_json,
+)
 
 from positronic.data import open_source
 from positronic.eval import baselines
@@ -56,8 +68,9 @@ def main() -> None:
     better = min(runs, key=lambda name: runs[name]["scores"]["blend"]["bits_per_byte"])
     best, chat = a.out / better / "best", a.out / "chat"
     shutil.rmtree(chat, ignore_errors=True)
-    how = {"batch_tokens": BATCH_TOKENS, "seed": a.seed, "epochs": 2}
+    how = {"batch_tokens": BATCH_TOKENS, "seed": a.seed, "epochs": 7}
     tuned = tune(preset(MODEL), best, chat, tokenizer, a.text, a.chats, a.device, **how)
+    tuned |= tuned_scores(best, chat / "best", tokenizer, a.text, a.chats, a.device)
     keep(best, a.out / "base-bf16")
     keep(chat / "best", a.out / "tuned-bf16")
     unseen = [d.text for path in mixture.valid_paths(a.text) for d in open_source(path)]
@@ -143,7 +156,7 @@ def report(result: dict[str, Any], out: Path) -> None:
         *(f"> **{p.strip()}**{t.replace(chr(10), ' / ')}\n" for p, t in runs[better]["samples"].items()),
         "## Tuned on conversations",
         "",
-        f"{tuned['steps']:,} steps, {tuned['tokens'] / 1e6:.1f} M tokens, two epochs, 2 % of the blend replayed. On "
+        f"{tuned['steps']:,} steps, {tuned['tokens'] / 1e6:.1f} M tokens, 2 % of them of the blend. On "
         f"{tuned['held_out_conversations']:,} conversations it has not seen, the assistant's words cost "
         f"{before['bits_per_byte']:.3f} bits per byte before and {after['bits_per_byte']:.3f} after.",
         "",

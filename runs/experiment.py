@@ -184,16 +184,17 @@ def tune(
     )
     cache = out.parent / "cache"
     state = train_run(run, out, tokenizer=tokenizer, device=device, observers=[progress()], cache=cache)
-    place = pick_device(device)
-    tuned = opened(out / "best", device)
-    unseen = heldout_conversations(data)
-    with place.autocast():
+    return {"steps": state.counters.step, "epochs": how["epochs"], "tokens": state.counters.tokens}
+
+
+def tuned_scores(base: Path, out: Path, tokenizer: Tokenizer, text: Path, chats: Path, device: str) -> dict[str, Any]:
+    """What tuning has changed: the assistant's words before and after, the blend's valid texts after, answers."""
+    tuned = opened(out, device)
+    unseen = heldout_conversations([str(chats / name) for name in CHATS])
+    with pick_device(device).autocast():
         before = assistant_bits_per_byte(opened(base, device), tokenizer, unseen)
         after = assistant_bits_per_byte(tuned, tokenizer, unseen)
     return {
-        "steps": state.counters.step,
-        "epochs": how["epochs"],
-        "tokens": state.counters.tokens,
         "held_out_conversations": len(unseen),
         "assistant_before": before.to_json(),
         "assistant_after": after.to_json(),

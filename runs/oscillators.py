@@ -36,6 +36,7 @@ from experiment import (
     shares,
     train,
     tune,
+    tuned_scores,
     write_json,
 )
 from torch import nn
@@ -113,7 +114,7 @@ def inspect(a: argparse.Namespace) -> None:
     tokenizer, trained = Tokenizer.load(a.tokenizer), a.out / f"{a.name}-seed{a.seed}" / "best"
     if trained.exists():
         keep(trained, a.out / f"{a.name}-bf16")
-    model = _best(a)
+    model = opened(_best_folder(a), a.device)
     found = {
         **circumstances(f"{_command(a)} --excerpt-bytes {a.excerpt_bytes}", a.device, tokenizer),
         "inside": a.name,
@@ -127,16 +128,16 @@ def inspect(a: argparse.Namespace) -> None:
 
 def draft(a: argparse.Namespace) -> None:
     """Drafts on one device."""
-    tokenizer, model = Tokenizer.load(a.tokenizer), _best(a)
+    tokenizer, model = Tokenizer.load(a.tokenizer), opened(_best_folder(a), a.device)
     device = pick_device(a.device).torch_device.type
     found = circumstances(f"{_command(a)} --device {device}", a.device, tokenizer) | {"drafting": a.name}
     write_json(a.out / f"{a.name}-drafts-{device}.json", found | {"drafts": drafts(model, tokenizer)})
 
 
-def _best(a: argparse.Namespace) -> LM:
+def _best_folder(a: argparse.Namespace) -> Path:
     """The run's best checkpoint or, where only that is left, what was kept of it in bfloat16."""
     trained = a.out / f"{a.name}-seed{a.seed}" / "best"
-    return opened(trained if trained.exists() else a.out / f"{a.name}-bf16", a.device)
+    return trained if trained.exists() else a.out / f"{a.name}-bf16"
 
 
 def _command(a: argparse.Namespace) -> str:
@@ -219,17 +220,14 @@ def acceptance(model: LM, tokenizer: Tokenizer) -> list[float]:
 
 def converse(a: argparse.Namespace) -> None:
     """The pretrained model tuned on conversations, and kept in bfloat16."""
-    tokenizer, base = Tokenizer.load(a.tokenizer), a.out / f"{a.name}-seed{a.seed}" / "best"
-    chat = a.out / f"{a.name}-chat"
+    tokenizer, base, chat = Tokenizer.load(a.tokenizer), _best_folder(a), a.out / f"{a.name}-chat"
     shutil.rmtree(chat, ignore_errors=True)
-    batch = BATCH_TOKENS.get(a.name, 32_768)
-    how = {"batch_tokens": batch, "seed": a.seed, "epochs": a.epochs}
+    how = {"batch_tokens": BATCH_TOKENS.get(a.name, 32_768), "seed": a.seed, "epochs": a.epochs}
     found = tune(preset(a.name), base, chat, tokenizer, a.text, a.chats, a.device, **how)
-    write_json(
-        a.out / f"{a.name}-chat.json",
-        circumstances(f"{_command(a)} --epochs {a.epochs}", a.device, tokenizer) | {"tuning": found},
-    )
     keep(chat / "best", a.out / f"{a.name}-chat-bf16")
+    found |= tuned_scores(base, chat / "best", tokenizer, a.text, a.chats, a.device)
+    found = circumstances(f"{_command(a)} --epochs {a.epochs}", a.device, tokenizer) | {"tuning": found}
+    write_json(a.out / f"{a.name}-chat.json", found)
 
 
 def _module(model: Any) -> nn.Module:
