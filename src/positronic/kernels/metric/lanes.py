@@ -29,11 +29,12 @@ __all__ = ["as_keys", "as_queries", "metric_lanes", "metric_lanes_causal", "sink
 
 
 def as_keys(k: Tensor, penalty: Tensor | None, metric: Metric, dtype: torch.dtype) -> Tensor:
-    """k (B, G, T, K), penalty (B, G, T), both float32 -> (B, G, T, K + 8) in `dtype`: what is cached and read."""
+    """k (B, G, T, K), penalty (B, G, T) -> (B, G, T, K + 8) in `dtype`: what is cached and read."""
     vector = k.to(dtype)
     lanes = [vector]
     if metric.distance:
-        bias = -metric.slope * vector.float().square().sum(-1, keepdim=True)
+        wide = vector.to(torch.promote_types(dtype, torch.float32))
+        bias = -metric.slope * wide.square().sum(-1, keepdim=True)
         lanes += _parts(bias.clamp(min=torch.finfo(dtype).min), dtype)
     else:
         lanes.append(vector.new_zeros(*vector.shape[:-1], PENALTY))
@@ -43,7 +44,7 @@ def as_keys(k: Tensor, penalty: Tensor | None, metric: Metric, dtype: torch.dtyp
 
 
 def as_queries(q: Tensor, metric: Metric, dtype: torch.dtype) -> Tensor:
-    """q (B, H, T, K) float32 -> (B, H, T, K + 8) in `dtype`."""
+    """q (B, H, T, K) -> (B, H, T, K + 8) in `dtype`."""
     alpha = metric.alpha.to(dtype)[:, None]  # (H, 1)
     one, zero = torch.ones_like(alpha), torch.zeros_like(alpha)
     sink = zero if metric.sink is None else metric.sink.to(dtype)[:, None]
