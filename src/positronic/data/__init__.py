@@ -3,9 +3,10 @@
 from positronic.data.batch import BatchSource, TokenBatch
 from positronic.data.chat import ChatFiles, ChatSource, Conversation, open_chats
 from positronic.data.chat_split import ChatSplit
-from positronic.data.corpus import chat_mixture, heldout_conversations, heldout_documents, text_mixture
+from positronic.data.corpus import chat_mixture, heldout_conversations, heldout_documents, pair_mixture, text_mixture
 from positronic.data.mixture import Mixture
 from positronic.data.pack import ChatRows, TextRows
+from positronic.data.preferences import Pair, PairFiles, open_pairs
 from positronic.data.rows import Rows, Weighted
 from positronic.data.shards import Counts, Shard, cache_folder, tokenise
 from positronic.data.sources import DataSpec, Document, Source, open_source
@@ -22,6 +23,8 @@ __all__ = [
     "DataSpec",
     "Document",
     "Mixture",
+    "Pair",
+    "PairFiles",
     "Rows",
     "Shard",
     "Source",
@@ -35,7 +38,9 @@ __all__ = [
     "heldout_conversations",
     "heldout_documents",
     "open_chats",
+    "open_pairs",
     "open_source",
+    "pair_mixture",
     "text_mixture",
     "tokenise",
 ]

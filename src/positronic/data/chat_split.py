@@ -8,21 +8,41 @@ one of the smallest hash is held out alone, and none if there is no other.
 
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Generic, Protocol, TypeVar
 
-from positronic.data.chat import ChatSource, Conversation
 from positronic.data.split import ONE_IN, check_one_in, side_fingerprint
 
 __all__ = ["ChatPart", "ChatSplit"]
 
 
-class ChatSplit:
-    """The two sides of a source of conversations. `one_in=None` holds nothing out."""
+class Said(Protocol):
+    """A conversation, or a pair of them."""
 
-    def __init__(self, source: ChatSource, one_in: int | None = ONE_IN):
+    @property
+    def text_hash(self) -> int: ...
+
+
+Kind = TypeVar("Kind", bound=Said, covariant=True)
+
+
+class Source(Protocol[Kind]):
+    """A `ChatSource` or a `PairSource`."""
+
+    name: str
+
+    @property
+    def fingerprint(self) -> str: ...
+    def __iter__(self) -> Iterator[Kind]: ...
+
+
+class ChatSplit(Generic[Kind]):
+    """The two sides of a source of conversations or of pairs. `one_in=None` holds nothing out."""
+
+    def __init__(self, source: Source[Kind], one_in: int | None = ONE_IN):
         check_one_in(one_in)
         self.source, self.one_in = source, one_in
-        self.train = ChatPart(self, held_out=False)
-        self.held_out = ChatPart(self, held_out=True)
+        self.train: ChatPart[Kind] = ChatPart(self, held_out=False)
+        self.held_out: ChatPart[Kind] = ChatPart(self, held_out=True)
 
     @cached_property
     def hashes(self) -> frozenset[int]:
@@ -36,10 +56,10 @@ class ChatSplit:
         return frozenset(found)
 
 
-class ChatPart:
-    """One side of a split: itself a `ChatSource`."""
+class ChatPart(Generic[Kind]):
+    """One side of a split: itself such a source."""
 
-    def __init__(self, split: ChatSplit, held_out: bool):
+    def __init__(self, split: ChatSplit[Kind], held_out: bool):
         self._split, self._held_out = split, held_out
         self.name = split.source.name
 
@@ -48,6 +68,6 @@ class ChatPart:
         """Of the source, the rule and the side."""
         return side_fingerprint(self._split.source.fingerprint, self._split.one_in, self._held_out)
 
-    def __iter__(self) -> Iterator[Conversation]:
+    def __iter__(self) -> Iterator[Kind]:
         hashes = self._split.hashes
         return (each for each in self._split.source if (each.text_hash in hashes) == self._held_out)

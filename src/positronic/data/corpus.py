@@ -8,6 +8,7 @@ from positronic.data.chat import NAMES, Conversation, encode_chats, open_chats
 from positronic.data.chat_split import ChatSplit
 from positronic.data.mixture import Mixture
 from positronic.data.pack import ChatRows, TextRows
+from positronic.data.preferences import encode_pairs, open_pairs
 from positronic.data.rows import Weighted, shares
 from positronic.data.shards import Counts, shard, tokenise
 from positronic.data.sources import DataSpec, Document, open_source
@@ -15,7 +16,7 @@ from positronic.data.split import ONE_IN, Split, excerpt
 from positronic.errors import DataError
 from positronic.text import Tokenizer
 
-__all__ = ["chat_mixture", "heldout_conversations", "heldout_documents", "text_mixture"]
+__all__ = ["chat_mixture", "heldout_conversations", "heldout_documents", "pair_mixture", "text_mixture"]
 
 
 def text_mixture(
@@ -77,6 +78,27 @@ def chat_mixture(
         return Mixture(chats, tokenizer, seed=seed)
     texts = _text_rows(replay, tokenizer, seq_len, one_in, cache, progress)
     return Mixture([*shares(chats, 1 - replay_share), *shares(texts, replay_share)], tokenizer, seed=seed)
+
+
+def pair_mixture(
+    data: Sequence[str],
+    tokenizer: Tokenizer,
+    *,
+    seq_len: int,
+    seed: int = 0,
+    one_in: int | None = ONE_IN,
+    held_out: bool = False,
+    cache: Path | str | None = None,
+    progress: Callable[[Counts], None] | None = None,
+) -> Mixture:
+    """One side of pairs of answers, packed whole; a pair that does not fit into a row is left out."""
+    rows = []
+    for spec in map(DataSpec.parse, data):
+        split = ChatSplit(open_pairs(spec), one_in)
+        pairs = split.held_out if held_out else split.train
+        made = shard(pairs, "pair", tokenizer, partial(encode_pairs, pairs, tokenizer), cache=cache, progress=progress)
+        rows.append(Weighted(ChatRows(made, seq_len, cut=False), spec.weight))
+    return Mixture(rows, tokenizer, seed=seed)
 
 
 def heldout_documents(data: Sequence[str], *, one_in: int = ONE_IN, budget_bytes: int | None = None) -> list[Document]:

@@ -43,19 +43,21 @@ class ChatRows:
 
     pads = True
 
-    def __init__(self, shard: Shard, seq_len: int):
+    def __init__(self, shard: Shard, seq_len: int, *, cut: bool = True):
+        """`cut`: what is longer than a row loses its end; else it is dropped, as pairs are, which end in an answer."""
         assert shard.mask is not None, "a shard of conversations has a mask"
         self.shard, self.mask, self.seq_len = shard, shard.mask, seq_len
         self.name, self.fingerprint = shard.name, shard.fingerprint
         lengths = np.minimum(np.diff(shard.documents), seq_len + 1)
         before = np.concatenate([[0], np.cumsum(self.mask, dtype=np.int64)])
         starts = np.asarray(shard.documents[:-1])
-        useful = np.flatnonzero(before[starts + lengths] > before[starts])
+        whole = np.diff(shard.documents) <= seq_len + 1
+        useful = np.flatnonzero((before[starts + lengths] > before[starts]) & (whole | cut))
         self._rows = best_fit(lengths, useful, seq_len + 1)
         self.n_rows, self.n_tokens = len(self._rows), int(lengths[useful].sum())
         self.notes: dict[str, Any] = {
             "conversations": len(useful),
-            "truncated": int((np.diff(shard.documents)[useful] > seq_len + 1).sum()),
+            "truncated": int((~whole[useful]).sum()),
             "dropped": len(lengths) - len(useful),
             "filled": self.n_tokens / max(1, self.n_rows * (seq_len + 1)),
         }

@@ -2,7 +2,7 @@
 
     tokens.npy      (n_tokens,) uint16, or uint32 beyond 65,536 entries; every document ends in eot_id
     documents.npy   (n_documents + 1,) int64: where each document starts, then n_tokens
-    mask.npy        (n_tokens,) uint8, conversations only: 1 where the token carries loss
+    mask.npy        (n_tokens,) uint8, conversations and pairs only: 1 where the token carries loss
     manifest.json   format, source and tokenizer hashes, counts, bytes of text, sha256 of each file
 
 Written beside its final name and renamed, so a folder is whole or absent; verified on every open. Memory is bounded by
@@ -27,6 +27,7 @@ from positronic.data.chat import ChatSource
 from positronic.data.encode import Encoded, encode, id_type
 from positronic.data.files import file_sha256
 from positronic.data.npy import NpyWriter
+from positronic.data.preferences import PairSource
 from positronic.data.sources import Source
 from positronic.errors import DataError
 from positronic.text import Tokenizer
@@ -117,7 +118,7 @@ def tokenise(
 
 
 def shard(
-    source: Source | ChatSource,
+    source: Source | ChatSource | PairSource,
     kind: str,
     tokenizer: Tokenizer,
     documents: Callable[[], Iterable[Encoded]],
@@ -167,7 +168,7 @@ def _write(
     progress: Callable[[Counts], None] | None,
 ) -> int:
     starts, n_bytes = array("q", [0]), 0
-    masked = manifest["kind"] == "chat"
+    masked = manifest["kind"] != "text"
     with (
         NpyWriter(folder / "tokens.npy", id_type(tokenizer)) as tokens,
         NpyWriter(folder / "mask.npy", np.uint8) as mask,

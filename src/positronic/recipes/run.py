@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from positronic.checkpoint import load
 from positronic.config import Config, ModelConfig, diff
 from positronic.data import (
     Counts,
@@ -21,14 +22,27 @@ from positronic.data import (
     heldout_documents,
     open_chats,
     open_source,
+    pair_mixture,
     text_mixture,
 )
 from positronic.errors import CheckpointError, ConfigError
 from positronic.eval import assistant_bits_per_byte, bits_per_byte
 from positronic.lm import LM
 from positronic.models import build
+from positronic.recipes.preferences import preferred
 from positronic.text import Tokenizer
-from positronic.train import ALONE, Observer, Ranks, TrainConfig, TrainState, init_from, pick_device, resume, start
+from positronic.train import (
+    ALONE,
+    DPOConfig,
+    Observer,
+    Ranks,
+    TrainConfig,
+    TrainState,
+    init_from,
+    pick_device,
+    resume,
+    start,
+)
 
 __all__ = ["RunConfig", "fit_to", "read_run", "train_run"]
 
@@ -43,7 +57,7 @@ class RunConfig(Config, kind="run"):
     model: ModelConfig
     """The family and its sizes; vocabulary and document end come from the tokenizer."""
     data: tuple[str, ...]
-    """Sources, PATH[#field][:weight] each."""
+    """Sources, PATH[#field][:weight] each; pairs of answers where the objective is preference."""
     conversations: bool = False
     """Whether the sources are conversations, of which only the assistant's words are learned."""
     replay: tuple[str, ...] = ()
@@ -116,12 +130,14 @@ def train_run(
     model = None if go_on else build(model_config, run.model_seed, tokenizer=tokenizer)
     data = _data(run, model_config, tokenizer, cache, progress)
     train = run.train if run.epochs is None else replace(run.train, steps=_steps(run, data))
+    reference = _reference(run)
     together: dict[str, Any] = {
         "data": data,
         "device": device,
         "ranks": ranks,
-        "validate": _validation(run, tokenizer),
+        "validate": _validation(run, model_config, tokenizer, reference, cache),
         "observers": observers,
+        "reference": reference,
     }
     if model is None:
         return resume(folder, train, model_config=model_config, **together)
@@ -147,6 +163,8 @@ def _data(
         "cache": None if cache is None else Path(cache),
         "progress": progress,
     }
+    if isinstance(run.train.objective, DPOConfig):
+        return pair_mixture(run.data, tokenizer, **settings)
     if run.conversations:
         return chat_mixture(run.data, tokenizer, replay=run.replay, **settings)
     return text_mixture(run.data, tokenizer, **settings)
@@ -159,8 +177,33 @@ def _steps(run: RunConfig, data: Mixture) -> int:
     return max(1, round((run.epochs or 1) * rows / max(1, run.train.batch_tokens // data.seq_len)))
 
 
-def _validation(run: RunConfig, tokenizer: Tokenizer) -> Callable[[LM], dict[str, float]]:
-    """What measures the model during training, on text or conversations it does not learn from."""
+def _reference(run: RunConfig) -> LM | None:
+    """What a preference objective compares with: the checkpoint that the run began from."""
+    if not isinstance(run.train.objective, DPOConfig):
+        return None
+    if run.init is None:
+        raise ConfigError("Preferences are learned against the model as it was before; name its checkpoint as init.")
+    return load(run.init)[0]
+
+
+def _validation(
+    run: RunConfig,
+    model: ModelConfig,
+    tokenizer: Tokenizer,
+    reference: LM | None,
+    cache: str | os.PathLike[str] | None,
+) -> Callable[[LM], dict[str, float]]:
+    """What measures the model during training, on text, conversations or pairs it does not learn from."""
+    if isinstance(run.train.objective, DPOConfig) and reference is not None:
+        held_out = pair_mixture(
+            run.valid or run.data,
+            tokenizer,
+            seq_len=run.train.seq_len or model.context,
+            one_in=None if run.valid else run.held_out_one_in,
+            held_out=not run.valid,
+            cache=None if cache is None else Path(cache),
+        )
+        return preferred(run.train.objective.build(reference), held_out, tokenizer)
     if run.conversations:
         chats = [c for path in run.valid for c in open_chats(path)] if run.valid else None
         chats = heldout_conversations(run.data, one_in=run.held_out_one_in) if chats is None else chats

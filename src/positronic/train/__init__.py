@@ -2,7 +2,7 @@
 
 from positronic.train.device import Device, pick_device
 from positronic.train.init import init_from
-from positronic.train.objectives import SFT, AuxiliaryWeight, NextToken, NextTokenConfig, SFTConfig
+from positronic.train.objectives import DPO, SFT, AuxiliaryWeight, DPOConfig, NextToken, NextTokenConfig, SFTConfig
 from positronic.train.observers import MetricsFile, Observer, TensorBoard
 from positronic.train.optimizers import AdamWConfig, MuonConfig, OptimizerConfig
 from positronic.train.parallel import ALONE, Ranks, launched
@@ -16,12 +16,14 @@ from positronic.train.trainer import Trainer
 
 __all__ = [
     "ALONE",
+    "DPO",
     "SFT",
     "AdamWConfig",
     "AuxiliaryWeight",
     "Backprop",
     "Cadence",
     "Counters",
+    "DPOConfig",
     "Device",
     "MetricsFile",
     "MuonConfig",

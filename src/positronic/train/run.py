@@ -20,7 +20,7 @@ from positronic.errors import CheckpointError, ConfigError
 from positronic.lm import LM
 from positronic.train.checkpoints import Checkpoints
 from positronic.train.device import Device, compile_blocks, deterministic, pick_device, recompute_blocks
-from positronic.train.objectives import NextTokenConfig, SFTConfig
+from positronic.train.objectives import DPOConfig, NextTokenConfig, Objective, SFTConfig
 from positronic.train.observers import MetricsFile, Observer, TensorBoard
 from positronic.train.optimizers import AdamWConfig, OptimizerConfig
 from positronic.train.parallel import ALONE, Ranks
@@ -53,7 +53,7 @@ class TrainConfig(Config, kind="train"):
     """Tokens an update, over all processes; rounded down to whole rows."""
     micro_rows: int | None = None
     """Rows of one forward pass; what a batch has more is accumulated. None: 16,384 tokens, on CUDA 65,536."""
-    objective: NextTokenConfig | SFTConfig = NextTokenConfig()
+    objective: NextTokenConfig | SFTConfig | DPOConfig = NextTokenConfig()
     """What is minimised."""
     optimizer: OptimizerConfig = AdamWConfig()
     """How the weights move, and the peak rate."""
@@ -104,15 +104,19 @@ def start(
     ranks: Ranks = ALONE,
     validate: Validate | None = None,
     observers: Sequence[Observer] = (),
+    reference: LM | None = None,
 ) -> TrainState:
-    """Train `model` (its weights are the run's first) into the new run folder `out`, to the end or to Ctrl-C."""
+    """Train `model` (its weights are the run's first) into the new run folder `out`, to the end or to Ctrl-C.
+
+    reference: what a preference objective compares with.
+    """
     if RunFolder(out).newest() is not None:
         raise CheckpointError(
             f"{out} already holds a run. Go on with it by --resume, or give the new run another --out."
         )
     torch.manual_seed(config.seed)
     place = pick_device(device, config.precision)
-    trainer = _trainer(config, model, tokenizer, data, Path(out), place, ranks, validate)
+    trainer = _trainer(config, model, tokenizer, data, Path(out), place, ranks, validate, reference)
     return _run(config, trainer, place, Path(out), observers, ranks)
 
 
@@ -126,6 +130,7 @@ def resume(
     ranks: Ranks = ALONE,
     validate: Validate | None = None,
     observers: Sequence[Observer] = (),
+    reference: LM | None = None,
 ) -> TrainState:
     """Go on with the run in `out` from its newest checkpoint, as if it had never stopped.
 
@@ -145,7 +150,7 @@ def resume(
             f"Resume without changing them, or start a new run from its weights with --init {folder}."
         )
     torch.manual_seed(saved.seed)
-    trainer = _trainer(saved, model, tokenizer, data, Path(out), place, ranks, validate)
+    trainer = _trainer(saved, model, tokenizer, data, Path(out), place, ranks, validate, reference)
     trainer.restore(part)
     return _run(saved, trainer, place, Path(out), observers, ranks, after=trainer.counters.step)
 
@@ -176,6 +181,7 @@ def _trainer(
     device: Device,
     ranks: Ranks,
     validate: Validate | None,
+    reference: LM | None,
 ) -> Trainer:
     module = cast(nn.Module, model).to(device.torch_device)
     if config.recompute:
@@ -184,7 +190,7 @@ def _trainer(
         compile_blocks(module)
     return Trainer(
         model,
-        config.objective.build(),
+        _objective(config, reference, device),
         Backprop(config.optimizer.build(module), device, clip=config.clip, ranks=ranks),
         data,
         plan=Plan(config.schedule, steps=config.steps, minutes=config.minutes),
@@ -195,6 +201,15 @@ def _trainer(
         checkpoints=Checkpoints(RunFolder(out), tokenizer),
         about={"config": config.to_json(), "where": device.describe() | {"processes": ranks.world}},
     )
+
+
+def _objective(config: TrainConfig, reference: LM | None, device: Device) -> Objective:
+    if not isinstance(config.objective, DPOConfig):
+        return config.objective.build()
+    if reference is None:
+        raise ConfigError("A preference objective compares with a reference model; give one as reference=.")
+    frozen = cast(nn.Module, reference).to(device.torch_device).eval().requires_grad_(False)
+    return config.objective.build(cast(LM, frozen))
 
 
 def _cadence(config: TrainConfig, model: ModelConfig, device: Device, ranks: Ranks) -> Cadence:

@@ -1,13 +1,16 @@
 """What is minimised: objectives, each a sum over targets divided by a count known beforehand."""
 
+from positronic.train.objectives.dpo import DPO, DPOConfig
 from positronic.train.objectives.next_token import AuxiliaryWeight, NextToken, NextTokenConfig
 from positronic.train.objectives.objective import Counts, Loss, Objective
 from positronic.train.objectives.sft import SFT, SFTConfig
 
 __all__ = [
+    "DPO",
     "SFT",
     "AuxiliaryWeight",
     "Counts",
+    "DPOConfig",
     "Loss",
     "NextToken",
     "NextTokenConfig",

@@ -9,7 +9,7 @@ are those of `heads`. Fine-tuning on chats is the same arithmetic: there the mas
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -24,7 +24,7 @@ from positronic.train.objectives.cross_entropy import CrossEntropy, Head, sliced
 from positronic.train.objectives.heads import ahead, count_ahead, counted_ahead, latent_sums, same_document
 from positronic.train.objectives.objective import Counts, Loss
 
-__all__ = ["AuxiliaryWeight", "NextToken", "NextTokenConfig"]
+__all__ = ["AuxiliaryWeight", "NextToken", "NextTokenConfig", "weighed"]
 
 SLICE_TARGETS = {"cuda": 16_384}
 """Where a slice of 2,048 would not fill the device."""
@@ -69,7 +69,6 @@ class NextToken:
 
     def __init__(self, config: NextTokenConfig):
         self.config = config
-        self.weights = {entry.name: entry.weight for entry in config.auxiliary}
 
     def counts(self, batch: TokenBatch) -> Counts:
         targets = batch.n_targets
@@ -87,20 +86,19 @@ class NextToken:
         read = _Reading(model, output.hidden, self.config)
         entropy = read.entropy(model.logits, batch.targets, batch.loss_mask, counts["targets"], self.config.z_loss)
         total, terms = entropy.total, {"cross_entropy": entropy.nats, "z": entropy.z}
-        tokens: int | Tensor = batch.tokens.numel() if batch.valid is None else batch.valid.sum()
-        for name, value in output.aux.items():
-            summed = value.float() * tokens
-            total = total + summed * (self._weight(name) / counts["tokens"])
-            terms[name] = summed.detach()
+        added, reported = weighed(output.aux, batch, self.config.auxiliary, counts)
+        total, terms = total + added, terms | reported
         if model.drafts is not None:
-            share = self._weight("mtp") / len(model.drafts)
+            share = _weight(self.config.auxiliary, "mtp") / len(model.drafts)
             for k in range(1, len(model.drafts) + 1):
                 entropy = read.draft(k, batch, counted_ahead(counts, "targets", k))
                 total, terms[f"mtp.{k}"] = total + share * entropy.total, entropy.nats
         if model.latents is not None:
             distance = model.latents.ahead
             guessed, deviation = latent_sums(model.latents, output.hidden, batch)
-            total = total + guessed * (self._weight("jepa") / counted_ahead(counts, "tokens", distance))
+            total = total + guessed * (
+                _weight(self.config.auxiliary, "jepa") / counted_ahead(counts, "tokens", distance)
+            )
             terms |= {f"jepa.{distance}": guessed.detach(), "jepa.std": deviation}
         return Loss(total, terms)
 
@@ -112,13 +110,25 @@ class NextToken:
         others = [name for name in sums if name not in ("cross_entropy", "z")]
         return means | {name: sums[name] / _divisor(name, counts) for name in others}
 
-    def _weight(self, name: str) -> float:
-        if name not in self.weights:
-            raise ConfigError(
-                f"The model reports the auxiliary loss {name!r}, for which the objective has no weight. "
-                f"Add AuxiliaryWeight(name={name!r}, weight=...) to objective.auxiliary; 0 only watches it."
-            )
-        return self.weights[name]
+
+def weighed(
+    aux: Mapping[str, Tensor], batch: TokenBatch, weights: Sequence[AuxiliaryWeight], counts: Counts
+) -> tuple[Tensor | float, dict[str, Tensor]]:
+    """What the model's auxiliary losses add to the total, and their sums over tokens by name."""
+    tokens: int | Tensor = batch.tokens.numel() if batch.valid is None else batch.valid.sum()
+    sums = {name: value.float() * tokens for name, value in aux.items()}
+    added = sum(each * (_weight(weights, name) / counts["tokens"]) for name, each in sums.items())
+    return added, {name: each.detach() for name, each in sums.items()}
+
+
+def _weight(weights: Sequence[AuxiliaryWeight], name: str) -> float:
+    for entry in weights:
+        if entry.name == name:
+            return entry.weight
+    raise ConfigError(
+        f"The model reports the auxiliary loss {name!r}, for which the objective has no weight. "
+        f"Add AuxiliaryWeight(name={name!r}, weight=...) to objective.auxiliary; 0 only watches it."
+    )
 
 
 @dataclass(frozen=True)
