@@ -85,7 +85,7 @@ def test_ties_and_equal_answers_teach_nothing(put):
                 "chosen": [{"role": "user", "content": "A"}, {"role": "assistant", "content": "B"}],
                 "rejected": [{"role": "user", "content": "C"}, {"role": "assistant", "content": "B"}],
             },
-            "not the same in both",
+            "begin with the same message",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Pairs of answers out of files: two conversations that differ in their last turn, of which one is preferred.
+"""Pairs of answers out of files: two conversations that begin alike and end differently, of which one is preferred.
 
 A record of a known shape is read twice, with the chosen answer in place and with the rejected one, by the readers of
 conversations (`chat_shapes.py`):
@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,7 +36,7 @@ READER = 1
 
 @dataclass(frozen=True)
 class Pair:
-    """Two conversations with the same beginning; only their last turns are learned from."""
+    """Two conversations with the same beginning; what the assistant says after it is learned from."""
 
     chosen: tuple[Message, ...]
     rejected: tuple[Message, ...]
@@ -114,18 +115,21 @@ def _pair(record: Any, name: str) -> Pair | None:
     sides = _sides(record)
     if sides is None:
         return None
-    chosen, rejected = (_answered(from_record(side)) for side in sides)
-    if chosen[:-1] != rejected[:-1]:
-        raise DataError("what stands before the last answers is not the same in both")
-    return None if chosen == rejected else Pair(chosen, rejected, name)
+    chosen, rejected = (from_record(side) for side in sides)
+    if chosen == rejected:
+        return None
+    common = sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(chosen, rejected, strict=False)))
+    if common == 0:
+        raise DataError("both conversations must begin with the same message")
+    return Pair(_learned_after(common, chosen), _learned_after(common, rejected), name)
 
 
-def _answered(messages: list[Message]) -> tuple[Message, ...]:
-    """The conversation, to be learned from in its last turn alone, which must be the assistant's."""
-    if not messages or messages[-1].role != "assistant":
+def _learned_after(common: int, messages: list[Message]) -> tuple[Message, ...]:
+    """The conversation, to be learned from in what the assistant says after the first `common` turns."""
+    if len(messages) == common or messages[-1].role != "assistant":
         raise DataError("an answer is missing: the last turn is not the assistant's")
-    before = (replace(m, loss=False) if m.role == "assistant" else m for m in messages[:-1])
-    return (*before, messages[-1])
+    before = (replace(m, loss=False) if m.role == "assistant" else m for m in messages[:common])
+    return (*before, *messages[common:])
 
 
 def _sides(record: Mapping[str, Any]) -> list[dict[str, Any]] | None:

@@ -3,7 +3,7 @@
     m = beta ((log p(y_w) - log r(y_w)) - (log p(y_l) - log r(y_l)))       p the model, r the reference, both summed
     L = mean over pairs of -(1 - e) log sigmoid(m) - e log sigmoid(-m)  +  nll * mean over tokens of -log p(y_w)
 
-A pair is two neighbouring documents of a row (`data.preferences`), the chosen one first; only their last turns count.
+A pair is two neighbouring documents of a row (`data.preferences`), the chosen one first; only the answers count.
 The reference is the model as it was before: while both are the same, m is 0 and the pair costs log 2 exactly. The
 last term keeps the likelihood of both answers from falling together.
 
