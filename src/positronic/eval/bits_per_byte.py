@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ __all__ = [
     "bits_per_byte",
     "cut",
     "document_scores",
+    "hidden_of",
     "nats_of",
     "read",
     "scoring",
@@ -85,6 +86,16 @@ class Score:
             "bytes": self.bytes,
             "tokens": self.tokens,
         }
+
+
+class Row(Protocol):
+    """What is read in one row of a batch."""
+
+    @property
+    def inputs(self) -> Sequence[int]: ...
+
+
+R = TypeVar("R", bound=Row)
 
 
 class Window(NamedTuple):
@@ -192,30 +203,35 @@ def _windows(document: int, ids: Sequence[int], context: int, stride: int) -> It
         done = end
 
 
-def batches(windows: Sequence[Window], batch_tokens: int) -> Iterator[list[Window]]:
-    """Windows of like length together: longest first, so that padding is short and memory shows its need at once."""
-    ordered = sorted(windows, key=lambda window: -len(window.inputs))
+def batches(rows: Iterable[R], batch_tokens: int) -> Iterator[list[R]]:
+    """Rows of like length together: longest first, so that padding is short and memory shows its need at once."""
+    ordered = sorted(rows, key=lambda row: -len(row.inputs))
     start = 0
     while start < len(ordered):
-        rows = max(1, batch_tokens // len(ordered[start].inputs))
-        yield ordered[start : start + rows]
-        start += rows
+        n_rows = max(1, batch_tokens // len(ordered[start].inputs))
+        yield ordered[start : start + n_rows]
+        start += n_rows
 
 
 def read(model: LM, batch: Sequence[Window], device: torch.device, probe: Probe | None = None) -> tuple[Tensor, Tensor]:
     """What every scored token of a batch is read off, (n, D), and the token itself, (n,); window by window."""
-    longest = len(batch[0].inputs)
-    inputs = torch.zeros(len(batch), longest, dtype=torch.long)
-    targets, scored, valid = torch.zeros_like(inputs), torch.zeros_like(inputs, dtype=torch.bool), inputs.bool()
+    hidden = hidden_of(model, [window.inputs for window in batch], device, probe)
+    scored = torch.zeros(hidden.shape[:2], dtype=torch.bool)
     for row, window in enumerate(batch):
-        n = len(window.inputs)
-        inputs[row, :n], targets[row, :n] = torch.tensor(window.inputs), torch.tensor(window.targets)
-        scored[row, n - window.n_scored : n] = True
-        valid[row, :n] = True
-    places, wanted = scored.flatten().nonzero()[:, 0].to(device), targets[scored].to(device)
-    inputs = inputs.to(device)
-    step = Step(inputs, inputs, valid=None if bool(valid.all()) else valid.to(device), probe=probe)
-    return model(inputs, step=step).hidden.flatten(0, 1)[places], wanted
+        scored[row, len(window.inputs) - window.n_scored : len(window.inputs)] = True
+    places = scored.flatten().nonzero()[:, 0].to(device)
+    wanted = torch.tensor([token for window in batch for token in window.targets[-window.n_scored :]], device=device)
+    return hidden.flatten(0, 1)[places], wanted
+
+
+def hidden_of(model: LM, rows: Sequence[Sequence[int]], device: torch.device, probe: Probe | None = None) -> Tensor:
+    """(B, T, D) of rows of at most T tokens, padded at the end."""
+    longest = max(map(len, rows))
+    tokens = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
+    valid = torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None]
+    tokens = tokens.to(device)
+    step = Step(tokens, tokens, valid=None if bool(valid.all()) else valid.to(device), probe=probe)
+    return model(tokens, step=step).hidden
 
 
 @contextmanager
