@@ -1,7 +1,7 @@
 """Measuring a model on what it has not seen: bits per byte of text, benchmarks, and what simpler things achieve."""
 
 from positronic.eval.baselines import Baselines, baselines
-from positronic.eval.benchmark import Benchmark, benchmark, bits_per_byte_stderr
+from positronic.eval.benchmarks import Benchmark, benchmark, bits_per_byte_stderr
 from positronic.eval.bits_per_byte import Score, bits_per_byte, document_scores
 from positronic.eval.compare import Comparison, compare
 from positronic.eval.continuations import Likelihood, Request, encode_pairs, likelihoods

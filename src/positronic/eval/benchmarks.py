@@ -12,7 +12,7 @@ but for the error of a perplexity, which lm-eval finds by drawing items again, a
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from positronic.eval.tasks import COMPLETION, Form, Item, Task
 from positronic.lm import LM
 from positronic.probe import Probe
 
-__all__ = ["Benchmark", "Mean", "benchmark", "bits_per_byte_stderr"]
+__all__ = ["Benchmark", "Mean", "benchmark", "bits_per_byte_stderr", "summary"]
 
 
 class Mean(NamedTuple):
@@ -72,15 +72,21 @@ def benchmark(
     probe: Probe | None = None,
 ) -> Benchmark:
     """Score every item of a task; the settings are those of `bits_per_byte`."""
-    items = [(part, item) for part, items in task.parts.items() for item in items]
-    pairs = [task.form.candidates(item) for _, item in items]
-    requests = encode_pairs(tokenizer, [pair for candidates in pairs for pair in candidates])
-    found = iter(likelihoods(model, requests, context=context, batch_tokens=batch_tokens, probe=probe))
-    marks: dict[str, list[dict[str, float]]] = {part: [] for part in task.parts}
-    for (part, item), candidates in zip(items, pairs, strict=True):
-        marks[part].append(_marks(task.form, item, [next(found) for _ in candidates]))
-    parts = {part: _part(task.form, rows) for part, rows in marks.items()}
-    return Benchmark(_whole(list(parts.values())), parts, sum(not request.stable for request in requests))
+    pairs = [pair for items in task.parts.values() for item in items for pair in task.form.candidates(item)]
+    requests = encode_pairs(tokenizer, pairs)
+    found = likelihoods(model, requests, context=context, batch_tokens=batch_tokens, probe=probe)
+    return summary(task, found, sum(not request.stable for request in requests))
+
+
+def summary(task: Task, found: Iterable[Likelihood], unstable: int = 0) -> Benchmark:
+    """What the likelihoods of all candidates of all items, in order, come to."""
+    rest = iter(found)
+    marks = {
+        name: [_marks(task.form, item, [next(rest) for _ in task.form.candidates(item)]) for item in items]
+        for name, items in task.parts.items()
+    }
+    parts = {name: _part(task.form, rows) for name, rows in marks.items()}
+    return Benchmark(_whole(list(parts.values())), parts, unstable)
 
 
 def _marks(form: Form, item: Item, found: Sequence[Likelihood]) -> dict[str, float]:
