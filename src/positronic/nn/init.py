@@ -6,7 +6,7 @@ organ moves no other tensor's values, and a model is the same on every device. M
 """
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["constant_", "copy_", "initialize", "normal_", "zeros_"]
+__all__ = ["constant_", "copy_", "initialize", "keeping", "normal_", "zeros_"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class _Scope:
 
 
 _scope: ContextVar[_Scope | None] = ContextVar("init_scope", default=None)
+_kept: ContextVar[Collection[int]] = ContextVar("kept_tensors", default=())
 
 
 def initialize(model: nn.Module, seed: int, loaded: Collection[str] = ()) -> None:
@@ -36,6 +37,16 @@ def initialize(model: nn.Module, seed: int, loaded: Collection[str] = ()) -> Non
             reset = getattr(module, "reset_parameters", None)
             if reset is not None:
                 reset()
+
+
+@contextmanager
+def keeping(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Leave these tensors as they are, whatever is filled inside: they hold what was loaded."""
+    token = _kept.set({id(tensor) for tensor in tensors})
+    try:
+        yield
+    finally:
+        _kept.reset(token)
 
 
 @torch.no_grad()
@@ -77,7 +88,8 @@ def copy_(tensor: Tensor, values: Tensor) -> None:
 
 def _skip(tensor: Tensor) -> bool:
     scope = _scope.get()
-    return tensor.is_meta or (scope is not None and scope.paths.get(id(tensor)) in scope.loaded)
+    loaded = scope is not None and scope.paths.get(id(tensor)) in scope.loaded
+    return tensor.is_meta or loaded or id(tensor) in _kept.get()
 
 
 @contextmanager
