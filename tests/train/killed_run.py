@@ -34,7 +34,10 @@ def validate(model):
     return bits_per_byte(model, TOKENIZER, HELD_OUT).to_json()
 
 
-def begin(out: Path, config: TrainConfig = CONFIG, observers=(), until: int | None = None) -> TrainState:
+def begin(
+    out: Path, config: TrainConfig = CONFIG, observers=(), until: int | None = None, until_saved: int | None = None
+) -> TrainState:
+    """until: where the plug is pulled; until_saved: where the run stops by itself."""
     model = build(small_config(TOKENIZER.vocab_size), seed=1)
     if until is not None:
         observers = [*observers, Stops(until)]
@@ -48,6 +51,7 @@ def begin(out: Path, config: TrainConfig = CONFIG, observers=(), until: int | No
             device="cpu",
             validate=validate,
             observers=observers,
+            until=until_saved,
         )
     except Stops.Stopped:
         return None

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from killed_run import CONFIG, begin, stream
+from killed_run import CONFIG, begin, stream, validate
 from train_example import Recorder, trainer
 
 from positronic.checkpoint import load, load_training
@@ -108,6 +108,22 @@ def test_ctrl_c_finishes_the_step_saves_and_can_be_resumed(tmp_path, unbroken):
     assert resume(run, data=stream(), device="cpu").stopped == "finished"
     ours, theirs = (folder / "last" / "model.safetensors" for folder in (unbroken, run))
     assert theirs.read_bytes() == ours.read_bytes()
+
+
+@pytest.mark.parametrize("chunk", [7, 8])
+def test_a_run_in_chunks_is_the_run_in_one_piece(tmp_path, unbroken, chunk):
+    """At chunks that fall between checkpoints and evaluations, and at chunks that fall together with them."""
+    run = tmp_path / "run"
+    begin(run, until_saved=0)
+    assert (run / "last").resolve().name == "step-00000000"
+    for at in range(chunk, CONFIG.steps + chunk, chunk):
+        state = resume(run, CONFIG, data=stream(), device="cpu", validate=validate, until=at)
+        assert state.counters.step == min(at, CONFIG.steps)
+        assert (run / "last").resolve().name == f"step-{state.counters.step:08d}"
+    assert state.stopped == "finished"
+    ours, theirs = (folder / "last" / "model.safetensors" for folder in (unbroken, run))
+    assert theirs.read_bytes() == ours.read_bytes()
+    assert steps(run) == steps(unbroken)
 
 
 def test_resuming_with_another_config_lists_the_differences(unbroken):

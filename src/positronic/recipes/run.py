@@ -39,6 +39,7 @@ from positronic.train import (
     TrainConfig,
     TrainState,
     init_from,
+    newest,
     pick_device,
     resume,
     start,
@@ -109,10 +110,12 @@ def train_run(
     observers: Sequence[Observer] = (),
     cache: str | os.PathLike[str] | None = None,
     progress: Callable[[Counts], None] | None = None,
+    until: int | None = None,
 ) -> TrainState:
     """Begin `run` in the folder `out`, or with `go_on` continue what is there, to its end or to Ctrl-C.
 
-    A new run needs the tokenizer; a run that goes on has its own, and must be the same run.
+    A new run needs the tokenizer; a run that goes on has its own, and must be the same run. until: stop after this
+    step and save, 0 having begun; what goes on later is the run that was never stopped.
     """
     folder = Path(out)
     pick_device(device, run.train.precision)  # a device that is not there is refused before anything is written
@@ -123,7 +126,7 @@ def train_run(
                 f"{out} was begun with other settings (its own -> yours): {'; '.join(differences)}. "
                 f"Resume without changing them, or begin a new run from its weights with --init {folder / 'last'}."
             )
-        tokenizer = Tokenizer.load(folder / "last")
+        tokenizer = Tokenizer.load(newest(folder))
     if tokenizer is None:
         raise ConfigError("A new run needs a tokenizer; train one with `positronic tokenizer train`.")
     model_config = fit_to(run.model, tokenizer)
@@ -138,6 +141,7 @@ def train_run(
         "validate": _validation(run, model_config, tokenizer, reference, cache),
         "observers": observers,
         "reference": reference,
+        "until": until,
     }
     if model is None:
         return resume(folder, train, model_config=model_config, **together)

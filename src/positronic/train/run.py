@@ -105,10 +105,12 @@ def start(
     validate: Validate | None = None,
     observers: Sequence[Observer] = (),
     reference: LM | None = None,
+    until: int | None = None,
 ) -> TrainState:
     """Train `model` (its weights are the run's first) into the new run folder `out`, to the end or to Ctrl-C.
 
-    reference: what a preference objective compares with.
+    reference: what a preference objective compares with. until: save and stop after this step, the schedule staying
+    that of the whole run.
     """
     if RunFolder(out).newest() is not None:
         raise CheckpointError(
@@ -117,7 +119,7 @@ def start(
     torch.manual_seed(config.seed)
     place = pick_device(device, config.precision)
     trainer = _trainer(config, model, tokenizer, data, Path(out), place, ranks, validate, reference)
-    return _run(config, trainer, place, Path(out), observers, ranks)
+    return _run(config, trainer, place, Path(out), observers, ranks, until)
 
 
 def resume(
@@ -131,10 +133,11 @@ def resume(
     validate: Validate | None = None,
     observers: Sequence[Observer] = (),
     reference: LM | None = None,
+    until: int | None = None,
 ) -> TrainState:
     """Go on with the run in `out` from its newest checkpoint, as if it had never stopped.
 
-    A config that is given must be the run's own; None takes the run's.
+    A config that is given must be the run's own; None takes the run's. until: save and stop after this step.
     """
     folder = newest(out)
     part = load_training(folder)
@@ -152,7 +155,7 @@ def resume(
     torch.manual_seed(saved.seed)
     trainer = _trainer(saved, model, tokenizer, data, Path(out), place, ranks, validate, reference)
     trainer.restore(part)
-    return _run(saved, trainer, place, Path(out), observers, ranks, after=trainer.counters.step)
+    return _run(saved, trainer, place, Path(out), observers, ranks, until, after=trainer.counters.step)
 
 
 def newest(out: str | os.PathLike[str]) -> Path:
@@ -240,6 +243,7 @@ def _run(
     out: Path,
     observers: Sequence[Observer],
     ranks: Ranks,
+    until: int | None,
     after: int | None = None,
 ) -> TrainState:
     """To the end of the plan, with the run's own observers beside the caller's. `after`: the step it goes on from."""
@@ -250,7 +254,7 @@ def _run(
     trainer.observers = [*mine, *observers]
     try:
         with deterministic(device) if config.deterministic else nullcontext():
-            return trainer.run()
+            return trainer.run(until)
     finally:
         for observer in trainer.observers:
             observer.close()

@@ -76,7 +76,7 @@ class Trainer:
         """Steps of the last evaluation and of the last checkpoint."""
 
     def run(self, until_step: int | None = None) -> TrainState:
-        """Go on to `until_step` (or the end of the plan). Ctrl-C ends the step, saves, and returns `interrupted`."""
+        """Go on to `until_step` (or the end of the plan) and save. Ctrl-C ends the step: `interrupted`."""
         count = self.counters
         self._saved_at = self._settled_at = self._clock()
         self._began = self._settled_at - count.seconds
@@ -96,7 +96,7 @@ class Trainer:
                 self._settle()
             if stopped == "time":
                 self._evaluate()
-            if stopped:
+            if stopped or count.step == until_step:
                 self._save()
         return TrainState(count, stopped)
 
