@@ -8,16 +8,39 @@ import torch
 from torch import Tensor
 
 from positronic.config import ModelConfig
+from positronic.mixers.metric_attention import MetricState
 from positronic.models import build
+from positronic.models.metric import moa_tiny
 from positronic.models.mycel import mycel_tiny
 from positronic.models.quazimoto import positronic_tiny
+from positronic.nn.black_hole_rope import HorizonState
 from positronic.nn.stores import StoresState
+from positronic.nn.tail import TailState
 from positronic.state import Step
 from positronic.traits.engram import EngramWindow
+from positronic.traits.mtp import MTPConfig
 from positronic.traits.ring_controller import ControllerState
 
 BYTES, EOT = 384, 256
 """Vocabulary of the byte tokenizer, and its end of a document."""
+
+
+def narrow_attention(config: Any) -> dict[str, Any]:
+    """Heads as narrow as they go."""
+    return {"attention": config.attention.replace(head_dim=16, rank=24, rope_dims=8)}
+
+
+def narrow_mixture(config: Any) -> dict[str, Any]:
+    """The same for metric heads, with a ball that prunes, and heads that draft."""
+    conv, mha, mix, mqa = config.mixture.heads
+    ball = mha.prune.replace(radius=3.0, beta=0.1)
+    mha = mha.replace(n_heads=3, n_kv_heads=3, head_dim=16, prune=ball, projector=mha.projector.replace(hidden=16))
+    heads = (conv, mha, mix.replace(hidden=48), mqa.replace(n_heads=3, head_dim=16, prune=ball))
+    return {
+        "mixture": config.mixture.replace(heads=heads, hidden=16, groups=3),
+        "channel": config.channel.replace(hidden=96, rank=8),
+        "drafts": MTPConfig(hidden=48),
+    }
 
 
 @dataclass(frozen=True)
@@ -35,6 +58,10 @@ class Family:
     seed: int
     loudness: tuple[float, float]
     """Factors of the embedding and of all other matrices. With these and the seed, texts do not repeat themselves."""
+    narrow: Callable[[Any], dict[str, Any]] = narrow_attention
+    """What `small` changes of the tiny preset's parts."""
+    memorises: bool = True
+    """Whether it writes memories at test time that `freeze_memory` keeps it from."""
 
     def small(self, **changes: Any) -> ModelConfig:
         config = self.tiny()
@@ -45,7 +72,7 @@ class Family:
             max_positions=512,
             n_layers=2,
             boundary_id=7,
-            attention=config.attention.replace(head_dim=16, rank=24, rope_dims=8),
+            **self.narrow(config),
         )
         return smaller.replace(**changes)
 
@@ -103,7 +130,25 @@ MYCEL = Family(
     seed=5,
     loudness=(4.0, 5.0),
 )
-FAMILIES = {"quazimoto": QUAZIMOTO, "mycel": MYCEL}
+METRIC = Family(
+    moa_tiny,
+    {
+        "energy and bend": "rope.",
+        "metric": "log_m",
+        "projector": "projector.",
+        "router": "choose.",
+        "all": "",
+        "none": "no parameter's name",
+    },
+    {TailState, HorizonState, MetricState},
+    n_tensors=2 * (2 + 6 + 6 + 2) + 3,
+    fine="bend",
+    seed=5,
+    loudness=(1.0, 6.0),
+    narrow=narrow_mixture,
+    memorises=False,
+)
+FAMILIES = {"quazimoto": QUAZIMOTO, "mycel": MYCEL, "metric": METRIC}
 
 
 def tokens_of(batch: int, length: int, seed: int = 0) -> Tensor:

@@ -173,7 +173,7 @@ def ask(model, prompt: str, **how):
 
 
 def same(a: list[Tensor], b: list[Tensor]) -> bool:
-    return len(a) == len(b) > 0 and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +231,7 @@ def test_a_request_after_fifty_others_is_the_same_request_first(model, exact):
     assert torch.equal(later.state.hidden, first.state.hidden)
 
 
-def test_a_frozen_request_hangs_on_its_prompt_alone(model, exact):
+def test_a_frozen_request_hangs_on_its_prompt_alone(model, family, exact):
     how = {"exact": exact, "seed": 3}
     alone = ask(model, "Remember this", freeze_memory=True, **how).state
     assert not any(memory.any() for memory in memories(alone)), "a frozen memory was written"
@@ -243,11 +243,12 @@ def test_a_frozen_request_hangs_on_its_prompt_alone(model, exact):
     before = ask(model, "Remember this", **how).state
     assert all(memory.any() for memory in memories(before))
     kept = [memory.clone() for memory in memories(before)]
+    assert bool(kept) == family.memorises
     frozen = ask(model, " and go on", freeze_memory=True, state=before, **how).state
     assert same(memories(frozen), kept)
     assert same(memories(before), kept)
     written = ask(model, " and go on", state=before, **how).state
-    assert not torch.equal(written.hidden, frozen.hidden), "writing made no difference"
+    assert torch.equal(written.hidden, frozen.hidden) != family.memorises, "writing makes a difference, or may not"
 
 
 @pytest.mark.parametrize("speculative", [False, True])
