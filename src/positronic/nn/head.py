@@ -28,6 +28,9 @@ class LMHead(nn.Module):
     def reset_parameters(self) -> None:
         init.constant_(self.scale, 1.0)
 
+    def scaled(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., D): what the embedding is multiplied by."""
+        return self.norm(hidden) * self.scale.clamp(SMALLEST_SCALE, LARGEST_SCALE)
+
     def forward(self, hidden: Tensor, embedding: Embedding) -> Tensor:
-        scaled = self.norm(hidden) * self.scale.clamp(SMALLEST_SCALE, LARGEST_SCALE)
-        return F.linear(scaled, embedding.weight)
+        return F.linear(self.scaled(hidden), embedding.weight)

@@ -10,7 +10,7 @@ the others.
 
 Shapes   tokens (B, T), hidden (B, T, D).
 Counts   targets.k: targets that count and have a token of their document k places before theirs; tokens.k: tokens that
-         do, whether or not they count. All distances at once, in one pass over the batch on the CPU.
+         do, whether or not they count. All distances at once, in one pass over the batch, best on the CPU.
 """
 
 import torch
@@ -27,7 +27,7 @@ __all__ = ["ahead", "count_ahead", "counted_ahead", "latent_sums", "same_documen
 
 def count_ahead(batch: TokenBatch) -> dict[str, int]:
     """targets.k and tokens.k for k = 1 .. FARTHEST."""
-    place = torch.arange(batch.tokens.shape[1])
+    place = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
     depth = place.expand_as(batch.tokens)  # tokens of the same document before this one
     if batch.segments is not None:
         begins = F.pad(batch.segments[:, 1:] != batch.segments[:, :-1], (1, 0))

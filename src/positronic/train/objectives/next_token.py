@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from positronic.config import Config
 from positronic.data import TokenBatch
 from positronic.errors import ConfigError, TrainingError
-from positronic.lm import LM
+from positronic.lm import LM, LMOutput
 from positronic.train.objectives.cross_entropy import CrossEntropy, Head, sliced_cross_entropy
 from positronic.train.objectives.heads import ahead, count_ahead, counted_ahead, latent_sums, same_document
 from positronic.train.objectives.objective import Counts, Loss
@@ -86,21 +86,27 @@ class NextToken:
         read = _Reading(model, output.hidden, self.config)
         entropy = read.entropy(model.logits, batch.targets, batch.loss_mask, counts["targets"], self.config.z_loss)
         total, terms = entropy.total, {"cross_entropy": entropy.nats, "z": entropy.z}
-        added, reported = weighed(output.aux, batch, self.config.auxiliary, counts)
-        total, terms = total + added, terms | reported
+        added, reported = self.auxiliary(model, output, batch, counts)
+        return Loss(total + added, terms | reported)
+
+    def auxiliary(
+        self, model: LM, output: LMOutput, batch: TokenBatch, counts: Counts
+    ) -> tuple[Tensor | float, dict[str, Tensor]]:
+        """What organs and heads add to the total, and their unweighted sums by name."""
+        added, terms = weighed(output.aux, batch, self.config.auxiliary, counts)
         if model.drafts is not None:
+            read = _Reading(model, output.hidden, self.config)
             share = _weight(self.config.auxiliary, "mtp") / len(model.drafts)
             for k in range(1, len(model.drafts) + 1):
                 entropy = read.draft(k, batch, counted_ahead(counts, "targets", k))
-                total, terms[f"mtp.{k}"] = total + share * entropy.total, entropy.nats
+                added, terms[f"mtp.{k}"] = added + share * entropy.total, entropy.nats
         if model.latents is not None:
             distance = model.latents.ahead
             guessed, deviation = latent_sums(model.latents, output.hidden, batch)
-            total = total + guessed * (
-                _weight(self.config.auxiliary, "jepa") / counted_ahead(counts, "tokens", distance)
-            )
+            share = _weight(self.config.auxiliary, "jepa") / counted_ahead(counts, "tokens", distance)
+            added = added + guessed * share
             terms |= {f"jepa.{distance}": guessed.detach(), "jepa.std": deviation}
-        return Loss(total, terms)
+        return added, terms
 
     def means(self, sums: Mapping[str, float], counts: Counts) -> dict[str, float]:
         nats = sums["cross_entropy"]
