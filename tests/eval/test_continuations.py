@@ -123,8 +123,8 @@ def test_a_border_is_cut_by_the_number_of_tokens():
 
     assert cut("the", " rap") == ("the", " rap", True)
     assert cut("the ", "rap") == ("the", " rap", True), "white space belongs to the continuation"
-    assert cut("a the", "rapist") == ("a therap", "ist", False), "counted to the side its number says"
-    assert cut("the", "rap") == ("", "therap", False), "one token at least is scored, here the only one"
+    assert cut("a the", "rapist") == ("a the", "ist", False), "`a`, ` `, `the`; then the whole's fourth token and on"
+    assert cut("the", "rap") == ("the", "therap", False), "one token at least is scored, here the only one"
     assert cut("", "the") == ("", "the", True), "a document's beginning: the end-of-text token spells nothing"
 
 

@@ -6,11 +6,11 @@
 Without a context a text begins as a document does, from a lone end-of-text token, which is not scored.
 
 Border   White space at the end of the context belongs to the continuation. Then context and whole text are encoded, and
-         the whole's tokens beyond the number of the context's are the continuation, as lm-eval cuts. Where the
-         continuation begins a word, the context's tokens are the whole's first ones, for our vocabularies cut words
-         before spaces. Elsewhere a token may reach over the border ("the" + "rapist"): it then counts to the side that
-         the number of tokens puts it on, with the letters of the other side that it holds. Such a border is called
-         unstable, and counted; at least one token is scored in any case.
+         what the whole has beyond as many tokens as the context has is scored after the context's, as lm-eval cuts.
+         Where the continuation begins a word, as after a space, the whole begins with the context's tokens, for our
+         vocabularies cut words before spaces. Elsewhere a token may reach over the border ("the" + "rapist"), and
+         letters there are read twice or not at all. Such borders are called unstable and counted, not mended, so that
+         numbers stay lm-eval's; at least one token is scored.
 Cut      A text longer than the context window loses its beginning.
 Rows     A request whose tokens begin another's is read in the same row: single-letter choices cost one row a question.
 
@@ -69,8 +69,8 @@ def _spaces_moved(context: str, continuation: str) -> tuple[str, str]:
 
 
 def _cut(eot_id: int, context: Sequence[int], whole: Sequence[int]) -> Request:
-    border = min(len(context), len(whole) - 1)
-    return Request(whole[:border] or [eot_id], whole[border:], stable=whole[: len(context)] == context)
+    scored = whole[min(len(context), len(whole) - 1) :]
+    return Request(context or [eot_id], scored, stable=whole[: len(context)] == context)
 
 
 @dataclass
