@@ -137,7 +137,7 @@ def test_one_key_for_all_heads_is_that_head_repeated():
 
 def silenced(mixer: MetricAttention) -> Probe:
     """No penalty on any key."""
-    return Probe(mixer, {"ball:penalty": replace(torch.zeros_like)})
+    return Probe(mixer, {":penalty": replace(torch.zeros_like)})
 
 
 @torch.no_grad()
@@ -152,10 +152,10 @@ def test_a_ball_that_holds_all_keys_changes_no_bit_and_a_small_one_does():
 @torch.no_grad()
 def test_a_new_ball_prunes_no_key_of_a_new_model_of_the_published_size():
     mixer = MetricMHAConfig().build(768)
-    probe = Probe(mixer, {"*:penalty": capture})
+    probe = Probe(mixer, {":penalty": capture})
     x = torch.nn.functional.rms_norm(random(1, 64, 768), (768,))
     run(mixer, x, probe=probe)
-    penalty = probe.seen["ball:penalty"][0]
+    penalty = probe.seen[":penalty"][0]
     assert penalty.shape == (1, 12, 64)
     assert not penalty.any()
 
@@ -219,11 +219,11 @@ def test_a_pair_out_of_reach_does_not_change_what_a_query_reads():
 @torch.no_grad()
 def test_a_cache_holds_final_keys_and_gated_values():
     mixer, x = opened(MQA), stream()
-    probe = Probe(mixer, {"rope:energy": capture})
+    probe = Probe(mixer, {":energy": capture})
     tokens = torch.zeros(2, T, dtype=torch.long)
     step = Step(tokens, torch.arange(T).expand(2, -1), segments=tokens, probe=probe)
     state = mixer(x, step, mixer.init_state(2)).state
-    kv, energy = state.kv, probe.seen["rope:energy"][0]
+    kv, energy = state.kv, probe.seen[":energy"][0]
     assert kv.length == T + 1, "a sink and the tokens"
     v = mixer.qkv(x)[..., -24:] * energy
     assert (kv.buffer.values[:, 0, 1 : T + 1] - v).abs().max() < 1e-6

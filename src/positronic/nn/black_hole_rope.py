@@ -119,11 +119,11 @@ class BlackHoleRoPE(nn.Module):
         frequency = 2.0 ** -torch.arange(self.config.periods, device=n.device) / SHORTEST_PERIOD
         longest = SHORTEST_PERIOD * 2 ** (self.config.periods - 1)  # a period of all waves: what is left is exact
         s = self.level.float() + _waves((place % longest).float(), frequency, self.waves)
-        s = step.tap(self, "horizon", s + self.surprise.float() * _discrepancy(n.float(), before.float())[..., None])
+        s = s + self.surprise.float() * _discrepancy(n.float(), before.float())[..., None]
         c = self.config
         span = c.most_energy - c.least_energy
         neutral = torch.full_like(s, math.log((1 - c.least_energy) / (c.most_energy - 1)))
-        e = step.tap(self, "energy", 1 + span * (torch.sigmoid(neutral + s) - torch.sigmoid(neutral)))
+        e = 1 + span * (torch.sigmoid(neutral + s) - torch.sigmoid(neutral))
         if previous is None or state is None:
             return e, None
         return e, HorizonState(previous, began[:, -1], began if step.keep_trail else None)

@@ -5,6 +5,9 @@ module is heard follows from the tap's name:
 
     ...branch     of a `Residual`: what its mixer adds to the stream          -> 0
     ...current    of an injection: what it adds to a bank of oscillators      -> 0
+                  of a mixture's head, or of a projector: what it says
+    penalty       of metric heads: what "ball" takes off the scores of keys   -> 0
+    energy        of metric heads: factors of values, of "black_hole_rope"    -> 1
     phase_seed    of the bank: the phases that "fractal_phase" seeds          -> 0
     modulation    of "ring_controller", its values on the last axis           -> 1, 0, 1, 1 (`lm.Modulation`)
 
@@ -156,6 +159,10 @@ def _silenced(owner: nn.Module, tap: str) -> tuple[str, Callable[[Tensor], Tenso
     """The organ that is heard at this tap, "" for none, and what passes there when it is not."""
     if tap == "phase_seed":
         return "fractal_phase", torch.zeros_like
+    if tap == "penalty":
+        return "ball", torch.zeros_like
+    if tap == "energy":
+        return "black_hole_rope", torch.ones_like
     if tap == "modulation":
         return kind_of(owner), _neutral
     if tap.endswith("branch") and isinstance(owner, Residual):

@@ -21,6 +21,10 @@
     crowded shell         watch   more than CROWDED of all tips end beyond the knee, where gradient shrinks
     unreached station     watch   mean engagement of a station < UNREACHED: it neither hears nor says anything
     silent head           watch   rms of a head < SILENT of the layer's largest
+    collapsed mixture     broken  all heads of a mixture but one get less than STARVED of a fair share
+    unheard head          watch   a head of a mixture gets less than STARVED of a fair share; of a HyperFFN, all but one
+    sharpness at bound    watch   alpha of a metric head stands where the clamp stops its gradient
+    narrow ball           watch   more than HALF of the keys lie so far outside of the ball that they are gone
     silent units          watch   more than HALF of the hidden units have an rms < SILENT of the median
     useless draft head    watch   trained, and a head agrees with the model less often than USELESS
     collapsed features    broken  deviation of the features over tokens < FLAT: the trunk says the same of every token
@@ -107,6 +111,10 @@ FINDINGS: dict[str, Finding] = {
     "crowded shell": Finding(WATCH, "Start positions nearer to the middle, or lower the speed."),
     "unreached station": Finding(WATCH, "Use fewer stations, or let them reach further."),
     "silent head": Finding(WATCH, "Use fewer heads."),
+    "collapsed mixture": Finding(BROKEN, "One head says everything. Give the router an entropy floor (0.7 is usual)."),
+    "unheard head": Finding(WATCH, "Leave it out, or give the router an entropy floor."),
+    "sharpness at bound": Finding(WATCH, "It gets no gradient there. Lower the rate, or choose another score."),
+    "narrow ball": Finding(WATCH, "Raise the radius, or leave prune out."),
     "silent units": Finding(WATCH, "Use a narrower layer, or a lower rate."),
     "useless draft head": Finding(WATCH, "Drafting with it costs more than it saves; draft fewer tokens."),
     "collapsed features": Finding(BROKEN, "Lower the weight of the latent loss, or train without it."),

@@ -12,7 +12,7 @@ from positronic.observe.health.findings import FULL, HALF, LOCKED, SILENT, STARV
 from positronic.observe.health.registry import Reading, numbers, reads
 from positronic.traits.ring_controller import SWING
 
-__all__ = ["collapsed", "evenness", "rms"]
+__all__ = ["by_head", "collapsed", "evenness", "rms"]
 
 Seen = Mapping[str, Tensor]
 EDGE = 0.02
@@ -42,13 +42,13 @@ def collapsed(share: Tensor, top: int) -> bool:
     return used <= min(top, experts - 1) or effective < experts / 4
 
 
-def _by_head(module: Any, x: Tensor) -> Tensor:
+def by_head(module: Any, x: Tensor) -> Tensor:
     """(B, H, T, K) -> rms of each head, (H,)."""
     return x.float().square().mean((0, 2, 3)).sqrt()
 
 
-@reads("attention", {"heads": _by_head})
-@reads("phase_attention", {"heads": _by_head})
+@reads("attention", {"heads": by_head})
+@reads("phase_attention", {"heads": by_head})
 def _heads(module: Any, seen: Seen) -> Iterator[Reading]:
     size = seen["heads"]
     silent = bool((size < SILENT * size.max()).any())
@@ -70,6 +70,7 @@ def _units(swiglu: Any, x: Tensor) -> Tensor:
 
 
 @reads("swiglu", {"hidden": _units})
+@reads("hyper_ffn", {"hidden": _units})
 def _hidden(swiglu: Any, seen: Seen) -> Iterator[Reading]:
     median, silent = seen["hidden"].unbind()
     yield Reading("size of a unit", numbers(median))
