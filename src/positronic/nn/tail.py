@@ -22,6 +22,8 @@ __all__ = ["TailState", "look_back"]
 
 @dataclass(frozen=True)
 class TailState:
+    """The last vectors of a document that a causal convolution reads again."""
+
     rows: Tensor
     """(B, n, D) the last n real vectors, oldest first."""
     documents: Tensor
@@ -49,21 +51,21 @@ def look_back(x: Tensor, n: int, step: Step, state: TailState | None = None) -> 
     if state is None and step.segments is None:
         return [F.pad(x, (0, 0, j, 0))[:, : x.shape[1]] for j in range(1, n + 1)], None
     before = TailState.new(x, len(x), n, x.shape[-1]) if state is None else state
-    own = step.documents(before.documents[:, -1])  # (B, T)
+    own, tokens = step.documents(before.documents[:, -1]), x.shape[1]  # (B, T)
     rows = torch.cat([before.rows.to(x.dtype), x], 1)  # (B, n + T, D)
     documents = torch.cat([before.documents, own], 1)
     if step.valid is None:
-        rows, documents = rows.unfold(1, n, 1).mT, documents.unfold(1, n, 1)  # (B, T+1, n, D) views
+        backs = [(rows[:, at : at + tokens], documents[:, at : at + tokens]) for at in reversed(range(n))]
+        windows = rows.unfold(1, n, 1).mT, documents.unfold(1, n, 1)  # (B, T+1, n, D) and (B, T+1, n), views
     else:
-        places = _real_places(step.valid, n)
-        batch = torch.arange(len(x), device=x.device)[:, None, None]
-        rows, documents = rows[batch, places], documents[batch, places]
-    same = (documents[:, :-1] == own[..., None]).to(x.dtype)  # (B, T, n)
-    taps = [rows[:, :-1, n - j] * same[:, :, n - j, None] for j in range(1, n + 1)]
+        batch, places = torch.arange(len(x), device=x.device)[:, None, None], _real_places(step.valid, n)
+        windows = rows[batch, places], documents[batch, places]
+        backs = [(windows[0][:, :-1, at], windows[1][:, :-1, at]) for at in reversed(range(n))]
+    taps = [row * (document == own)[..., None].to(x.dtype) for row, document in backs]
     if state is None:
         return taps, None
-    trail = (rows, documents) if step.keep_trail else None
-    return taps, TailState(rows[:, -1], documents[:, -1], trail)
+    last_rows, last_documents = (window[:, -1] for window in windows)
+    return taps, TailState(last_rows, last_documents, windows if step.keep_trail else None)
 
 
 def _real_places(valid: Tensor, n: int) -> Tensor:
