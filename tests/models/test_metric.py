@@ -22,7 +22,7 @@ from positronic.observe.health import health
 from positronic.probe import Probe, capture
 from positronic.state import Step
 from positronic.text import byte_tokenizer
-from positronic.train import NextTokenConfig
+from positronic.train import AdamWConfig, NextTokenConfig
 
 LAYER = {
     "two norms": 1_536,
@@ -277,6 +277,7 @@ def test_health_reads_the_router_the_metric_and_the_energy():
         ("metric_mha", "sharpness", 3),
         ("metric_mqa", "sharpness", 3),
         ("metric_mha", "sink", 3),
+        ("metric_mqa", "length of keys", 3),
         ("metric_mha", "radius", 3),
         ("metric_mqa", "radius", 1),
         ("metric_mha", "share of pruned keys", 1),
@@ -286,7 +287,20 @@ def test_health_reads_the_router_the_metric_and_the_energy():
     ):
         assert len(found[organ, reading]) == n, (organ, reading)
     assert found["mixture", "share of each head"] == pytest.approx([0.25] * 4, abs=0.2)
+    low, middle, high = found["metric_mqa", "length of keys"]
+    assert 0 < low < middle < high
     assert found["metric_mha", "radius"] == pytest.approx([3.0] * 3)
+
+
+def test_a_ball_in_which_all_keys_lie_is_well_and_one_that_holds_none_is_not():
+    model = build(preset("moa-tiny").replace(n_layers=1))
+    lines = health(model, tokens_of(2, 40), steps=100).lines
+    assert {line.verdict for line in lines if line.organ == "ball"} == {"ok"}
+    assert any(line.finding == "silent matrix" for line in lines), "the router is new, and steps are said to be 100"
+    with torch.no_grad():
+        model.trunk[0].mixer.heads[1].ball.origin.fill_(9.0)
+    found = health(model, tokens_of(2, 40), steps=100).findings()
+    assert [line.organ for line in found["narrow ball"]] == ["metric_mha"]
 
 
 def test_a_router_that_hears_one_head_alone_is_found():
@@ -378,3 +392,13 @@ def test_what_a_hyper_ffn_remembers_is_four_vectors():
     state = model(tokens_of(1, 9), model.init_state(1)).state
     fixed = state_bytes(state.layers[1::2])
     assert fixed == 2 * (4 * 48 * 4 + 4 * 8)
+
+
+def test_weight_decay_falls_on_matrices_and_on_nothing_that_makes_a_metric():
+    optimizers = AdamWConfig().build(build(METRIC.small()))
+    decayed, free = optimizers.parts["adamw"].param_groups
+    assert decayed["weight_decay"] > 0 == free["weight_decay"]
+    free = {optimizers.names[p].rpartition(".")[2] for p in free["params"]}
+    assert {"log_alpha", "log_m", "origin", "radius", "sink", "bend", "level", "waves", "surprise", "gates"} <= free
+    assert {"now", "past", "bias", "g", "scale"} <= free
+    assert {optimizers.names[p].rpartition(".")[2] for p in decayed["params"]} == {"weight"}

@@ -177,7 +177,7 @@ class MetricAttention(nn.Module):
         energy, horizon = self.rope.energy(x, step, None if state is None else state.horizon)
         v = (v.float() * step.tap(self, "energy", energy).mT[..., None]).to(v.dtype)  # (B, G, T, V)
         penalty = None if self.ball is None else step.tap(self, "penalty", self.ball(k, self.score))
-        dtype, q, k = k.dtype, self.score(q), self.score(k)
+        dtype, q, k = k.dtype, self.score(q), step.tap(self, "keys", self.score(k))
         aux = NONE if state is not None or not c.triangles else self._triangles(q, k, step)
         cos, sin = self.rope.rotation(step.positions[:1] if state is None and step.valid is None else step.positions)
         group = c.n_heads // c.n_kv_heads

@@ -41,6 +41,8 @@ GRADIENT_TOKENS = 256
 """Tokens whose loss is differentiated."""
 NEVER_WELL = ("NaN weight", "infinite weight", "not finite")
 """What is said of a new model, too."""
+MAY_REST, RESTING = ("ball",), ("silent matrix", "no gradient")
+"""Organs that these are not said of: a ball in which all keys lie stays where it began until one leaves it."""
 Found = tuple[str, Reading]
 """Path of a module in `places`, and something about it."""
 
@@ -139,7 +141,7 @@ def _line(organ: str, layer: int | None, reading: Reading, trained: bool) -> Lin
     finding = reading.finding
     if not finding and not all(abs(x) < inf for x in reading.values):
         finding = "not finite"
-    if not trained and finding not in NEVER_WELL:
+    if (not trained and finding not in NEVER_WELL) or (organ in MAY_REST and finding in RESTING):
         finding = ""
     verdict, advice = FINDINGS[finding] if finding else (OK, "")
     return Line(organ, layer, reading.name, reading.values, verdict, finding, reading.detail if finding else "", advice)

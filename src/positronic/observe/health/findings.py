@@ -35,6 +35,7 @@
 is a norm or logit scale that is no longer 1 everywhere, as every new model's is. A new organ is closed and silent by
 design, so of a new model only what is not finite is said. The gradient is that of the next-token loss on the data:
 draft and latent heads, which it does not reach, are left out. An expert is in use from STARVED of a fair share on.
+Of a ball of metric heads, "silent matrix" and "no gradient" are not said: it rests until a key leaves it.
 """
 
 from typing import NamedTuple

@@ -47,6 +47,18 @@ def _heads(attention: Any, seen: Seen) -> Iterator[Reading]:
         yield Reading("sink", numbers(attention.sink))
 
 
+def _lengths(attention: Any, k: Tensor) -> Tensor:
+    """(B, G, T, K) -> tenth, middle and ninetieth percentile of their lengths, (3,)."""
+    shares = torch.tensor([0.1, 0.5, 0.9], device=k.device)
+    return k.float().norm(dim=-1).flatten().quantile(shares)
+
+
+@reads("metric_mha", {"keys": _lengths})
+@reads("metric_mqa", {"keys": _lengths})
+def _keys(attention: Any, seen: Seen) -> Iterator[Reading]:
+    yield Reading("length of keys", numbers(seen["keys"]))
+
+
 def _broken(attention: Any, excess: Tensor) -> Tensor:
     """(B, H, n) -> share of triples that break the inequality, ()."""
     return (excess > 0).float().mean()
