@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-MODULES = ("benchmarks.train_step", "benchmarks.oscillators", "benchmarks.decode")
+MODULES = ("benchmarks.train_step", "benchmarks.oscillators", "benchmarks.metric", "benchmarks.decode")
 """The tokenizer benchmark needs text: python -m benchmarks.tokenizers --help."""
 
 for module in MODULES:
