@@ -161,16 +161,16 @@ def shares() -> list[float]:
 
 
 def tune(
-    model: ModelConfig, base: Path, out: Path, tokenizer: Tokenizer, text: Path, chats: Path, device: str, **how: int
+    model: ModelConfig, base: Path, out: Path, tokenizer: Tokenizer, text: Path, chats: Path, device: str, **how: float
 ) -> dict[str, Any]:
     """Conversations on top of a pretrained checkpoint, with a little of the blend replayed."""
     data = tuple(str(chats / name) for name in CHATS)
     settings = TrainConfig(
         objective=SFTConfig(),
         optimizer=AdamWConfig(lr=5e-4),
-        batch_tokens=how["batch_tokens"],
+        batch_tokens=int(how["batch_tokens"]),
         evaluate_every=100,
-        seed=how["seed"],
+        seed=int(how["seed"]),
     )
     run = RunConfig(
         model=model,
@@ -180,14 +180,16 @@ def tune(
         epochs=how["epochs"],
         train=replace(settings, checkpoint_every=0),
         init=str(base),
-        data_seed=how["seed"],
+        data_seed=int(how["seed"]),
     )
     cache = out.parent / "cache"
     state = train_run(run, out, tokenizer=tokenizer, device=device, observers=[progress()], cache=cache)
     return {"steps": state.counters.step, "epochs": how["epochs"], "tokens": state.counters.tokens}
 
 
-def tuned_scores(base: Path, out: Path, tokenizer: Tokenizer, text: Path, chats: Path, device: str) -> dict[str, Any]:
+def tuned_scores(
+    base: Path, out: Path, tokenizer: Tokenizer, text: Path, chats: Path, device: str, *, max_bytes: int | None = None
+) -> dict[str, Any]:
     """What tuning has changed: the assistant's words before and after, the blend's valid texts after, answers."""
     tuned = opened(out, device)
     unseen = heldout_conversations([str(chats / name) for name in CHATS])
@@ -198,7 +200,7 @@ def tuned_scores(base: Path, out: Path, tokenizer: Tokenizer, text: Path, chats:
         "held_out_conversations": len(unseen),
         "assistant_before": before.to_json(),
         "assistant_after": after.to_json(),
-        "texts_after": scores(tuned, tokenizer, text, device, others=False),
+        "texts_after": scores(tuned, tokenizer, text, device, others=False, max_bytes=max_bytes),
         "answers": {q: say(tuned, tokenizer, [Message("user", q)], 96) for q in QUESTIONS},
     }
 

@@ -4,13 +4,15 @@
     python runs/oscillators.py inspect NAME --seed 0 --text TEXT --tokenizer TOK --out OUT
     python runs/oscillators.py drafts NAME --seed 0 --tokenizer TOK --out OUT [--device cpu]
     python runs/oscillators.py tune NAME --seed 0 --chats CHATS --text TEXT --tokenizer TOK --out OUT
+    python runs/oscillators.py answer NAME --seed 0 --chats CHATS --text TEXT --tokenizer TOK --out OUT
     python runs/oscillators.py report --out OUT
 
 NAME is a preset: positronic-144m, control-144m, positronic-15m, tinygpt-15m. `train` goes on where it stopped, and when
 the run has ended scores every valid text (OUT/NAME-seed0.json, and its metrics). `inspect` adds gate openings, each
 organ switched off and samples (OUT/NAME-inside.json) and keeps the model in bfloat16; `drafts` lets it draft for itself
-on one device (OUT/NAME-drafts-DEVICE.json), from the run or from what was kept; `tune` trains it on conversations;
-`report` reads them all and writes OUT/positronic.md. Needs the package alone, no command line.
+on one device (OUT/NAME-drafts-DEVICE.json), from the run or from what was kept; `tune` trains it on conversations and
+keeps that (OUT/NAME-tuning.json), `answer` says what has changed (OUT/NAME-chat.json); `report` reads them all and
+writes OUT/positronic.md. Needs the package alone, no command line.
 """
 
 import argparse
@@ -60,7 +62,7 @@ DRAFTED_TOKENS = 200
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("train", "inspect", "drafts", "tune", "report"))
+    parser.add_argument("what", choices=("train", "inspect", "drafts", "tune", "answer", "report"))
     parser.add_argument("name", nargs="?")
     for name in ("--text", "--chats", "--tokenizer", "--out"):
         parser.add_argument(name, type=Path)
@@ -70,13 +72,15 @@ def main() -> None:
     parser.add_argument(
         "--excerpt-bytes", type=int, default=200_000, help="of each valid text, for a score with an organ off"
     )
-    parser.add_argument("--epochs", type=int, default=2, help="of tuning")
+    parser.add_argument("--epochs", type=float, default=2, help="of tuning")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--note", default="", help="what the speeds should be read with, say that runs shared a device")
     a = parser.parse_args()
     torch.set_float32_matmul_precision("high")
     a.out.mkdir(parents=True, exist_ok=True)
-    {"train": pretrain, "inspect": inspect, "drafts": draft, "tune": converse, "report": report}[a.what](a)
+    {"train": pretrain, "inspect": inspect, "drafts": draft, "tune": converse, "answer": answer, "report": report}[
+        a.what
+    ](a)
 
 
 def pretrain(a: argparse.Namespace) -> None:
@@ -220,14 +224,22 @@ def acceptance(model: LM, tokenizer: Tokenizer) -> list[float]:
 
 def converse(a: argparse.Namespace) -> None:
     """The pretrained model tuned on conversations, and kept in bfloat16."""
-    tokenizer, base, chat = Tokenizer.load(a.tokenizer), _best_folder(a), a.out / f"{a.name}-chat"
+    tokenizer, chat = Tokenizer.load(a.tokenizer), a.out / f"{a.name}-chat"
     shutil.rmtree(chat, ignore_errors=True)
     how = {"batch_tokens": BATCH_TOKENS.get(a.name, 32_768), "seed": a.seed, "epochs": a.epochs}
-    found = tune(preset(a.name), base, chat, tokenizer, a.text, a.chats, a.device, **how)
+    found = tune(preset(a.name), _best_folder(a), chat, tokenizer, a.text, a.chats, a.device, **how)
     keep(chat / "best", a.out / f"{a.name}-chat-bf16")
-    found |= tuned_scores(base, chat / "best", tokenizer, a.text, a.chats, a.device)
-    found = circumstances(f"{_command(a)} --epochs {a.epochs}", a.device, tokenizer) | {"tuning": found}
-    write_json(a.out / f"{a.name}-chat.json", found)
+    found = circumstances(f"{_command(a)} --epochs {a.epochs:g}", a.device, tokenizer) | {"tuning": found}
+    write_json(a.out / f"{a.name}-tuning.json", found)
+
+
+def answer(a: argparse.Namespace) -> None:
+    """What tuning has changed, from what was kept of the model before and after."""
+    tokenizer, before = Tokenizer.load(a.tokenizer), _best_folder(a)
+    after = a.out / f"{a.name}-chat-bf16"
+    found = tuned_scores(before, after, tokenizer, a.text, a.chats, a.device, max_bytes=a.excerpt_bytes)
+    command = f"{_command(a)} --excerpt-bytes {a.excerpt_bytes}"
+    write_json(a.out / f"{a.name}-chat.json", circumstances(command, a.device, tokenizer) | {"answers": found})
 
 
 def _module(model: Any) -> nn.Module:
@@ -256,9 +268,10 @@ def report(a: argparse.Namespace) -> None:
             lines += [*_organs_table(ours, inside), *_gates_table(inside), *_samples(inside)]
         drafted = [run["drafts"] for run in found.values() if run.get("drafting") == ours]
         lines += _drafts_table(ours, drafted) if drafted else []
-    for name, run in found.items():
-        if "tuning" in run:
-            lines += _tuning(name, run["tuning"])
+    for ours, _ in pairs:
+        tuned, said = found.get(f"{ours}-tuning"), found.get(f"{ours}-chat")
+        if tuned is not None and said is not None:
+            lines += _tuning(ours, tuned["tuning"], said["answers"])
     lines += ["## Commands", "", *(f"- `{run['command']}`" for run in found.values() if "command" in run)]
     lines += ["- this page: `python runs/oscillators.py report --out docs/results/positronic`", ""]
     (a.out / "positronic.md").write_text("\n".join(lines), "utf-8")
@@ -401,16 +414,17 @@ def _samples(run: dict[str, Any]) -> list[str]:
     return ["### How it goes on (temperature 0.7, top-p 0.92, seed 1)", "", *said]
 
 
-def _tuning(name: str, tuned: dict[str, Any]) -> list[str]:
-    before, after = tuned["assistant_before"]["bits_per_byte"], tuned["assistant_after"]["bits_per_byte"]
+def _tuning(name: str, tuned: dict[str, Any], said: dict[str, Any]) -> list[str]:
+    before, after = said["assistant_before"]["bits_per_byte"], said["assistant_after"]["bits_per_byte"]
     return [
         f"## {name}: tuned on conversations",
         "",
-        f"{tuned['steps']:,} steps, {tuned['tokens'] / 1e6:.1f} M tokens, {tuned['epochs']} epochs. On "
-        f"{tuned['held_out_conversations']:,} conversations it has not seen, the assistant's words cost {before:.3f} "
-        f"bits per byte before and {after:.3f} after.",
+        f"{tuned['steps']:,} steps, {tuned['tokens'] / 1e6:.1f} M tokens, {tuned['epochs']:g} epochs. On "
+        f"{said['held_out_conversations']:,} conversations it has not seen, the assistant's words cost {before:.3f} "
+        f"bits per byte before and {after:.3f} after; an excerpt of the blend's valid texts costs "
+        f"{said['texts_after']['blend']['bits_per_byte']:.3f} after.",
         "",
-        *(f"> **{q}** {t.replace(chr(10), ' / ')}\n" for q, t in tuned["answers"].items()),
+        *(f"> **{q}** {t.replace(chr(10), ' / ')}\n" for q, t in said["answers"].items()),
     ]
 
 
