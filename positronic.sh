@@ -1,5 +1,6 @@
 #!/bin/sh
-# Sets everything up in .venv and runs one job:   ./positronic.sh demo|test|check|test-slow|bench|vllm-test   (make calls this too)
+# Sets everything up in .venv and runs one job:   ./positronic.sh JOB   (make calls this too)
+#   JOB                    demo, setup, test, check, test-slow, bench, vllm-test; setup installs and does nothing else
 #   PYTHON=python3.12      the interpreter to build .venv with
 #   TORCH_INDEX=URL        a package index with the torch build for your GPU (the default is whatever pip finds)
 #   PIP_FIND_LINKS=FOLDER  wheels on disk, for machines without a network
@@ -9,12 +10,12 @@ cd "$(dirname "$0")"
 
 job="${1:-}"
 case "$job" in
-    demo) extras="demo" ;;
+    demo | setup) extras="demo" ;;
     test | check | test-slow) extras="dev,train,hf" ;;
     bench) extras="bench,train" ;;
     vllm-test) extras="" ;;
     *)
-        echo "usage: ./positronic.sh demo|test|check|test-slow|bench|vllm-test" >&2
+        echo "usage: ./positronic.sh demo|setup|test|check|test-slow|bench|vllm-test" >&2
         exit 2
         ;;
 esac
@@ -75,6 +76,7 @@ fi
 install
 
 case "$job" in
+    setup) ;;
     demo) exec .venv/bin/positronic demo --minutes "${MINUTES:-10}" ;;
     test) exec .venv/bin/python -m pytest -n 2 -m "not slow" ;;
     test-slow) exec .venv/bin/python -m pytest -m slow ;;

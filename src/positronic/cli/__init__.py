@@ -5,6 +5,7 @@ A module is imported when its command is typed, and torch only inside `run`, so 
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ __all__ = ["main"]
 
 COMMANDS = {
     "demo": "train a small model on this machine's own text, talk to it, write a report",
+    "bootstrap": "make a small model ready for training: machine, text, vocabulary, first checkpoint",
     "describe": "count parameters, operations and memory of a model",
     "tokenizer train": "learn a vocabulary from text",
     "tokenizer compare": "measure vocabularies on the same text",
@@ -27,6 +29,8 @@ COMMANDS = {
     "chat": "talk to a tuned model",
     "eval": "bits per byte on any text",
     "view": "replay a generation as one page, insides moving",
+    "doctor": "is my loss normal? a run beside the reference curve of its recipe",
+    "reference": "learn a recipe's curve and its band from runs of several seeds",
     "health": "look at every organ of a model: is it alive, and what to do if not",
     "ablate": "what each organ and layer is worth, in bits per byte",
 }
@@ -59,9 +63,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PositronicError as error:
         print(f"positronic {name}: {error}", file=sys.stderr)
         return 2
+    except NotImplementedError as error:
+        if "MPS" not in str(error):
+            raise
+        print(f"positronic {name}: {_lacking_on_mps(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
+
+
+def _lacking_on_mps(error: NotImplementedError) -> str:
+    """What torch says of an operation that Apple's GPU does not have, in one sentence."""
+    found = re.search(r"'([^']+)'", str(error))
+    return (
+        f"Apple's GPU (MPS) does not have {found[1] if found else 'an operation of this model'}. Set "
+        f"PYTORCH_ENABLE_MPS_FALLBACK=1 to run it on the CPU and the rest on the GPU, or use --device cpu."
+    )
 
 
 def _parse(name: str, words: list[str]) -> Any:

@@ -111,8 +111,10 @@ def _reading() -> "Callable[[Counts], None]":
     return tell
 
 
-def execute(run: "RunConfig", out: Path, *, device: str, resume: bool, tokenizer: Path | None) -> "TrainState | None":
-    """Train with progress and draw the curve; None in processes that are not to speak of it."""
+def execute(
+    run: "RunConfig", out: Path, *, device: str, resume: bool, tokenizer: Path | None, until: int | None = None
+) -> "TrainState | None":
+    """Train (to step `until`) with progress and draw the curve; None in processes that are not to speak of it."""
     from positronic.recipes import train_run
     from positronic.text import Tokenizer
     from positronic.train import launched, progress
@@ -128,9 +130,10 @@ def execute(run: "RunConfig", out: Path, *, device: str, resume: bool, tokenizer
             ranks=ranks,
             observers=[progress()],
             progress=_reading(),
+            until=until,
         )
         if not ranks.first:
             return None
-    if not draw_curve(out / "metrics.jsonl", out / "loss.png", title=out.name):
+    if state.counters.step and not draw_curve(out / "metrics.jsonl", out / "loss.png", title=out.name):
         say("(no loss.png: install matplotlib to have curves drawn)")
     return state

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from positronic.lm import LM
     from positronic.text import Tokenizer
 
-__all__ = ["Drawing", "Memory", "open_model"]
+__all__ = ["Drawing", "Memory", "newest_of", "open_model"]
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,15 @@ MemoryFlags = tyro.conf.OmitArgPrefixes[Memory]
 
 
 def open_model(folder: Path, device: str) -> "tuple[LM, Tokenizer]":
-    """A checkpoint's model on a device asked for by name, and its tokenizer."""
+    """A checkpoint's model on a device asked for by name, and its tokenizer; of a run's folder, the newest."""
     from positronic.checkpoint import load
     from positronic.train.device import pick_device
 
-    return load(folder, device=pick_device(device, "float32").torch_device)
+    return load(newest_of(folder), device=pick_device(device, "float32").torch_device)
+
+
+def newest_of(folder: Path) -> Path:
+    """The newest checkpoint, by its number, if the folder is a run's; else the folder itself."""
+    from positronic.checkpoint import RunFolder
+
+    return RunFolder(folder).newest() or folder

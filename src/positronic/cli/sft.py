@@ -8,6 +8,7 @@ Examples:
   positronic sft --model my-run/last --data chats/ --replay book.txt --epochs 2 --out tuned
   positronic sft --model my-run/last --data chats.jsonl --show-mask
   positronic sft --resume --out tuned
+  positronic sft --or-resume --model my-run/last --data chats.jsonl --out tuned     # the same line begins and goes on
 """
 
 import sys
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 LEARNING_RATE = 5e-4
 BATCH_TOKENS = 16_384
+LAST = 5
+"""Steps over which the training loss at the end is averaged."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Command:
     training: TrainingFlags = field(default_factory=Training)
     resume: bool = False
     """Go on with the run in --out."""
+    or_resume: bool = False
+    """Begin the run, or go on with it where --out holds it already."""
     show_mask: bool = False
     """Print the first conversation token by token, with what is learned, and do nothing else."""
     device: str = "auto"
@@ -54,22 +59,26 @@ class Command:
     json: bool = False
     """Print one JSON object."""
 
-    def run(self) -> None:
+    def run(self) -> int:
+        from positronic.checkpoint import RunFolder
         from positronic.recipes import read_run
 
         if self.show_mask:
             self._show_mask()
-            return
+            return 0
         if self.out is None:
             raise ConfigError("Say where the run goes: --out RUN.")
         run = self.training.applied(read_run(self.out) if self.resume else self._new())
-        tokenizer = None if self.resume else self.model
-        state = execute(run, self.out, device=self.device, resume=self.resume, tokenizer=tokenizer)
+        resume = self.resume or (self.or_resume and RunFolder(self.out).newest() is not None)
+        tokenizer = None if resume else self.model
+        state = execute(run, self.out, device=self.device, resume=resume, tokenizer=tokenizer)
         if state is None:
-            return
-        report_end(state, self.out, as_json=self.json, resume=f"positronic sft --resume --out {self.out}")
-        if state.stopped != "interrupted" and not self.json:
+            return 0
+        code = report_end(state, self.out, as_json=self.json, resume=f"positronic sft --resume --out {self.out}")
+        if code == 0 and not self.json:
             say(f"  positronic chat {self.out}/last")
+            say(_losses(self.out))
+        return code
 
     def _new(self) -> "RunConfig":
         from positronic.recipes import RunConfig
@@ -114,3 +123,17 @@ class Command:
         for place, (i, piece, learned) in enumerate(zip(ids, pieces, mask, strict=True)):
             mark = f"{bold}learn{plain}" if learned else "     "
             print(f"{place:5}  {i:6}  {mark}  {piece!r}")
+
+
+def _losses(out: Path) -> str:
+    """What a token of the assistant costs, in training and on conversations held out, in nats."""
+    from positronic.viz import read_events
+
+    events = read_events(out / "metrics.jsonl")
+    trained = [e["loss"] for e in events if e["event"] == "step" and e["loss"] is not None]
+    held_out = [e["loss"] for e in events if e["event"] == "evaluation" and e["loss"] is not None]
+    last = trained[-LAST:]
+    return (
+        f"Training loss {trained[0]:.3f} -> {sum(last) / len(last):.3f}, dev loss {held_out[0]:.3f} -> "
+        f"{held_out[-1]:.3f}, at best {min(held_out):.3f} (nats a token of the assistant)."
+    )

@@ -6,10 +6,12 @@ Examples:
   positronic train --model tinygpt-15m --blend blend-v1 --data FOLDER --tokenizer tok --out my-run
   positronic train --model positronic-15m --data my-text/ --tokenizer tok --optimizer muon --lr 2e-3 --out rings
   positronic train --resume --out my-run
+  positronic train --resume --out my-run --chunk 1000 --ask "Once upon a time"
   positronic train --init my-run/last --data more.txt --out second-run --lr 3e-4
   torchrun --nproc-per-node 2 -m positronic train --model tinygpt-15m --data text/ --tokenizer tok --out my-run
 
-RUN/last is always the newest complete checkpoint. Ctrl-C writes one and says how to go on.
+RUN/last is always the newest complete checkpoint. Ctrl-C writes one and says how to go on. In chunks a run becomes what
+it would have become in one piece.
 """
 
 from dataclasses import dataclass, field, replace
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from positronic.cli.chunks import next_stop, sampled
 from positronic.cli.console import print_json, say
 from positronic.cli.describe import find_model_config
 from positronic.cli.run_flags import Training, TrainingFlags, execute
@@ -46,20 +49,34 @@ class Command:
     """Go on with the run in --out."""
     init: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Start from this checkpoint's weights, with a new optimizer and schedule."""
+    chunk: int | None = None
+    """Stop at the next multiple of so many steps; the schedule stays that of the whole run."""
+    ask: Annotated[str | None, tyro.conf.arg(metavar="PROMPT")] = None
+    """With --chunk: after every chunk let the model continue PROMPT, and ask whether to go on."""
     training: TrainingFlags = field(default_factory=Training)
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
     json: bool = False
     """Print one JSON object at the end."""
 
-    def run(self) -> None:
+    def run(self) -> int:
         from positronic.recipes import read_run
 
+        if self.ask is not None and self.chunk is None:
+            raise ConfigError("--ask speaks after every chunk; say how long one is with --chunk STEPS.")
         run = self.training.applied(self._given(read_run(self.out)) if self.resume else self._new())
-        tokenizer = None if self.resume else self.tokenizer or self.init
-        state = execute(run, self.out, device=self.device, resume=self.resume, tokenizer=tokenizer)
-        if state is not None:
-            report_end(state, self.out, as_json=self.json, resume=f"positronic train --resume --out {self.out}")
+        resume, tokenizer = self.resume, self.tokenizer or self.init
+        while True:
+            until = None if self.chunk is None else next_stop(self.out, self.chunk)
+            given = {"device": self.device, "resume": resume, "tokenizer": None if resume else tokenizer}
+            state = execute(run, self.out, **given, until=until)  # type: ignore[arg-type]
+            if state is None:
+                return 0
+            if state.stopped is not None or self.ask is None or not sampled(self.out, self.ask, self.device):
+                break
+            resume = True
+        again = f"positronic train --resume --out {self.out}"
+        return report_end(state, self.out, as_json=self.json, resume=again)
 
     def _new(self) -> "RunConfig":
         from positronic.recipes import RunConfig
@@ -90,8 +107,8 @@ class Command:
         return run if self.init is None else replace(run, init=str(self.init))
 
 
-def report_end(state: "TrainState", out: Path, *, as_json: bool, resume: str) -> None:
-    """Say where a run stands and what to type next."""
+def report_end(state: "TrainState", out: Path, *, as_json: bool, resume: str) -> int:
+    """Say where a run stands and what to type next; the exit code, 130 if the user stopped it."""
     count = state.counters
     best = None if count.best_step is None else count.best_bits_per_byte
     if as_json:
@@ -106,10 +123,18 @@ def report_end(state: "TrainState", out: Path, *, as_json: bool, resume: str) ->
                 "best_bits_per_byte": best,
             }
         )
-        return
-    if state.stopped == "interrupted":
+    elif state.stopped == "interrupted":
         say(f"Interrupted after step {count.step}; everything is saved. Go on with:\n  {resume}")
-        return
+    elif state.stopped is None:
+        say(f"{count.step:,} steps, and more follow; everything is saved. Go on with:\n  {resume}")
+    else:
+        _report_finished(state, out)
+    return 130 if state.stopped == "interrupted" else 0
+
+
+def _report_finished(state: "TrainState", out: Path) -> None:
+    count = state.counters
+    best = None if count.best_step is None else count.best_bits_per_byte
     held_out = "" if best is None else f", best held-out {best:.4f} bits/byte"
     say(f"{count.step:,} steps, {count.tokens:,} tokens{held_out}. Next:")
     say(f'  positronic generate {out}/last --prompt "..."')

@@ -26,7 +26,7 @@ from positronic.data import (
     text_mixture,
 )
 from positronic.errors import CheckpointError, ConfigError
-from positronic.eval import assistant_bits_per_byte, bits_per_byte
+from positronic.eval import Score, assistant_bits_per_byte, bits_per_byte
 from positronic.lm import LM
 from positronic.models import build
 from positronic.recipes.preferences import preferred
@@ -212,9 +212,14 @@ def _validation(
         chats = [c for path in run.valid for c in open_chats(path)] if run.valid else None
         chats = heldout_conversations(run.data, one_in=run.held_out_one_in) if chats is None else chats
         few = chats[:: max(1, len(chats) // VALID_CONVERSATIONS)]
-        return lambda model: {"bits_per_byte": assistant_bits_per_byte(model, tokenizer, few).bits_per_byte}
+        return lambda model: _measured(assistant_bits_per_byte(model, tokenizer, few))
     documents = _unseen(run)
-    return lambda model: {"bits_per_byte": bits_per_byte(model, tokenizer, documents).bits_per_byte}
+    return lambda model: _measured(bits_per_byte(model, tokenizer, documents))
+
+
+def _measured(score: Score) -> dict[str, float]:
+    """The loss beside bits per byte: it has the unit of the loss in training."""
+    return {"bits_per_byte": score.bits_per_byte, "loss": score.nats_per_token}
 
 
 def _unseen(run: RunConfig) -> list[Document]:
