@@ -11,7 +11,7 @@ cd "$(dirname "$0")"
 job="${1:-}"
 case "$job" in
     demo | setup) extras="demo" ;;
-    test | check | test-slow) extras="dev,train,hf" ;;
+    test | check | test-slow) extras="dev,train,hf,data,eval" ;;
     bench) extras="bench,train" ;;
     vllm-test) extras="" ;;
     *)
