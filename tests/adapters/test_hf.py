@@ -16,11 +16,12 @@ def test_no_weight_is_missing_or_too_many(folder):
     assert not any(found.values()), found
 
 
-def test_the_base_model_gives_what_the_head_reads(ours, folder):
+def test_the_base_model_gives_what_the_embedding_is_multiplied_by(theirs, folder):
     tokens = rows(2, 12)
     with torch.no_grad():
         hidden = AutoModel.from_pretrained(folder)(tokens).last_hidden_state
-        assert torch.equal(hidden, ours(tokens).hidden)
+        assert torch.equal(theirs.base_model(tokens).last_hidden_state, hidden)
+        assert torch.equal(theirs.get_output_embeddings()(hidden), theirs(tokens).logits)
 
 
 def test_greedy_text_is_ours(ours, theirs):

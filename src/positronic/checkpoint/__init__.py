@@ -1,5 +1,6 @@
 """Checkpoint folders: written whole or not at all, checked in full on loading, never unpickled."""
 
+from positronic.checkpoint.adopt import adopt
 from positronic.checkpoint.folder import (
     SHARD_BYTES,
     TrainingPart,
@@ -16,6 +17,7 @@ __all__ = [
     "SHARD_BYTES",
     "RunFolder",
     "TrainingPart",
+    "adopt",
     "load",
     "load_conversation",
     "load_model",

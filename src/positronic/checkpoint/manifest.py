@@ -8,7 +8,7 @@ It guards against damage and mixing, not against someone who rewrites the manife
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -161,10 +161,11 @@ def file_record(path: Path) -> FileRecord:
     return FileRecord(size, found.hexdigest())
 
 
-def seal(folder: Path, content: Content, written_by: Mapping[str, Any]) -> None:
-    """Write the manifest of a folder in which everything else stands."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    files = {name: file_record(folder / name) for name in names if name != MANIFEST}
+def seal(folder: Path, content: Content, written_by: Mapping[str, Any], names: Collection[str] | None = None) -> None:
+    """Write the manifest of a folder in which everything else stands; names: of the files it answers for, None: all."""
+    if names is None:
+        names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
+    files = {name: file_record(folder / name) for name in sorted(names)}
     write_json(folder / MANIFEST, Manifest(files, content, written_by).to_json())
 
 

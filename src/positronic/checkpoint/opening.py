@@ -11,9 +11,9 @@ from positronic.config import ModelConfig
 from positronic.errors import CheckpointError, TokenizerError
 from positronic.text import Tokenizer
 
-__all__ = ["CONFIG", "TOKENIZER", "TRAIN", "open_folder", "stored_config", "stored_tokenizer"]
+__all__ = ["CONFIG", "TRAIN", "open_folder", "stored_config", "stored_tokenizer"]
 
-CONFIG, TOKENIZER, TRAIN = "config.json", "tokenizer.json", "train"
+CONFIG, TRAIN = "config.json", "train"
 
 
 def open_folder(folder: str | os.PathLike[str]) -> Sealed:
@@ -52,8 +52,9 @@ def stored_config(sealed: Sealed) -> ModelConfig:
 
 
 def stored_tokenizer(sealed: Sealed, config: ModelConfig) -> Tokenizer:
-    """The tokenizer, if it is the one the weights were saved with."""
-    for name in sorted({TOKENIZER, *sealed.manifest.files}):
+    """The tokenizer, if it is the one the weights were saved with: its file may be spelled otherwise where the manifest
+    does not answer for it, as in a folder that was adopted."""
+    for name in sorted(sealed.manifest.files):
         if not name.startswith(f"{TRAIN}/") and not name.endswith(".safetensors"):
             sealed.path(name)
     tokenizer = Tokenizer.load(sealed.folder)

@@ -19,7 +19,7 @@ from positronic.checkpoint.reading import AGAIN, reason
 from positronic.config import canonical_json
 from positronic.errors import CheckpointError
 
-__all__ = ["check_types", "digest", "header", "read_tensors", "split", "write_tensors"]
+__all__ = ["check_types", "digest", "digests", "header", "read_tensors", "split", "write_tensors"]
 
 TYPES = {
     torch.float64: "F64",
@@ -113,6 +113,12 @@ def read_tensors(path: Path, digests: Mapping[str, str], names: Sequence[str]) -
                     f"afterwards. {AGAIN}"
                 )
             yield name, tensor
+
+
+def digests(path: Path) -> dict[str, str]:
+    """The digest of every tensor in `path`."""
+    with _opened(path) as file:
+        return {name: digest(name, file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (no dict)
 
 
 def digest(name: str, tensor: Tensor) -> str:

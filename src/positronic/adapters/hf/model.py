@@ -1,13 +1,16 @@
 """Any family of ours as a `PreTrainedModel`: what Transformers, TRL, PEFT and lm-eval call.
 
-    input_ids, attention_mask, position_ids -> Step        padding is where the mask is 0; a document begins where
-                                                           positions start again at 0
-    past_key_values -> DecodeState                         none given: a request of its own, which remembers nothing
+    input_ids, attention_mask, position_ids -> Step        (`call`)
+    past_key_values -> DecodeState                         (`cache`) none given: a request of its own
 
 The core is one module under the name `model`, so a checkpoint folder of ours loads as it stands: Transformers adds the
-prefix, and every weight of the folder has a place.
+prefix, and every weight of the folder has a place. Some trainers never ask for logits: they multiply what `base_model`
+gives by the weight of `get_output_embeddings()`, a window on the embedding itself.
 """
 
+import logging
+import os
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -18,14 +21,20 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import can_return_tuple
 
 from positronic.adapters.hf.cache import StateCache
+from positronic.adapters.hf.call import refuse_unknown, step_of
 from positronic.adapters.hf.configuration import PositronicConfig
-from positronic.errors import ConfigError, GenerationError
+from positronic.adapters.hf.loss import auxiliary_loss
+from positronic.checkpoint import adopt
+from positronic.errors import CheckpointError, ConfigError, GenerationError, TokenizerError
 from positronic.generation.prefill import check_room
 from positronic.lm import LM, LMOutput
 from positronic.nn import init
 from positronic.state import Step
+from positronic.text import Tokenizer
 
 __all__ = ["PositronicForCausalLM", "PositronicModel", "PositronicPreTrainedModel"]
+
+log = logging.getLogger(__name__)
 
 
 class PositronicPreTrainedModel(PreTrainedModel):
@@ -38,7 +47,7 @@ class PositronicPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _is_stateful = True
     _supports_sdpa = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012  typed by the parent
 
     def __init__(self, config: PositronicConfig):
         super().__init__(config)
@@ -47,19 +56,61 @@ class PositronicPreTrainedModel(PreTrainedModel):
         self._no_split_modules = [type(self.model).__name__]
         self.post_init()
 
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
+    ) -> Any:
+        """As everywhere in Transformers, but strict: weights that do not fit the config raise `CheckpointError`."""
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model, found = loaded
+        wrong = {kind: sorted(map(str, names)) for kind, names in found.items() if names}
+        if wrong:
+            shown = "; ".join(f"{kind}: {', '.join(names[:3])}" for kind, names in wrong.items())
+            raise CheckpointError(
+                f"The weights in {pretrained_model_name_or_path} do not fit its config ({shown}). Restore the "
+                f"config.json and the weights that were saved together."
+            )
+        return (model, found) if output_loading_info else model
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], is_main_process: bool = True, *args: Any, **kwargs: Any
+    ) -> None:
+        """As everywhere in Transformers; with the tokenizer of the folder, or of the one this model came from, what is
+        written is a checkpoint of ours too."""
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if is_main_process:
+            _complete(Path(save_directory), Path(self.name_or_path or save_directory))
+
     @property
     def lm(self) -> LM:
         """The core, by its protocol."""
         return cast(LM, self.model)
 
-    def read(
+    @can_return_tuple
+    def backbone(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: StateCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        **others: Any,
+    ) -> BaseModelOutputWithPast:
+        """Tokens (B, T) to the vectors (B, T, D) that the embedding is multiplied by."""
+        refuse_unknown(others)
+        keep = self.config.use_cache and not self.training if use_cache is None else use_cache
+        out, _, cache = self._read(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, keep)
+        return BaseModelOutputWithPast(last_hidden_state=self.model.head.scaled(out.hidden), past_key_values=cache)
+
+    def _read(
         self,
         input_ids: Tensor | None,
         attention_mask: Tensor | None,
         position_ids: Tensor | None,
         past_key_values: StateCache | None,
         inputs_embeds: Tensor | None,
-        use_cache: bool,
+        keep: bool,
     ) -> tuple[LMOutput, Step, StateCache | None]:
         """One call of the core: its output, the step it took, and the cache moved on, or None where none is kept."""
         if input_ids is None or inputs_embeds is not None:
@@ -67,29 +118,32 @@ class PositronicPreTrainedModel(PreTrainedModel):
                 "inputs_embeds cannot be read here: organs look at the tokens themselves. Give input_ids."
             )
         cache = past_key_values
-        if cache is None and use_cache:
+        if cache is None and keep:
             cache = StateCache(self.lm.init_state(len(input_ids)))
         if cache is not None and not isinstance(cache, StateCache):
             raise GenerationError(
                 f"past_key_values is a {type(cache).__name__}, which has no room for this model's memory. Leave it "
                 f"out, or give StateCache(model.lm.init_state(rows))."
             )
-        before = 0 if cache is None else cache.length
-        if before + input_ids.shape[1] > self.config.max_position_embeddings:
-            longest = 0 if cache is None else int(cache.state.position.max())
-            check_room(longest + input_ids.shape[1], self.config.max_position_embeddings)
-        step = _step(input_ids, attention_mask, position_ids)
+        columns, most = input_ids.shape[1], self.config.max_position_embeddings
+        if columns + (0 if cache is None else cache.length) > most:  # padding counts as columns, not as positions
+            check_room(columns + (0 if cache is None else int(cache.state.position.max())), most)
+        step = step_of(input_ids, attention_mask, position_ids)
         out = self.lm(input_ids, None if cache is None else cache.state, step)
         if cache is not None:
             assert out.state is not None, "a call with a state returns one"
-            cache.advance(out.state, input_ids.shape[1])
+            cache.advance(out.state, columns)
         return out, step, cache
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.embed
 
-    def get_output_embeddings(self) -> None:
-        """The head multiplies by the embedding itself."""
+    def get_output_embeddings(self) -> nn.Module:
+        """A window on the embedding, which is the head's only matrix."""
+        size, width = self.model.embed.weight.shape
+        head = nn.Linear(width, size, bias=False, device="meta")
+        head.weight = self.model.embed.weight
+        return head
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
@@ -99,8 +153,8 @@ class PositronicPreTrainedModel(PreTrainedModel):
         asked = -(-(new_num_tokens or size) // multiple) * multiple
         if asked != size:
             raise ConfigError(
-                f"The vocabulary of {size} cannot become one of {asked}, since organs are built for "
-                f"its size; use its free control tokens, <|reserved_0|> and on, or train with another tokenizer."
+                f"The vocabulary of {size} cannot become one of {asked}, since organs are built for its size; use its "
+                f"free control tokens, <|reserved_0|> and on, or train with another tokenizer."
             )
         return self.get_input_embeddings()
 
@@ -125,27 +179,19 @@ class PositronicPreTrainedModel(PreTrainedModel):
 
 
 class PositronicModel(PositronicPreTrainedModel):
-    """Tokens to the trunk's output, before the final norm of the head."""
+    """Tokens to vectors: `AutoModel`."""
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: StateCache | None = None,
-        inputs_embeds: Tensor | None = None,
-        use_cache: bool | None = None,
-    ) -> BaseModelOutputWithPast:
-        keep = self.config.use_cache and not self.training if use_cache is None else use_cache
-        out, _, cache = self.read(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, keep)
-        return BaseModelOutputWithPast(last_hidden_state=out.hidden, past_key_values=cache)
+    forward = PositronicPreTrainedModel.backbone
 
 
 class PositronicForCausalLM(PositronicPreTrainedModel, GenerationMixin):
     """Tokens to logits and, with labels, to a loss."""
 
     accepts_loss_kwargs = True
+
+    @property
+    def base_model(self) -> Any:
+        return self.backbone
 
     @can_return_tuple
     def forward(
@@ -159,20 +205,21 @@ class PositronicForCausalLM(PositronicPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: Tensor | int | None = None,
+        **others: Any,
     ) -> CausalLMOutputWithPast:
-        """logits_to_keep: of the last so many tokens, or of these places; 0: of all."""
+        """logits_to_keep: of the last so many tokens, or of these places; 0: of all. In training with labels the loss
+        has the parts of organs and heads too; otherwise it is the cross entropy alone."""
+        refuse_unknown(others)
         keep = self.config.use_cache and not self.training and labels is None if use_cache is None else use_cache
-        out, _, cache = self.read(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, keep)
+        out, step, cache = self._read(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, keep)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm.logits(out.hidden[:, kept])
-        loss = None
+        logits, loss = self.lm.logits(out.hidden[:, kept]), None
         if labels is not None:
             loss = self.loss_function(
-                logits=logits,
-                labels=labels,
-                vocab_size=self.config.vocab_size,
-                num_items_in_batch=num_items_in_batch,
+                logits=logits, labels=labels, vocab_size=logits.shape[-1], num_items_in_batch=num_items_in_batch
             )
+            if self.training:
+                loss = loss + auxiliary_loss(self.lm, out, step, labels, num_items_in_batch)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
 
     def _prepare_cache_for_generation(
@@ -197,21 +244,16 @@ class PositronicForCausalLM(PositronicPreTrainedModel, GenerationMixin):
         model_kwargs["past_key_values"] = StateCache(self.lm.init_state(rows, room))
 
 
-def _step(tokens: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> Step:
-    """What a call of Transformers says about its tokens (B, T): padding, and where documents begin."""
-    valid = None
-    if attention_mask is not None:
-        if attention_mask.dim() != 2:
-            raise GenerationError(
-                f"attention_mask has {attention_mask.dim()} dimensions; give (rows, tokens), 0 at padding. Documents "
-                f"of one row are told apart by position_ids that start again at 0."
-            )
-        valid = attention_mask[:, -tokens.shape[1] :].bool()
-        valid = None if bool(valid.all()) else valid
-    segments = None
-    if position_ids is not None and tokens.shape[1] > 1:
-        begins = position_ids.expand_as(tokens) == 0
-        begins = begins if valid is None else begins & valid
-        segments = begins.cumsum(1)
-        segments = segments if bool((segments[:, -1] > 1).any()) else None
-    return Step(tokens, tokens, valid, segments)
+def _complete(folder: Path, source: Path) -> None:
+    """Make a saved folder a checkpoint of ours, if a tokenizer is at hand."""
+    try:
+        if not (folder / "tokenizer.json").is_file():
+            Tokenizer.load(source).save(folder)
+        adopt(folder)
+    except (TokenizerError, CheckpointError) as error:
+        log.warning(
+            "%s is not yet a checkpoint that positronic.load reads: %s Save the tokenizer there, then call "
+            "positronic.checkpoint.adopt.",
+            folder,
+            error,
+        )

@@ -1,0 +1,49 @@
+"""A call of Transformers in our words: where padding is, where documents begin, and what cannot be asked for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from positronic.errors import GenerationError
+from positronic.state import Step
+
+__all__ = ["refuse_unknown", "step_of"]
+
+SAID_BY_POSITIONS = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
+"""Where packed documents begin, in the words of other models' kernels; position_ids say the same."""
+NOT_RETURNED = {"output_attentions", "output_hidden_states", "output_router_logits"}
+
+
+def step_of(tokens: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> Step:
+    """The wishes for tokens (B, T): padding where the last T columns of the mask are 0, and a document wherever
+    positions begin again at 0. Where a document's positions begin otherwise is not read; only their order matters."""
+    valid = None
+    if attention_mask is not None:
+        if attention_mask.dim() != 2:
+            raise GenerationError(
+                f"attention_mask has {attention_mask.dim()} dimensions; give (rows, tokens), 0 at padding. Documents "
+                f"of one row are told apart by position_ids that start again at 0."
+            )
+        valid = attention_mask[:, -tokens.shape[1] :].bool()
+        valid = None if bool(valid.all()) else valid
+    segments = None
+    if position_ids is not None and tokens.shape[1] > 1:
+        begins = position_ids.expand_as(tokens) == 0
+        begins = begins if valid is None else begins & valid
+        segments = begins.cumsum(1)
+        segments = segments if bool((segments[:, -1] > 1).any()) else None
+    return Step(tokens, tokens, valid, segments)
+
+
+def refuse_unknown(others: Mapping[str, Any]) -> None:
+    """Raise for an argument that this model cannot honour."""
+    unknown = sorted(set(others) - SAID_BY_POSITIONS - NOT_RETURNED)
+    if unknown:
+        raise TypeError(f"forward() got an unexpected keyword argument {unknown[0]!r}; leave it out.")
+    asked = sorted(name for name in NOT_RETURNED if others.get(name))
+    if asked:
+        raise GenerationError(
+            f"{asked[0]} is not answered here: what passes inside a model is watched with positronic.probe.Probe. "
+            f"Leave it out."
+        )
