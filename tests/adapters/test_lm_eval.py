@@ -1,7 +1,9 @@
 """Our scores are lm-eval's: its tasks, encoding and metrics over one plain forward call a request give the same."""
 
 import json
+from pathlib import Path
 
+import lm_eval.tasks
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch.nn import functional as F
 
 from positronic.adapters.lm_eval import Harness, evaluate
+from positronic.checkpoint import save
+from positronic.cli import main
 from positronic.data import Document
 from positronic.errors import ConfigError, DataError
 from positronic.eval import benchmark, bits_per_byte, open_task
@@ -251,7 +255,25 @@ def test_sampling_that_we_do_not_know_is_refused(model, pieces):
         Harness(model, pieces).generate_until(asked)
 
 
+def test_the_command_line_gives_both_harnesses_the_same_task(model, pieces, tasks, tmp_path, capsys):
+    save(tmp_path / "model", model, pieces)
+    (tmp_path / "text.txt").write_text("Nobody was there. " * 9, "utf-8")
+    words = ["eval", str(tmp_path / "model"), "--tasks", "blimp,lambada", "--data-dir", str(tasks), "--device", "cpu"]
+    found = []
+    for more in ([], ["--harness", "lm-eval", "--data", str(tmp_path / "text.txt")]):
+        capsys.readouterr()
+        assert main([*words, "--limit", "5", "--json", *more]) == 0
+        found.append(json.loads(capsys.readouterr().out)["tasks"])
+    ours, theirs = found
+    assert theirs["blimp"]["parts"]["binding"] == pytest.approx(ours["blimp"]["parts"]["binding"])
+    assert theirs["lambada"]["perplexity"] == pytest.approx(ours["lambada"]["perplexity"], rel=1e-5)
+    assert theirs[str(tmp_path / "text.txt")]["bits_per_byte"] > 0
+
+
 def test_a_task_that_is_not_local_says_what_to_download_and_where_to_put_it(model, pieces, tasks, monkeypatch):
+    folder = Path(lm_eval.tasks.__file__).parent / "hellaswag"  # all of lm-eval's list takes ten seconds to read
+    part = lm_eval.tasks.TaskManager(include_defaults=False, include_path=folder)
+    monkeypatch.setattr("positronic.adapters.lm_eval._own_list", lambda: part)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError) as refused:
         evaluate(Harness(model, pieces), ["arc_easy", "hellaswag"], tasks)

@@ -99,6 +99,10 @@ def test_a_text_longer_than_the_window_loses_its_beginning(control):
     short = likelihoods(control, [request, other], context=16)
     assert short[0] == short[1]
     assert short[0].log_p == pytest.approx(one_by_one(control, request, 16)[0], rel=1e-5)
+    longer = Request(list(b"x" * 40), list(b"yz" * 10))
+    assert likelihoods(control, [longer], context=16)[0].log_p == pytest.approx(
+        one_by_one(control, longer, 20)[0], rel=1e-5
+    )
     whole = likelihoods(control, [request, other])
     assert abs(whole[0].log_p - whole[1].log_p) > 1e-3
 
@@ -133,5 +137,5 @@ def test_what_cannot_be_scored_is_refused(control):
         encode_pairs(byte_tokenizer(), [("A question", "")])
     with pytest.raises(ConfigError, match="use 1 to"):
         likelihoods(control, [Request([1], [2])], context=513)
-    with pytest.raises(DataError, match="does not fit a context of 4"):
-        likelihoods(control, [Request([1], [2] * 5)], context=4)
+    with pytest.raises(DataError, match="513 tokens and the model holds 512"):
+        likelihoods(control, [Request([1], [2] * 513)])

@@ -59,13 +59,12 @@ class Harness(HarnessLM):
         tokenizer: Tokenizer,
         *,
         context: int | None = None,
-        batch_tokens: int = 16_384,
         probe: Probe | None = None,
     ):
         """context: tokens that the model sees at once, its own when not given; probe watches or replaces at taps."""
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
-        self.context, self.batch_tokens, self.probe = context, batch_tokens, probe
+        self.context, self.probe = context, probe
 
     @property
     def tokenizer_name(self) -> str:
@@ -77,7 +76,6 @@ class Harness(HarnessLM):
             self.model,
             encode_pairs(self.tokenizer, [request.args for request in requests]),
             context=self.context,
-            batch_tokens=self.batch_tokens,
             probe=self.probe,
         )
         return [(one.log_p, one.greedy) for one in found]
@@ -93,7 +91,6 @@ class Harness(HarnessLM):
                 [Document(text, "") for text in texts],
                 context=context,
                 stride=context,
-                batch_tokens=self.batch_tokens,
                 probe=self.probe,
             )
         )

@@ -27,7 +27,7 @@ COMMANDS = {
     "dpo": "teach a tuned model which of two answers is preferred",
     "generate": "continue a prompt, or answer it",
     "chat": "talk to a tuned model",
-    "eval": "bits per byte on any text",
+    "eval": "bits per byte on any text, and benchmarks",
     "view": "replay a generation as one page, insides moving",
     "doctor": "is my loss normal? a run beside the reference curve of its recipe",
     "reference": "learn a recipe's curve and its band from runs of several seeds",

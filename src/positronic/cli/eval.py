@@ -1,28 +1,52 @@
-"""Bits per byte of raw UTF-8 on any text: the number that compares models whatever their vocabulary.
+"""Bits per byte of raw UTF-8 on any text, the number that compares models whatever their vocabulary; and benchmarks.
 
 Every token of every document is predicted once, from the document's beginning or from at least half a context.
+
+A task is a file of --data-dir by its name: NAME.jsonl or NAME_anything.jsonl (plain, .gz, .xz), or a folder or .tar of
+such files, whose parts count the same. Its lines hold sentence_good and sentence_bad; or query, choices and gold; or
+context_options, continuation and gold; or context and continuation. With --harness lm-eval the same files, or any task
+of lm-eval's own list, are scored by lm-eval.
 
 Examples:
   positronic eval my-run/last --data held-out.txt
   positronic eval my-run/last --data novels_valid.jsonl.xz peps_valid.jsonl.xz --json
   positronic eval my-run/last --data held-out.txt --without engram specialists
+  positronic eval my-run/last --tasks blimp,lambada,arc_easy --data-dir benchmarks --limit 200
+  positronic eval my-run/last --tasks hellaswag --harness lm-eval
 """
 
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from positronic.cli.console import print_json, say, table
+from positronic.errors import ConfigError
+
+if TYPE_CHECKING:
+    from positronic.data import Document
+    from positronic.lm import LM
+    from positronic.probe import Probe
+    from positronic.text import Tokenizer
 
 
 @dataclass(frozen=True)
 class Command:
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
     """Checkpoint folder."""
-    data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH ...")]
+    data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH ...")] = ()
     """Text to measure on."""
+    tasks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
+    """Benchmarks to score, by name, parted by commas or spaces."""
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Where the files of benchmarks lie."""
+    limit: int | None = None
+    """Score the first so many items of each task, or of each part of one."""
+    harness: Literal["positronic", "lm-eval"] = "positronic"
+    """Who reads tasks and works out the scores."""
     context: int | None = None
     """Tokens the model sees at once; the model's own when not given."""
     stride: int | None = None
@@ -40,31 +64,132 @@ class Command:
 
     def run(self) -> None:
         from positronic.checkpoint import load
-        from positronic.data import excerpt, open_source
-        from positronic.eval import Score, bits_per_byte
         from positronic.observe import ablate
         from positronic.train import pick_device
 
+        names = [name for word in self.tasks for name in word.split(",") if name]
+        self._check(names)
         place = pick_device(self.device, self.precision)
         model, tokenizer = load(self.folder, device=place.torch_device)
         probe = ablate(model, self.without) if self.without else None
-        scores: dict[str, Score] = {}
-        for path in self.data:
-            source = open_source(path)
-            documents = source if self.max_bytes is None else excerpt(source, self.max_bytes)
-            with place.autocast():
-                scores[path] = bits_per_byte(
-                    model, tokenizer, documents, context=self.context, stride=self.stride, probe=probe
-                )
-            say(f"{path}: {scores[path].bits_per_byte:.4f} bits/byte")
-        whole = Score.total(scores.values())
+        with place.autocast():
+            if self.harness == "lm-eval":
+                found = self._by_lm_eval(model, tokenizer, names, probe)
+            else:
+                found = self._texts(model, tokenizer, probe) | self._tasks(model, tokenizer, names, probe)
         if self.json:
-            sources = {path: score.to_json() for path, score in scores.items()}
-            print_json(whole.to_json() | {"without": list(self.without), "sources": sources})
+            print_json(found | {"without": list(self.without)})
             return
-        rows = [
-            (path, f"{s.bits_per_byte:.4f}", f"{s.nats_per_token:.4f}", f"{s.bytes:,}", f"{s.tokens:,}")
-            for path, s in {**scores, "all": whole}.items()
-        ]
         title = f"{self.folder} without {', '.join(self.without)}" if self.without else str(self.folder)
-        table(title, ["text", "bits/byte", "nats/token", "bytes", "tokens"], rows)
+        if "sources" in found:
+            columns = ["text", "bits/byte", "±", "nats/token", "bytes", "tokens"]
+            table(title, columns, [_text_row(*item) for item in [*found["sources"].items(), ("all", found)]])
+        if "tasks" in found:
+            table(title, ["task", "n", "", "", "±"], _task_rows(found["tasks"]))
+            for name, task in found["tasks"].items():
+                if "parts" in task:
+                    table(f"{name}, by part", ["part", "n", "", "", "±"], _task_rows(task["parts"]))
+
+    def _check(self, names: Sequence[str]) -> None:
+        """Refuse what cannot be measured, or would have no effect, before anything is loaded."""
+        if not names and not self.data:
+            raise ConfigError(
+                "There is nothing to measure on; give --data PATH, or --tasks NAME and --data-dir FOLDER."
+            )
+        if names and self.harness == "positronic" and self.data_dir is None:
+            raise ConfigError(f"--tasks {names[0]} is read from a file; say where it lies: --data-dir FOLDER.")
+        if not names and (self.limit is not None or self.data_dir is not None):
+            raise ConfigError("--limit and --data-dir are for tasks; name some with --tasks, or leave them out.")
+        if not self.data and (self.stride is not None or self.max_bytes is not None):
+            raise ConfigError("--stride and --max-bytes are for text; name some with --data, or leave them out.")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"--limit is {self.limit}; score 1 item or more.")
+        if self.harness == "lm-eval" and self.stride is not None:
+            raise ConfigError("lm-eval moves its windows on by a whole context; leave --stride out.")
+
+    def _texts(self, model: "LM", tokenizer: "Tokenizer", probe: "Probe | None") -> dict[str, Any]:
+        """Bits per byte of each text and of all together."""
+        from positronic.eval import Score, bits_per_byte_stderr, document_scores
+
+        if not self.data:
+            return {}
+        sources: dict[str, dict[str, Any]] = {}
+        totals = []
+        for path in self.data:
+            start = time.perf_counter()
+            scores = document_scores(
+                model, tokenizer, self._documents(path), context=self.context, stride=self.stride, probe=probe
+            )
+            totals.append(Score.total(scores))
+            sources[path] = totals[-1].to_json() | {
+                "documents": len(scores),
+                "bits_per_byte_stderr": bits_per_byte_stderr(scores),
+                "seconds": round(time.perf_counter() - start, 3),
+            }
+            say(f"{path}: {totals[-1].bits_per_byte:.4f} bits/byte")
+        return Score.total(totals).to_json() | {"sources": sources}
+
+    def _tasks(
+        self, model: "LM", tokenizer: "Tokenizer", names: Sequence[str], probe: "Probe | None"
+    ) -> dict[str, Any]:
+        """Each benchmark's scores; all files are read before the first is scored."""
+        from positronic.eval import benchmark, open_task
+
+        if not names:
+            return {}
+        assert self.data_dir is not None, "checked"
+        scores = {}
+        for task in [open_task(name, self.data_dir).first(self.limit) for name in names]:
+            start = time.perf_counter()
+            found = benchmark(model, tokenizer, task, context=self.context, probe=probe).to_json()
+            scores[task.name] = found | {"file": task.path.name, "seconds": round(time.perf_counter() - start, 3)}
+            say(f"{task.name}: accuracy {found['acc']:.4f}")
+        return {"tasks": scores}
+
+    def _by_lm_eval(
+        self, model: "LM", tokenizer: "Tokenizer", names: Sequence[str], probe: "Probe | None"
+    ) -> dict[str, Any]:
+        """What lm-eval makes of tasks and texts."""
+        try:
+            from positronic.adapters.lm_eval import Harness, evaluate
+        except ImportError as error:
+            raise ConfigError(f"{error}") from error
+        start = time.perf_counter()
+        texts = {path: list(self._documents(path)) for path in self.data}
+        lm = Harness(model, tokenizer, context=self.context, probe=probe)
+        found = evaluate(lm, names, self.data_dir, texts=texts, limit=self.limit)
+        return {"tasks": found, "harness": "lm-eval", "seconds": round(time.perf_counter() - start, 3)}
+
+    def _documents(self, path: str) -> "Iterable[Document]":
+        from positronic.data import excerpt, open_source
+
+        source = open_source(path)
+        return source if self.max_bytes is None else excerpt(source, self.max_bytes)
+
+
+def _text_row(name: str, score: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        name,
+        f"{score['bits_per_byte']:.4f}",
+        _error(score.get("bits_per_byte_stderr")),
+        f"{score['nats_per_token']:.4f}",
+        f"{score['bytes']:,}",
+        f"{score['tokens']:,}",
+    )
+
+
+def _task_rows(tasks: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
+    """A row for each metric of each task."""
+    for name, task in tasks.items():
+        for metric in [key.removesuffix("_stderr") for key in task if key.endswith("_stderr")]:
+            yield (
+                name,
+                f"{task['n']:,}",
+                metric.replace("_", " "),
+                f"{task[metric]:.4f}",
+                _error(task[f"{metric}_stderr"]),
+            )
+
+
+def _error(stderr: float | None) -> str:
+    return "" if stderr is None else f"{stderr:.4f}"

@@ -68,7 +68,7 @@ def benchmark(
     task: Task,
     *,
     context: int | None = None,
-    batch_tokens: int = 16_384,
+    batch_tokens: int | None = None,
     probe: Probe | None = None,
 ) -> Benchmark:
     """Score every item of a task; the settings are those of `bits_per_byte`."""

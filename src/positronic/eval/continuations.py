@@ -11,7 +11,8 @@ Border   White space at the end of the context belongs to the continuation. Then
          vocabularies cut words before spaces. Elsewhere a token may reach over the border ("the" + "rapist"), and
          letters there are read twice or not at all. Such borders are called unstable and counted, not mended, so that
          numbers stay lm-eval's; at least one token is scored.
-Cut      A text longer than the context window loses its beginning.
+Cut      A text longer than the window, the model's context, loses its beginning; a continuation that is longer still is
+         read whole.
 Rows     A request whose tokens begin another's is read in the same row: single-letter choices cost one row a question.
 
 Shapes   rows (B, T) padded at the end; logits (n, W) of the n scored tokens of a batch, at most SLICE at once.
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 
 from positronic.errors import ConfigError, DataError
-from positronic.eval.bits_per_byte import SLICE, Encoder, batches, hidden_of, nats_of, scoring
+from positronic.eval.bits_per_byte import SLICE, Encoder, batch_tokens_on, batches, hidden_of, nats_of, scoring
 from positronic.lm import LM
 from positronic.probe import Probe
 
@@ -85,14 +86,14 @@ def likelihoods(
     requests: Sequence[Request],
     *,
     context: int | None = None,
-    batch_tokens: int = 16_384,
+    batch_tokens: int | None = None,
     probe: Probe | None = None,
 ) -> list[Likelihood]:
     """The likelihood of each request, in order. The model sees `context` tokens at once, its own when not given."""
     found: dict[int, Likelihood] = {}
-    rows = _rows(requests, context_of(model, context))
+    rows = _rows(requests, context_of(model, context), model.config.max_positions)
     with scoring(model) as device:
-        for batch in batches(rows, batch_tokens):
+        for batch in batches(rows, batch_tokens or batch_tokens_on(device)):
             hidden = hidden_of(model, [row.inputs for row in batch], device, probe)  # (B, T, D)
             served = [(at, end, index) for at, row in enumerate(batch) for index, end in row.served]
             spans = [range(end - len(requests[index].continuation), end) for _, end, index in served]
@@ -113,15 +114,17 @@ def context_of(model: LM, context: int | None) -> int:
     return context or model.config.context
 
 
-def _rows(requests: Sequence[Request], window: int) -> list[_Row]:
+def _rows(requests: Sequence[Request], window: int, held: int) -> list[_Row]:
     """Every request in a row; in descending order, what extends some tokens comes right before them."""
-    inputs = [[*request.context, *request.continuation][:-1][-window:] for request in requests]
-    for request, seen in zip(requests, inputs, strict=True):
-        if len(request.continuation) > len(seen):
-            raise DataError(
-                f"A continuation of {len(request.continuation)} tokens does not fit a context of {window}; "
-                f"score it as a text, in bits per byte."
-            )
+    longest = max((len(request.continuation) for request in requests), default=0)
+    if longest > held:
+        raise DataError(
+            f"A continuation has {longest} tokens and the model holds {held}; score it as a text, with --data."
+        )
+    inputs = [
+        [*request.context, *request.continuation][:-1][-max(window, len(request.continuation)) :]
+        for request in requests
+    ]
     rows: list[_Row] = []
     for index in sorted(range(len(requests)), key=inputs.__getitem__, reverse=True):
         own = inputs[index]
