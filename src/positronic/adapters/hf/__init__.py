@@ -16,8 +16,9 @@ except ModuleNotFoundError as error:
 from positronic.adapters.hf.cache import StateCache
 from positronic.adapters.hf.configuration import PositronicConfig
 from positronic.adapters.hf.model import PositronicForCausalLM, PositronicModel
+from positronic.adapters.hf.speculation import speculative
 
-__all__ = ["PositronicConfig", "PositronicForCausalLM", "PositronicModel", "StateCache"]
+__all__ = ["PositronicConfig", "PositronicForCausalLM", "PositronicModel", "StateCache", "speculative"]
 
 AutoConfig.register(PositronicConfig.model_type, PositronicConfig, exist_ok=True)
 AutoModel.register(PositronicConfig, PositronicModel, exist_ok=True)
