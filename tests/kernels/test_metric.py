@@ -43,6 +43,11 @@ def causal(rows: int = B, tokens: int = T) -> Tensor:
     return torch.ones(rows, 1, tokens, tokens, dtype=torch.bool).tril()
 
 
+def with_true(allowed: Tensor) -> Tensor:
+    """The mask with the sink in front."""
+    return torch.cat([torch.ones_like(allowed[..., :1]), allowed], -1)
+
+
 def leaves(groups: int, dtype: torch.dtype, sunk: bool) -> dict[str, Tensor]:
     """Everything a gradient is asked for; queries and keys about as long as those of a new model."""
     found = {
@@ -65,7 +70,7 @@ def attend(run, kind: Metric, x: dict[str, Tensor], allowed: Tensor | None = Non
     metric = kind._replace(alpha=x["alpha"], sink=x.get("sink"))
     keys, v = as_keys(x["k"] * root, x["penalty"], metric, dtype), x["v"]
     if metric.sink is not None:
-        keys, v, allowed = with_sink(keys, v, allowed)
+        (keys, v), allowed = with_sink(keys, v), with_true(allowed)
     return run(q, keys, v, metric, allowed)
 
 
@@ -144,7 +149,7 @@ def test_in_bfloat16_attention_is_that_of_the_rounded_vectors():
     metric = KINDS["distance"]._replace(alpha=x["alpha"].bfloat16().float(), sink=x["sink"].bfloat16().float())
     keys, v = as_keys(x["k"], x["penalty"], metric, torch.bfloat16), x["v"].bfloat16()
     rounded = as_queries(x["q"], metric, torch.bfloat16)[..., :K].double() / (2 * SLOPE * metric.alpha[:, None, None])
-    keys, v, allowed = with_sink(keys, v, causal())
+    (keys, v), allowed = with_sink(keys, v), with_true(causal())
     exact = [part.double() for part in (rounded, keys, v)]
     truth = metric_reference(*exact, metric._replace(alpha=metric.alpha.double(), sink=metric.sink.double()), allowed)
     o = metric_lanes(x["q"], keys, v, metric, allowed)
@@ -208,7 +213,8 @@ def test_a_radius_lets_a_query_see_what_is_within_it(kind):
         q, k = (y / y.norm(dim=-1, keepdim=True) for y in (q, k))
     near = torch.cdist(q.unflatten(1, (2, -1)), k[:, :, None]).flatten(1, 2) <= metric.radius
     assert 0.2 < near[:, :, *torch.tril_indices(T, T)].double().mean() < 0.8
-    keys, v, allowed = with_sink(as_keys(k, x["penalty"], metric, torch.float64), x["v"], causal())
+    keys, v = with_sink(as_keys(k, x["penalty"], metric, torch.float64), x["v"])
+    allowed = with_true(causal())
     truth = metric_reference(q, keys, v, metric, allowed)
     bare = metric._replace(radius=None)
     seen = allowed & torch.cat([torch.ones(B, H, T, 1, dtype=torch.bool), near], -1)
@@ -235,6 +241,7 @@ def test_the_sink_is_a_key_that_says_nothing():
 
 
 @pytest.mark.parametrize("sunk", [False, True])
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
 @pytest.mark.parametrize("layout", ["one document", "documents", "blocks"])
 def test_whole_rows_are_masked_calls(layout, sunk, monkeypatch):
     """The block-sparse kernel runs compiled on CUDA; uncompiled it is the same arithmetic."""
@@ -289,8 +296,8 @@ def test_training_on_cuda_is_the_definition(cut, groups):
     allowed = causal(B, tokens).to(place)
     if segments is not None:
         allowed = allowed & (segments[:, None, :, None] == segments[:, None, None, :])
-    exact = with_sink(as_keys(names["k"], names["penalty"], metric, torch.float32), names["v"], allowed)
-    truth = metric_reference(names["q"], exact[0], exact[1], metric, exact[2])
+    exact = with_sink(as_keys(names["k"], names["penalty"], metric, torch.float32), names["v"])
+    truth = metric_reference(names["q"], *exact, metric, with_true(allowed))
     assert relative_error(o, truth) < 2e-2
     weight = vectors(*o.shape, seed=9).float().to(place)
     found, expected = (torch.autograd.grad((y.float() * weight).sum(), list(names.values())) for y in (o, truth))

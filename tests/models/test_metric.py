@@ -5,10 +5,11 @@ import torch
 from family_example import BYTES, EOT, METRIC, logits_of, tokens_of
 from torch import Tensor, nn
 
-from positronic.checkpoint import load_model, save
+from positronic.checkpoint import load_conversation, load_model, save, save_conversation
 from positronic.config import override
 from positronic.data import TokenBatch
 from positronic.errors import ConfigError
+from positronic.generation import generate
 from positronic.kernels.metric import Documents
 from positronic.mixers.metric_attention import MetricAttention, MetricAttentionConfig
 from positronic.mixers.metric_scores import CosineConfig, DotConfig, L2Config
@@ -23,6 +24,7 @@ from positronic.probe import Probe, capture
 from positronic.state import Step
 from positronic.text import byte_tokenizer
 from positronic.train import AdamWConfig, NextTokenConfig
+from remembering import equal_bits
 
 LAYER = {
     "two norms": 1_536,
@@ -402,3 +404,16 @@ def test_weight_decay_falls_on_matrices_and_on_nothing_that_makes_a_metric():
     assert {"log_alpha", "log_m", "origin", "radius", "sink", "bend", "level", "waves", "surprise", "gates"} <= free
     assert {"now", "past", "bias", "g", "scale"} <= free
     assert {optimizers.names[p].rpartition(".")[2] for p in decayed["params"]} == {"weight"}
+
+
+def test_a_kept_conversation_goes_on_in_another_process_as_in_this(tmp_path):
+    tokens, model = byte_tokenizer(), METRIC.speaking()
+
+    def ask(prompt: str, state=None):
+        return list(generate(model, tokens, prompt, max_new_tokens=70, temperature=0.8, state=state))[-1].result
+
+    said = ask("The lamp is lit").state
+    kept = save_conversation(tmp_path / "kept", said, model, tokens)
+    loaded = load_conversation(kept, model, tokens)
+    assert equal_bits(loaded.state, said.state)
+    assert ask(" and", loaded).tokens == ask(" and", said).tokens

@@ -33,8 +33,8 @@ from positronic.kernels.metric import (
     as_keys,
     causal_metric_attention,
     masked_metric_attention,
-    sink_row,
     triangles,
+    with_sink,
 )
 from positronic.lm import NONE, MixerOutput
 from positronic.mixers.metric_scores import MahaDiagConfig, ScoreConfig
@@ -45,7 +45,7 @@ from positronic.nn.black_hole_rope import BlackHoleRoPEConfig, HorizonState
 from positronic.nn.kv import KVState
 from positronic.nn.linear import Linear, residual_std
 from positronic.nn.rope import rotate
-from positronic.state import PADDING_SEGMENT, Step
+from positronic.state import Step
 
 __all__ = ["MetricAttention", "MetricAttentionConfig", "MetricMHAConfig", "MetricMQAConfig", "MetricState"]
 
@@ -163,12 +163,8 @@ class MetricAttention(nn.Module):
             init.constant_(self.sink, FIRST_SINK)
 
     def init_state(self, batch: int, room: int = 0) -> MetricState:
-        c, sunk = self.config, self.sink is not None
-        kv = KVState.new(self.qkv.weight, batch, c.n_kv_heads, c.head_dim, room + 1 if room and sunk else room)
-        if sunk:
-            like = self.qkv.weight.new_zeros(batch, c.n_kv_heads, 1, c.head_dim)
-            nowhere = torch.full((batch, 1), PADDING_SEGMENT, device=like.device)
-            kv = kv.extend(sink_row(like), like, nowhere)[-1]
+        c, sinks = self.config, 0 if self.sink is None else 1
+        kv = KVState.new(self.qkv.weight, batch, c.n_kv_heads, c.head_dim, room, lead=sinks)
         return MetricState(kv, self.rope.init_state(batch, self.d_model))
 
     def forward(self, x: Tensor, step: Step, state: MetricState | None = None) -> MixerOutput:
@@ -188,9 +184,9 @@ class MetricAttention(nn.Module):
             documents = shared["documents"] if "documents" in shared else Documents.of(step.segments)
             o, after = causal_metric_attention(q, keys, v, metric, documents, c.fused), None
         else:
+            if metric.sink is not None and not state.kv.length:
+                keys, v = with_sink(keys, v)
             keys, values, allowed, kv = state.kv.extend(keys, v, step.segments)
-            if metric.sink is not None:
-                allowed[..., 0] = True
             o = masked_metric_attention(q, keys, values, metric, allowed, c.fused)
             after = MetricState(kv, horizon)
         o = step.tap(self, "heads", o).transpose(1, 2).flatten(2)

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from positronic.errors import StateError
+from positronic.state import PADDING_SEGMENT
 
 __all__ = ["KVBuffer", "KVState"]
 
@@ -75,33 +77,47 @@ class KVState:
     fixed: bool = False
     """Read the whole buffer under a mask, so that no bit of a row depends on the length or on the calls before."""
 
+    lead: int = 0
+    """Rows that the first call writes in front of its tokens, and that every token sees."""
+
     @staticmethod
-    def new(like: Tensor, batch: int, heads: int, width: int, room: int = 0) -> "KVState":
-        """No tokens yet, in the dtype and on the device of `like`; `room` > 0 fixes that many rows."""
-        shape = (batch, heads, room, width)
-        segments = torch.full((batch, room), -1, dtype=torch.long, device=like.device)
-        return KVState(KVBuffer(like.new_zeros(shape), like.new_zeros(shape), segments), fixed=room > 0)
+    def new(like: Tensor, batch: int, heads: int, width: int, room: int = 0, lead: int = 0) -> "KVState":
+        """No tokens yet, in the dtype and on the device of `like`; `room` > 0 fixes the rows of that many tokens."""
+        rows = room + lead if room else 0
+        shape = (batch, heads, rows, width)
+        segments = torch.full((batch, rows), PADDING_SEGMENT, dtype=torch.long, device=like.device)
+        return KVState(KVBuffer(like.new_zeros(shape), like.new_zeros(shape), segments), fixed=room > 0, lead=lead)
 
     def extend(self, keys: Tensor, values: Tensor, segments: Tensor | None) -> tuple[Tensor, Tensor, Tensor, "KVState"]:
-        """Append T tokens: keys, values (B, G, T, K) and their documents (B, T).
+        """Append T tokens: keys, values (B, G, T, K) and their documents (B, T); in the first call behind `lead` rows.
 
         Returns keys and values (B, G, S, K) of all tokens, who sees whom as (B, 1, T, S) bool, and the next state.
         """
         self.check()
         assert segments is not None, "a step that continues a state knows its documents"
-        n, tokens, buffer = self.length, keys.shape[2], self.buffer
-        stamp = buffer.write(n, keys.to(buffer.keys.dtype), values.to(buffer.keys.dtype), segments)
-        extent = buffer.keys.shape[2] if self.fixed else n + tokens
-        ahead = torch.arange(extent, device=keys.device) - n > torch.arange(tokens, device=keys.device)[:, None]
+        n, buffer, tokens = self.length, self.buffer, segments.shape[1]
+        first = n + (0 if n else self.lead)  # row of the first token
+        assert keys.shape[2] == first - n + tokens, "the first call brings the rows in front"
+        stamp = buffer.write(
+            n,
+            keys.to(buffer.keys.dtype),
+            values.to(buffer.keys.dtype),
+            F.pad(segments, (first - n, 0), value=PADDING_SEGMENT),
+        )
+        end = first + tokens
+        extent = buffer.keys.shape[2] if self.fixed else end
+        ahead = torch.arange(extent, device=keys.device) - first > torch.arange(tokens, device=keys.device)[:, None]
         allowed = (segments[:, :, None] == buffer.segments[:, None, :extent]) & ~ahead  # (B, T, S)
+        allowed[..., : self.lead] = True
         all_keys, all_values = buffer.keys[:, :, :extent].to(keys.dtype), buffer.values[:, :, :extent].to(keys.dtype)
-        return all_keys, all_values, allowed[:, None], KVState(buffer, n + tokens, n, stamp, self.fixed)
+        return all_keys, all_values, allowed[:, None], KVState(buffer, end, n, stamp, self.fixed, self.lead)
 
     def commit(self, path: Sequence[int]) -> "KVState":
         """Keep the first rows of the last call; the rows after them are dead and will be written over."""
         self.check()
         kept = self.start + len(path)
-        return KVState(self.buffer, kept, self.start, self.buffer.writer(kept), self.fixed)
+        kept += self.lead if path and not self.start else 0
+        return KVState(self.buffer, kept, self.start, self.buffer.writer(kept), self.fixed, self.lead)
 
     def select(self, rows: Tensor) -> "KVState":
         """A copy with these rows and a buffer of its own."""
@@ -114,7 +130,7 @@ class KVState:
             self.buffer.segments[rows, :keep],
             [(0, self.length, stamp)],
         )
-        return KVState(buffer, self.length, self.start, stamp, self.fixed)
+        return KVState(buffer, self.length, self.start, stamp, self.fixed, self.lead)
 
     def check(self) -> None:
         """Raise if another continuation has overwritten rows of this state."""

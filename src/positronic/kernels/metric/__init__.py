@@ -7,6 +7,7 @@ fused kernels otherwise.
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from positronic.errors import DeviceError
 from positronic.kernels.attention import Documents
@@ -48,7 +49,7 @@ def causal_metric_attention(
         tokens = q.shape[2]
         allowed = torch.ones(1, 1, tokens, tokens, dtype=torch.bool, device=q.device).tril()
     if metric.sink is not None:
-        keys, v, allowed = with_sink(keys, v, allowed)
+        (keys, v), allowed = with_sink(keys, v), F.pad(allowed, (1, 0), value=True)
     return _explicit(q, keys, v, metric, allowed)
 
 

@@ -60,10 +60,9 @@ def sink_row(keys: Tensor) -> Tensor:
     return row
 
 
-def with_sink(keys: Tensor, v: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys, values and mask (..., T, S) with the sink in front."""
-    keys, v = torch.cat([sink_row(keys), keys], 2), F.pad(v, (0, 0, 1, 0))
-    return keys, v, F.pad(allowed, (1, 0), value=True)
+def with_sink(keys: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values with the sink in front; a mask gets a True there."""
+    return torch.cat([sink_row(keys), keys], 2), F.pad(v, (0, 0, 1, 0))
 
 
 def metric_lanes(q: Tensor, keys: Tensor, v: Tensor, metric: Metric, allowed: Tensor) -> Tensor:
@@ -80,10 +79,9 @@ def metric_lanes_causal(q: Tensor, keys: Tensor, v: Tensor, metric: Metric, docu
         return sunk_attention(queries, keys, v, documents, metric.sink, scale=1.0)
     if documents is not None:
         assert documents.allowed is not None, "one of the two forms"
-        keys, v, allowed = with_sink(keys, v, documents.allowed)
-        return masked_attention(queries, keys, v, allowed, scale=1.0)
-    keys, v = torch.cat([sink_row(keys), keys], 2), F.pad(v, (0, 0, 1, 0))
-    return causal_attention(F.pad(queries, (0, 0, 1, 0)), keys, v, None, scale=1.0)[:, :, 1:]
+        allowed = F.pad(documents.allowed, (1, 0), value=True)
+        return masked_attention(queries, *with_sink(keys, v), allowed, scale=1.0)
+    return causal_attention(F.pad(queries, (0, 0, 1, 0)), *with_sink(keys, v), None, scale=1.0)[:, :, 1:]
 
 
 def _parts(bias: Tensor, dtype: torch.dtype) -> list[Tensor]:
