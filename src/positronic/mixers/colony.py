@@ -142,5 +142,5 @@ class Colony(nn.Module):
         y, after = self.readout(z.to(n.dtype)), None
         if self.stations is not None:
             said, after, _ = self.stations(n, p, step, state)
-            y = y + said
+            y = y + said.to(y.dtype)
         return MixerOutput(soft_clamp(self.gate(y), OUTPUT_BOUND), after)

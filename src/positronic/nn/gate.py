@@ -49,6 +49,7 @@ def gated_linear(x: Tensor, weight: Tensor, gate: Gate) -> Tensor:
     gate: leaky, of shape (E, 1). It stands on the weights, which are small, not on what each x_e says, which is E times
     the sum: the same by linearity, if the leak that weights get from their gate is given to x as well.
     """
+    weight = weight.to(x.dtype)  # memories speak in float32, whatever the weights are kept in
     gated, x = gate(weight.unflatten(1, x.shape[-2:])).flatten(1), x.flatten(-2)
     y = F.linear(x, gated)
     return y + gate.leak * F.linear(x - x.detach(), weight.detach()) if torch.is_grad_enabled() else y

@@ -116,7 +116,7 @@ class RingController(nn.Module):
     def __init__(self, config: RingControllerConfig, rings: tuple[int, ...]):
         super().__init__()
         self.config, self.rings = config, rings
-        self.register_buffer("neutral", torch.empty(len(NEUTRAL)), persistent=False)
+        self.register_buffer("neutral", torch.empty(len(NEUTRAL), dtype=torch.float32), persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -95,7 +95,7 @@ class Stations(nn.Module):
         self.decoders = Linear(c.stations * c.dim, d_model)
         self.reach = nn.Parameter(torch.empty(()))
         self.gate = Gate(shape=(c.stations, 1))
-        self.register_buffer("anchors", torch.empty(c.stations, 3), persistent=False)
+        self.register_buffer("anchors", torch.empty(c.stations, 3, dtype=torch.float32), persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
