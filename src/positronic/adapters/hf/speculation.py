@@ -6,6 +6,7 @@ is followed as long as it agrees. So greedy text is the text of `generate`, and 
 draw a token, in order. (A near-tie may fall otherwise where rows of another number round otherwise.)
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,8 +38,7 @@ def speculative(
     `generate` hands no streamer to a loop that it was given.
     """
     text = _Text(input_ids, logits_processor, stopping_criteria, generation_config)
-    cache = model_kwargs.get("past_key_values")
-    _check(input_ids, cache, generation_config, model_kwargs)
+    cache = _state_of(input_ids, generation_config, model_kwargs)
     lm, held = model.lm, model.config.max_position_embeddings
     proposer = proposer or (NGram() if lm.drafts is None else Heads(lm))
     state, hidden = prefill(lm, cache.state, [text.past[cache.length : -1]])
@@ -49,7 +49,7 @@ def speculative(
         block = torch.tensor([[text.past[-1], *draft]], device=text.ids.device)
         out = lm(block, state, wish(block, keep_trail=bool(draft)))
         assert out.state is not None, "a call with a state returns one"
-        tokens = accept(draft, lambda row, z=lm.logits(out.hidden[0]): text.draw(z[row]), text.write)
+        tokens = accept(draft, partial(text.draw, lm.logits(out.hidden[0])), text.write)
         state = out.state.commit(range(len(tokens))) if draft else out.state
         hidden = out.hidden[:, len(tokens) - 1]
     cache.state, cache.length = state, len(text.past) - 1
@@ -61,20 +61,20 @@ class _Text:
 
     def __init__(
         self,
-        ids: Tensor,
+        ids: Any,
         processor: LogitsProcessorList,
         criteria: StoppingCriteriaList,
         config: GenerationConfig,
     ):
         self.ids, self.past = ids, ids[0].tolist()
         self.processor, self.criteria, self.config = processor, criteria, config
-        self.scores: list[Tensor] = []
-        self.logits: list[Tensor] = []
+        self.scores: list[Any] = []
+        self.logits: list[Any] = []
         self.ended = False
 
-    def draw(self, logits: Tensor) -> int:
-        """The next token by logits (W,)."""
-        raw = logits[None].float()
+    def draw(self, logits: Tensor, row: int) -> int:
+        """The next token by a row of logits (P, W)."""
+        raw = logits[row : row + 1].float()
         scores = self.processor(self.ids, raw.clone())
         if self.config.output_scores:
             self.scores.append(scores)
@@ -93,16 +93,14 @@ class _Text:
     def result(self, cache: StateCache) -> Tensor | GenerateDecoderOnlyOutput:
         if not self.config.return_dict_in_generate:
             return self.ids
-        return GenerateDecoderOnlyOutput(
-            sequences=self.ids,
-            scores=tuple(self.scores) or None,
-            logits=tuple(self.logits) or None,
-            past_key_values=cache,
-        )
+        scores: Any = tuple(self.scores) or None
+        logits: Any = tuple(self.logits) or None
+        return GenerateDecoderOnlyOutput(sequences=self.ids, scores=scores, logits=logits, past_key_values=cache)
 
 
-def _check(ids: Tensor, cache: Any, config: GenerationConfig, given: dict[str, Any]) -> None:
-    mask = given.get("attention_mask")
+def _state_of(ids: Tensor, config: GenerationConfig, given: dict[str, Any]) -> StateCache:
+    """The cache that `generate` prepared, if this is a request that drafts can serve."""
+    mask, cache = given.get("attention_mask"), given.get("past_key_values")
     if len(ids) != 1 or config.num_beams != 1 or (mask is not None and not bool(mask.all())):
         raise GenerationError(
             f"Speculation reads one row at a time and these are {len(ids)} rows of {config.num_beams} beams, or "
@@ -110,3 +108,4 @@ def _check(ids: Tensor, cache: Any, config: GenerationConfig, given: dict[str, A
         )
     if not isinstance(cache, StateCache):
         raise GenerationError("Speculation goes on from a state; leave use_cache=False out.")
+    return cache
