@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import lm_eval
 import lm_eval.tasks
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch.nn import functional as F
 
-from positronic.adapters.lm_eval import Harness, evaluate
+from positronic.adapters.lm_eval import Harness, evaluate, local_task
 from positronic.checkpoint import save
 from positronic.cli import main
 from positronic.data import Document
@@ -21,6 +22,7 @@ from positronic.errors import ConfigError, DataError
 from positronic.eval import benchmark, bits_per_byte, open_task
 from positronic.generation import generate
 from positronic.models import build, preset
+from positronic.observe import ablate
 from positronic.text import Tokenizer, byte_tokenizer
 from positronic.text.definition import Definition
 
@@ -249,10 +251,18 @@ def test_generation_goes_on_as_ours_does_and_stops_where_asked(model, pieces):
     assert pieces.decode(heard).partition("e")[0].partition("\n\n")[0] == said[3], "the prompt's end is what counts"
 
 
-def test_sampling_that_we_do_not_know_is_refused(model, pieces):
+def test_what_generation_cannot_heed_is_refused(model, pieces):
     asked = requests("generate_until", [("The", {"do_sample": True, "temperature": 1.0, "typical_p": 0.9})])
     with pytest.raises(ConfigError, match="typical_p"):
         Harness(model, pieces).generate_until(asked)
+    with pytest.raises(ConfigError, match="every organ"):
+        Harness(model, pieces, probe=ablate(model, ["swiglu"])).generate_until(asked)
+
+
+def test_lm_evals_own_entry_takes_our_model_and_our_tasks(model, pieces, tasks):
+    task, few = open_task("siqa", tasks), lm_eval.tasks.TaskManager(include_defaults=False)
+    found = lm_eval.simple_evaluate(Harness(model, pieces), tasks=[local_task(task)], task_manager=few)
+    assert found["results"]["siqa"]["acc,none"] == benchmark(model, pieces, task).whole.metrics["acc"].value
 
 
 def test_the_command_line_gives_both_harnesses_the_same_task(model, pieces, tasks, tmp_path, capsys):

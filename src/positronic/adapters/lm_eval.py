@@ -37,6 +37,7 @@ try:
     from lm_eval.api.instance import Instance
     from lm_eval.api.model import LM as HarnessLM  # noqa: N811
     from lm_eval.api.task import ConfigurableTask
+    from lm_eval.defaults import DEFAULT_OTHER_SEED
     from lm_eval.models.utils import normalize_gen_kwargs
     from lm_eval.tasks import TaskManager
 except ModuleNotFoundError as error:
@@ -53,14 +54,7 @@ DRAWS = 1000
 class Harness(HarnessLM):
     """A model of ours as lm-eval sees one: texts in, likelihoods and texts out."""
 
-    def __init__(
-        self,
-        model: LM,
-        tokenizer: Tokenizer,
-        *,
-        context: int | None = None,
-        probe: Probe | None = None,
-    ):
+    def __init__(self, model: LM, tokenizer: Tokenizer, *, context: int | None = None, probe: Probe | None = None):
         """context: tokens that the model sees at once, its own when not given; probe watches or replaces at taps."""
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
@@ -101,6 +95,8 @@ class Harness(HarnessLM):
 
         A prompt that would leave no room for these loses its beginning, but keeps half of the model's positions.
         """
+        if self.probe is not None:
+            raise ConfigError("A task that generates text is decoded with every organ; leave --without out.")
         found: dict[int, str] = {}
         prompts = self.tokenizer.encode_batch([request.args[0] for request in requests])
         by_length = sorted(range(len(requests)), key=lambda index: -len(prompts[index]))
@@ -163,7 +159,7 @@ def evaluate(
         built += [task for name, path in here.items() if path is None for task in _own_tasks(name, folder)]
         loaded = TaskManager(include_defaults=False).load(built)
         for task in loaded["tasks"].values():
-            task.set_fewshot_seed(0)
+            task.set_fewshot_seed(DEFAULT_OTHER_SEED)
         with redirect_stdout(sys.stderr):
             found = lm_eval.evaluator.evaluate(
                 lm, loaded, limit=limit, bootstrap_iters=DRAWS, log_samples=False, confirm_run_unsafe_code=False
