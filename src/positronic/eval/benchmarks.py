@@ -42,9 +42,10 @@ class Part:
     metrics: Mapping[str, Mean]
 
     def to_json(self) -> dict[str, Any]:
-        """n, and each metric beside its standard error."""
-        pairs = ((name, mean) for name, mean in self.metrics.items())
-        return {"n": self.n} | {k: v for name, m in pairs for k, v in ((name, m.value), (f"{name}_stderr", m.stderr))}
+        """n, each metric, and the standard error of each."""
+        values = {name: mean.value for name, mean in self.metrics.items()}
+        errors = {f"{name}_stderr": mean.stderr for name, mean in self.metrics.items()}
+        return {"n": self.n, **values, **errors}
 
 
 @dataclass(frozen=True)
