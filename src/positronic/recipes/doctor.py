@@ -27,7 +27,7 @@ __all__ = ["Cause", "Finding", "Verdict", "examine"]
 Cause = Literal["nan", "data", "learning rate", "labels", "stuck"]
 
 LEAST_WINDOWS = 3
-LEAST_LOSS, LEAST_TEXT, LEAST_PULL = 0.02, 0.03, 0.25
+LEAST_LOSS, LEAST_TEXT, LEAST_PULL = 0.02, 0.03, 0.15
 """Deviations that are normal at any spread of the seeds: shares of loss and of bytes a token; of a log norm."""
 STILL = 0.25
 """A run that falls by less than this share of the reference's fall stands still."""
@@ -191,16 +191,23 @@ class _Beside:
         deviation = (self.loss - self.mean) / self.edge
         outside = np.flatnonzero(np.abs(deviation) > 1)
         if len(outside) and deviation[outside[0]] < 0:
-            return self._by_heart(run) or self._rate(outside)
+            return self._by_heart(run) or self._rate(outside[0], self._faster(outside))
         if self._pull() < -self._pull_edge():
             return self._labels()
-        if not len(outside):
-            return None
+        return self._slower(outside) if len(outside) else None
+
+    def _slower(self, outside: np.ndarray) -> Finding:
+        """Why the loss is higher than it should be."""
         if (risen := _risen(self.loss, self.step)) is not None:
             return risen
         if self._fall(slice(None)) < ASLEEP:
             return _asleep(self.loss, self.step, float(self.mean[-1]))
-        return self._still(outside) if self._fall(self.late) < STILL else self._rate(outside)
+        factor, misfit = self._along()
+        if misfit <= 1:
+            return self._rate(outside[0], factor)
+        if self._pull() < -LEAST_PULL:  # no edge: that something is off is known already
+            return self._labels()
+        return self._still(outside[0]) if self._fall(self.late) < STILL else self._rate(outside[0], factor)
 
     def said(self) -> str:
         """Where a normal run stands."""
@@ -255,16 +262,24 @@ class _Beside:
         distance = np.array(self.reference.distance)
         return float(np.interp(-loss, -falling, distance))
 
-    def _rate(self, outside: np.ndarray) -> Finding:
-        first = int(outside[0])
-        above = self.loss[first] > self.mean[first]
-        alike = [w for w in outside if (self.loss[w] > self.mean[w]) == above][:5]
-        factors = [self._reached(self.loss[w]) / self.distance[w] for w in alike]
-        factor = float(np.median(factors) if above else max(factors))  # a rate too large soon stops paying
-        least = "at least " if self.loss[alike].min() < min(self.reference.loss.mean) else ""
+    def _faster(self, outside: np.ndarray) -> float:
+        """k of a run that is ahead: the largest of its first windows, since a rate too large soon stops paying."""
+        ahead = [w for w in outside if self.loss[w] < self.mean[w]][:5]
+        return max(self._reached(self.loss[w]) / self.distance[w] for w in ahead)
+
+    def _along(self) -> tuple[float, float]:
+        """k of a run that is behind, and how far off the reference's curve it is then, in band edges at worst."""
+        distance, best = np.array(self.reference.distance), (1.0, math.inf)
+        for k in np.geomspace(0.01, 1, 93):
+            expected = np.interp(k * self.distance, (0.0, *distance), (self.seen.first_loss, *self.reference.loss.mean))
+            misfit = float((np.abs(self.loss - expected) / self.edge).max())
+            best = min(best, (float(k), misfit), key=lambda pair: pair[1])
+        return best
+
+    def _rate(self, first: int, factor: float) -> Finding:
         words = (
             f"learning rate: the loss of steps up to {self.reference.ends[first]} is {self.loss[first]:.3f}, and "
-            f"{self._normal(first)}. It moves as if the rate were {least}{factor:.2g} times the reference's."
+            f"{self._normal(first)}. It moves as if the rate were {factor:.2g} times the reference's."
         )
         return Finding("learning rate", words, {"factor": factor, "step": self.reference.ends[first]})
 
@@ -275,8 +290,9 @@ class _Beside:
         return float((np.array(self.seen.log_grad_norm[: len(self.loss)]) - normal)[self.late].mean())
 
     def _pull_edge(self) -> float:
-        edges = self.reference.log_grad_norm.edge(self.reference.seeds, LEAST_PULL)
-        return float(edges[: len(self.loss)][self.late].mean())
+        """Of a mean over windows, whose batches are not the same."""
+        edges = self.reference.log_grad_norm.edge(self.reference.seeds, 0.0)[: len(self.loss)][self.late]
+        return max(LEAST_PULL, float(edges.mean()) / math.sqrt(len(edges)))
 
     def _labels(self) -> Finding:
         share = math.exp(self._pull())
@@ -291,9 +307,9 @@ class _Beside:
         ours, theirs = self.loss[windows], self.mean[windows]
         return float((ours[0] - ours[-1]) / max(theirs[0] - theirs[-1], 1e-9))
 
-    def _still(self, outside: np.ndarray) -> Finding:
+    def _still(self, first: int) -> Finding:
         words = (
             f"stuck: the loss is {self.loss[-1]:.3f} at step {self.step}, where {self.mean[-1]:.3f} is normal, and has "
-            f"hardly moved since step {self.reference.ends[max(0, outside[0] - 1)]}. Look what stopped the weights."
+            f"hardly moved since step {self.reference.ends[max(0, first - 1)]}. Look what stopped the weights."
         )
         return Finding("stuck", words, {"loss": float(self.loss[-1]), "normal": float(self.mean[-1])})
