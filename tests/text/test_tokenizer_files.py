@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 
 import pytest
@@ -90,6 +91,12 @@ def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(TokenizerError, match=r"No tokenizer at .*nothing.*tokenizer train"):
         Tokenizer.load(tmp_path / "nothing")
     with pytest.raises(TokenizerError, match=r"No tokenizer at .*tokenizer\.json"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "tokenizer.json")
+    with pytest.raises(TokenizerError, match="not a plain file"):
         Tokenizer.load(tmp_path)
 
 

@@ -9,6 +9,7 @@ Source   family.md 9; README of the spec, point 7.
 """
 
 import codecs
+import errno
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -63,6 +64,8 @@ class Tokenizer:
         path = Path(path)
         file = path / FILE if path.is_dir() else path
         try:
+            if file.exists() and not file.is_file():  # to open a pipe would be to wait for its writer
+                raise OSError(errno.EINVAL, "not a plain file")
             data = file.read_bytes()
         except OSError as error:
             raise TokenizerError(
