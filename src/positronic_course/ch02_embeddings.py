@@ -1,0 +1,140 @@
+"""Embeddings and positions.
+
+A token id is a name, not a quantity: token 7 is not "more" than token 6. So the first thing a model does is to look the id
+up in a table E (W, D), one row of D numbers for each piece of the vocabulary, and to learn that table:
+
+    x[b, t] = E[ids[b, t]]                  ids (B, T) -> x (B, T, D)
+
+Letters: B rows of a batch, T tokens in a row, D width of a vector, W size of the vocabulary, L the loss: one number that
+says how badly the model did. dx means dL/dx everywhere: how L moves when each number in x is moved a little. It has the
+shape of x. All of learning is to find dL/d(parameter) for every parameter, and each operation of this course comes as a
+pair: `f` goes forward and returns its result and `saved`, what the way back will need; `f_backward` takes dL/d(result) and
+`saved`, and returns dL/d(input), one for each input.
+
+Backward of the lookup
+----------------------
+Row w of E is copied to every place where the id is w. Moving it moves all those copies, so their gradients add up:
+
+    dE[w] = sum of dx[b, t] over all (b, t) with ids[b, t] = w
+
+Order
+-----
+A sum over tokens, which is what attention will be, does not know which token came first. Three ways to tell it:
+
+*Learned*: a second table P (S, D), one row for each place: x[b, t] + P[t]. Nothing beyond row S - 1 is known.
+
+*Sinusoidal*: no table to learn. Columns i and i + D/2 are a hand of a clock, turning once in 2 pi base^(2i/D) tokens:
+
+    P[t, i] = sin(t base^(-2i/D))    P[t, i + D/2] = cos(t base^(-2i/D))       i = 0 .. D/2 - 1
+
+*Rotary*: nothing is added. Whatever vector is to be compared with another (width K) has its pairs (a, b) = (x[i], x[i + K/2])
+turned by an angle that grows with the position t, theta = t base^(-2i/K):
+
+    (a, b) -> (a cos theta - b sin theta, b cos theta + a sin theta)
+
+Turn one vector by s and another by t: their dot product only sees the difference s - t, because a rotation keeps dot
+products and two rotations add their angles. What the model learns about "three tokens back" then holds everywhere.
+
+Backward of a rotation: with the matrix R, y = R x, every linear map sends gradients back by its transpose, dx = R^T dy, and
+the transpose of a rotation is the rotation back. So backward is `rotate` with -sin. Nothing but the angles is needed.
+
+Hardware: the angle is a product of a position and a frequency. A float32 has 24 bits of precision, so near 10,000 radians
+neighbouring values are 0.001 apart, and bfloat16 with its 8 bits cannot even count beyond 256. So the tables are computed
+in float64, once, and rounded once; everything that is done a token at a time keeps the dtype of its input.
+The sum in dE has no defined order in a parallel machine, and floating point addition is not associative: that is why two
+runs on a GPU can differ in the last bits. Here equal ids are sorted side by side first and added in that order.
+"""
+
+import numpy as np
+
+from positronic_course import CourseError
+
+
+def embed(ids: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, tuple]:
+    """ids (B, T), table (W, D) -> x (B, T, D). NumPy would read a negative id from the end, so ids are looked at first."""
+    if ids.size and not 0 <= ids.min() <= ids.max() < len(table):
+        raise CourseError(
+            f"The ids run from {ids.min()} to {ids.max()}, and the table has rows 0 to {len(table) - 1}. "
+            "Encode the text with the tokenizer that the model was trained with."
+        )
+    return table[ids], (ids, len(table))
+
+
+def embed_backward(dx: np.ndarray, saved: tuple) -> np.ndarray:
+    """dtable (W, D). Sorting brings equal ids together; `reduceat` then adds each run of them in one pass."""
+    ids, W = saved
+    dtable = np.zeros((W, dx.shape[-1]), dx.dtype)
+    order = np.argsort(ids, axis=None, kind="stable")
+    present, first = np.unique(ids.ravel()[order], return_index=True)
+    dtable[present] = np.add.reduceat(dx.reshape(-1, dx.shape[-1])[order], first, axis=0)
+    return dtable
+
+
+def learned_positions(x: np.ndarray, table: np.ndarray, start: int = 0) -> tuple[np.ndarray, tuple]:
+    """x (B, T, D) + rows start .. start + T - 1 of table (S, D)."""
+    end = start + x.shape[1]
+    if end > len(table):
+        raise CourseError(
+            f"Positions up to {end - 1} were asked for; {len(table)} were learnt. Use a shorter text or a longer context."
+        )
+    return x + table[start:end], (start, len(table))
+
+
+def learned_positions_backward(dy: np.ndarray, saved: tuple) -> tuple[np.ndarray, np.ndarray]:
+    """dx (B, T, D), dtable (S, D): every row of the batch used the same positions, so their gradients add up."""
+    start, S = saved
+    dtable = np.zeros((S, dy.shape[-1]), dy.dtype)
+    dtable[start : start + dy.shape[1]] = dy.sum(axis=0)
+    return dy, dtable
+
+
+def angles(positions: np.ndarray, K: int, base: float = 10_000.0) -> np.ndarray:
+    """position base^(-2i/K) (T, K/2), in float64: rounded only after the cosine and the sine."""
+    return positions[:, None] * base ** (-2.0 * np.arange(K // 2) / K)
+
+
+def sinusoidal(first: int, T: int, D: int, dtype: type = np.float32) -> np.ndarray:
+    """(T, D), to be added to tokens first .. first + T - 1. A constant: its gradient is not needed."""
+    theta = angles(np.arange(first, first + T), D)
+    return np.concatenate([np.sin(theta), np.cos(theta)], axis=1).astype(dtype)
+
+
+def rotation(
+    positions: np.ndarray, K: int, base: float = 10_000.0, dtype: type = np.float32
+) -> tuple[np.ndarray, np.ndarray]:
+    """cos and sin (T, K/2) of the angles of each position (T,): the same for all layers and heads, computed once."""
+    theta = angles(positions, K, base)
+    return np.cos(theta).astype(dtype), np.sin(theta).astype(dtype)
+
+
+def rotate(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+    """x (B, H, T, K), pairs (i, i + K/2) turned by the angles of their token; H, the heads, stands for any extra axis."""
+    half = x.shape[-1] // 2
+    a, b = x[..., :half], x[..., half:]
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+def rotate_backward(dy: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+    """dx: turned back."""
+    return rotate(dy, cos, -sin)
+
+
+if __name__ == "__main__":
+    rng = np.random.default_rng(0)
+
+    # A lookup is a copy; backward adds up over the copies. Id 2 occurs twice, so its row gets two gradients.
+    ids = np.array([[2, 0, 2]])
+    x, saved = embed(ids, rng.normal(size=(4, 2)).astype(np.float32))
+    print("gradient of each row when every dx is 1:", embed_backward(np.ones_like(x), saved)[:, 0])
+
+    # The same two vectors, four tokens apart, near the beginning and far into a text: the dot product does not change.
+    query, key = rng.normal(size=(2, 1, 1, 1, 64)).astype(np.float32)
+    for place in (0, 10, 1000):
+        turned = [rotate(v, *rotation(np.array([p]), 64)).ravel() for v, p in ((query, place + 4), (key, place))]
+        print(f"positions {place + 4:4} and {place:4}: dot product {turned[0] @ turned[1]:.4f}")
+
+    # The hands of the sinusoidal clock: how alike are a position and the one n tokens later?
+    table = sinusoidal(0, 33, 64)
+    print(
+        "likeness at distance 0, 1, 2, 4, ... 32:", [f"{table[0] @ table[n] / 32:.2f}" for n in (0, 1, 2, 4, 8, 16, 32)]
+    )
