@@ -1,0 +1,178 @@
+"""Linear maps and norms.
+
+Linear
+------
+The workhorse: every token's vector is multiplied by the same matrix of weights w (D_in, D_out), and a bias b is added.
+
+    y[n, j] = sum_i x[n, i] w[i, j] + b[j]            n counts the tokens of all rows: N = B T
+
+Backward, from the sum itself. How does y[n, j] move with x[n, i]? By w[i, j]. With w[i, j]? By x[n, i]. With b[j]? By 1.
+The chain rule adds up dy times that over everything that moved:
+
+    dx[n, i] = sum_j dy[n, j] w[i, j]       dx = dy w^T
+    dw[i, j] = sum_n x[n, i] dy[n, j]       dw = x^T dy
+    db[j]    = sum_n dy[n, j]
+
+The shapes leave no other choice: (N, D_in) = (N, D_out)(D_out, D_in). Three matrix products of the same size: a step of
+training costs three times what the forward pass costs.
+
+Norms
+-----
+Through many layers numbers grow or fade. A norm puts each token's vector back to a known size before it is used.
+
+*LayerNorm*: centre it, divide by its standard deviation, then let the model choose gain g and bias b for each column:
+
+    m = mean(x)    s = sqrt(mean((x - m)^2) + 1e-5)    h = (x - m) / s    y = g h + b         means over the D columns
+
+*RMSNorm* does not centre, and does as well:    r = sqrt(mean(x^2) + 1e-6)    h = x / r    y = g h
+
+Backward. g and b work column by column: dg = sum over tokens of dy h, db = sum of dy, dh = g dy. Then from h to x.
+For RMSNorm h_i = x_i / r, and r itself depends on every x_j: dr/dx_j = x_j / (D r) = h_j / D. So
+
+    dh_i/dx_j = [i = j] / r - x_i / r^2 * h_j / D = ([i = j] - h_i h_j / D) / r
+    dx_j      = sum_i dh_i dh_i/dx_j = (dh_j - h_j mean(dh h)) / r
+
+Read it: making x longer does not change h, so the part of dh that points along h is taken out. LayerNorm is the same with
+one thing more that changes nothing, adding a constant to x, so that part, the mean of dh, is taken out as well:
+
+    dx_j = (dh_j - mean(dh) - h_j mean(dh h)) / s
+
+Parameters
+----------
+The parameters of a model, and their gradients, are one flat dict each: a name such as "blocks.0.attention.query" to an
+array. `part` gives what lies below a prefix. `NORMS` has both norms in that form.
+
+Hardware: a matrix product adds D_in terms for each number it makes. Summed one by one in float32 the error grows with the
+number of terms, in the worst case by 2^-24 of the sum for each of them; a fused multiply-add, which rounds once for a product
+and its sum together, halves the roundings, and BLAS keeps several partial sums, which shortens the chain. With 16-bit numbers
+the sum must be kept in 32 bits all the same. The square in a norm is the place where the range of the format matters: float16 ends
+at 65,504, so x = 256 overflows when squared. bfloat16 and float32 reach 10^38. The 1e-6 keeps a vector of zeros finite.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+Parameters = dict[str, np.ndarray]
+"""Name to array; a gradient has the same names and shapes."""
+
+
+def part(parameters: Parameters, prefix: str) -> Parameters:
+    """What lies below the prefix, without it: part(p, "blocks.0.")["attention.query"]."""
+    return {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
+
+
+def prefixed(prefix: str, parameters: Parameters) -> Parameters:
+    """The way back: every name with the prefix before it."""
+    return {prefix + name: value for name, value in parameters.items()}
+
+
+def flat(x: np.ndarray) -> np.ndarray:
+    """(..., D) -> (N, D): one large matrix product is faster than many small ones."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def linear(x: np.ndarray, w: np.ndarray, b: np.ndarray | None = None) -> tuple[np.ndarray, tuple]:
+    """x (..., D_in) -> y (..., D_out)."""
+    y = flat(x) @ w
+    if b is not None:
+        y += b
+    return y.reshape(*x.shape[:-1], -1), (x, w, b is not None)
+
+
+def linear_backward(dy: np.ndarray, saved: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """dx, dw, db; db is None where there was no bias."""
+    x, w, has_bias = saved
+    dy_flat = flat(dy)
+    dx = (dy_flat @ w.T).reshape(x.shape)
+    dw = flat(x).T @ dy_flat
+    return dx, dw, dy_flat.sum(axis=0) if has_bias else None
+
+
+def mean_of_product(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Mean of x y over the last axis, kept: (..., D) -> (..., 1). The product is never written to memory."""
+    return np.einsum("...d,...d->...", x, y)[..., None] / x.shape[-1]
+
+
+def layer_norm(x: np.ndarray, gain: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, tuple]:
+    """x (..., D) -> y (..., D)."""
+    h = x - x.mean(axis=-1, keepdims=True)
+    s = np.sqrt(mean_of_product(h, h) + 1e-5)
+    h /= s
+    return h * gain + bias, (h, s, gain)
+
+
+def layer_norm_backward(dy: np.ndarray, saved: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """dx, dgain, dbias."""
+    h, s, gain = saved
+    dgain = np.einsum("nd,nd->d", flat(dy), flat(h))
+    dbias = flat(dy).sum(axis=0)
+    dx = dy * gain
+    along, mean = mean_of_product(dx, h), dx.mean(axis=-1, keepdims=True)
+    dx -= mean
+    dx -= h * along
+    dx /= s
+    return dx, dgain, dbias
+
+
+def rms_norm(x: np.ndarray, gain: np.ndarray) -> tuple[np.ndarray, tuple]:
+    """x (..., D) -> y (..., D)."""
+    r = np.sqrt(mean_of_product(x, x) + 1e-6)
+    h = x / r
+    return h * gain, (h, r, gain)
+
+
+def rms_norm_backward(dy: np.ndarray, saved: tuple) -> tuple[np.ndarray, np.ndarray]:
+    """dx, dgain."""
+    h, r, gain = saved
+    dgain = np.einsum("nd,nd->d", flat(dy), flat(h))
+    dx = dy * gain
+    dx -= h * mean_of_product(dx, h)
+    dx /= r
+    return dx, dgain
+
+
+def _layer(x: np.ndarray, p: Parameters) -> tuple[np.ndarray, tuple]:
+    return layer_norm(x, p["gain"], p["bias"])
+
+
+def _layer_backward(dy: np.ndarray, saved: tuple) -> tuple[np.ndarray, Parameters]:
+    dx, dgain, dbias = layer_norm_backward(dy, saved)
+    return dx, {"gain": dgain, "bias": dbias}
+
+
+def _rms(x: np.ndarray, p: Parameters) -> tuple[np.ndarray, tuple]:
+    return rms_norm(x, p["gain"])
+
+
+def _rms_backward(dy: np.ndarray, saved: tuple) -> tuple[np.ndarray, Parameters]:
+    dx, dgain = rms_norm_backward(dy, saved)
+    return dx, {"gain": dgain}
+
+
+NORMS: dict[str, tuple[Callable, Callable]] = {"rms": (_rms, _rms_backward), "layer": (_layer, _layer_backward)}
+"""Norm and its backward, with their parameters in a dict: f(x, p) -> y, saved; f_backward(dy, saved) -> dx, gradients."""
+
+
+if __name__ == "__main__":
+    rng = np.random.default_rng(0)
+
+    # A gradient is a prediction: move one weight a little, and L moves by that much times the gradient.
+    x, w = rng.normal(size=(5, 3)), rng.normal(size=(3, 2))
+    y, saved = linear(x, w)
+    _, dw, _ = linear_backward(y, saved)  # for L = sum(y^2) / 2, dL/dy = y
+    moved = w.copy()
+    moved[1, 0] += 1e-6
+    measured = ((linear(x, moved)[0] ** 2).sum() - (y**2).sum()) / 2 / 1e-6
+    print(f"dL/dw[1, 0]: derived {dw[1, 0]:.6f}, measured {measured:.6f}")
+
+    # The norms undo any scale, and LayerNorm any shift. So no gradient points along them.
+    x, one = rng.normal(size=(2, 8)), np.ones(8)
+    y, saved = rms_norm(x, one)
+    print("largest change of RMSNorm when x is 10 times longer:", np.abs(rms_norm(10 * x, one)[0] - y).max())
+    dx, _ = rms_norm_backward(rng.normal(size=y.shape), saved)
+    print("its gradient along x:", (dx * x).sum(axis=1))
+
+    # Accumulation order: ten million times 0.1 in float32, one after the other, and in pairs as NumPy's sum does it.
+    tenths = np.full(10_000_000, 0.1, np.float32)
+    print("one million expected:", np.cumsum(tenths)[-1], "one by one,", tenths.sum(), "in pairs")
