@@ -1,0 +1,110 @@
+"""Activations.
+
+Two linear maps in a row are one linear map: (x a) b = x (a b). Something that is not linear has to stand between them.
+An activation is one function of one number, applied to each number by itself.
+
+    relu(x)  = max(x, 0)
+    gelu(x)  = x Phi(x)            Phi(x): the chance that a normally distributed number is below x
+    swish(x) = x sigmoid(x)        sigmoid(x) = 1 / (1 + exp(-x))
+
+ReLU is a switch. GELU and swish are a switch that is turned smoothly: x times a number between 0 and 1.
+
+Backward. Each y depends on one x only, so dx = dy f'(x), number by number:
+
+    relu'(x)  = 1 where x > 0, else 0
+    swish'(x) = s + x s (1 - s) = s + y (1 - s)         with s = sigmoid(x), whose derivative is s (1 - s)
+
+GELU, the tanh form: Phi has no finite formula in the usual functions, so Phi(x) is replaced by
+
+    u = sqrt(2/pi) (x + 0.044715 x^3)        Phi(x) ~ (1 + tanh u) / 2        y = x (1 + tanh u) / 2
+
+which misses the true x Phi(x) by less than 0.0005 everywhere (the demonstration measures it). tanh' = 1 - tanh^2, hence
+
+    gelu'(x) = (1 + tanh u) / 2 + x (1 - tanh(u)^2) / 2 * sqrt(2/pi) (1 + 3 * 0.044715 x^2)
+
+This is the exact gradient of the tanh form: what is trained is always the function that was computed.
+
+Hardware: exp(x) is beyond float32 at x = 88.8. sigmoid written with exp(-x) reaches infinity there for x below -88.7, and
+1 / (1 + inf) = 0 is right, but NumPy warns. With tanh nothing overflows: sigmoid(x) = (1 + tanh(x / 2)) / 2. It is the same
+function; near 0 it is even the better one, far below it loses the small numbers: 1 - 1 has no bits left, and the result is
+0 where the truth is 10^-9. In float16 exp overflows at 11.1. ReLU needs a comparison only, no exp: that is its whole charm
+in hardware, and half its outputs are exact zeros, which need not be multiplied.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+ROOT_2_OVER_PI = (2 / np.pi) ** 0.5
+
+
+def relu(x: np.ndarray) -> tuple[np.ndarray, tuple]:
+    y = np.maximum(x, 0)
+    return y, (y,)
+
+
+def relu_backward(dy: np.ndarray, saved: tuple) -> np.ndarray:
+    (y,) = saved
+    return dy * (y > 0)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    s = np.tanh(x * 0.5)
+    s += 1
+    s *= 0.5
+    return s
+
+
+def swish(x: np.ndarray) -> tuple[np.ndarray, tuple]:
+    s = sigmoid(x)
+    y = x * s
+    return y, (s, y)
+
+
+def swish_backward(dy: np.ndarray, saved: tuple) -> np.ndarray:
+    s, y = saved
+    slope = 1 - s
+    slope *= y
+    slope += s
+    slope *= dy
+    return slope
+
+
+def gelu(x: np.ndarray) -> tuple[np.ndarray, tuple]:
+    """The tanh form."""
+    tanh = np.tanh(ROOT_2_OVER_PI * (x + 0.044715 * x * x * x))
+    return x * (1 + tanh) * 0.5, (x, tanh)
+
+
+def gelu_backward(dy: np.ndarray, saved: tuple) -> np.ndarray:
+    x, tanh = saved
+    inner = ROOT_2_OVER_PI * (1 + 3 * 0.044715 * x * x)
+    return dy * 0.5 * (1 + tanh + x * (1 - tanh * tanh) * inner)
+
+
+ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
+    "relu": (relu, relu_backward),
+    "gelu": (gelu, gelu_backward),
+    "swish": (swish, swish_backward),
+}
+
+
+if __name__ == "__main__":
+    from math import erf
+
+    # The three, and their slopes.
+    x = np.array([-4.0, -2.0, -1.0, -0.1, 0.0, 0.1, 1.0, 2.0, 4.0])
+    print("x      ", "".join(f"{value:8.2f}" for value in x))
+    for name, (f, f_backward) in ACTIVATIONS.items():
+        y, saved = f(x)
+        print(f"{name:7}", "".join(f"{value:8.4f}" for value in y))
+        print("  slope", "".join(f"{value:8.4f}" for value in f_backward(np.ones_like(x), saved)))
+
+    # How far is the tanh form from the true GELU?
+    x = np.linspace(-8, 8, 100_001)
+    true = x * (1 + np.array([erf(value / 2**0.5) for value in x])) / 2
+    error = np.abs(gelu(x)[0] - true)
+    print(f"tanh form against erf: largest error {error.max():.6f}, at x = {x[error.argmax()]:.2f}")
+
+    # The slope is 1 for large x and 0 for small x; between them swish dips below zero, and its slope with it.
+    print(f"lowest value of swish: {swish(x)[0].min():.4f} at x = {x[swish(x)[0].argmin()]:.3f}")
