@@ -1,0 +1,168 @@
+"""The block and the residual stream.
+
+Feed-forward
+------------
+After a token has read from others it thinks by itself: widen from D to F, an activation, and back.
+
+    plain   y = f(x up) down                     f: an activation; up (D, F), down (F, D)
+    gated   y = (f(x gate) * (x up)) down        gate (D, F): one half says how much of the other half passes
+
+With f = swish the gated form is known as SwiGLU. Backward of the product a * u: da = du' u, du = du' a, with du' the
+gradient of the product; everything else is in the chapters before.
+
+Residual stream
+---------------
+A block does not replace its input, it adds to it:
+
+    x <- x + multi_head(norm(x))
+    x <- x + feed_forward(norm(x))
+
+The stream x runs from the embedding to the end, and every part reads from it and writes into it. Backward of y = x + f(x):
+dx = dy + f_backward(dy). The first dy passes unchanged, through any number of layers. Without it, the gradient would be a
+product of as many factors as there are layers, and would fade or explode. The norm stands before each part (pre-norm),
+inside the branch, so that nothing stands on the stream itself.
+
+Hardware: a stream of many small additions is what low precision does worst. bfloat16 has 8 bits: 256 + 1 is still 256. So
+mixed-precision training keeps the stream, or at least its sums, in float32 and gives the 16-bit numbers to the matrices alone.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from positronic_course import CourseError
+from positronic_course.ch03_linear_and_norms import NORMS, Parameters, linear, linear_backward, part, prefixed
+from positronic_course.ch04_activations import ACTIVATIONS
+from positronic_course.ch05_attention import Turn, multi_head, multi_head_backward
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockConfig:
+    """What a block is made of. The sizes are those of its parameters."""
+
+    d_model: int = 128
+    """D, width of the stream."""
+    n_heads: int = 4
+    """H; each head is D / H wide."""
+    d_hidden: int = 344
+    """F, width inside the feed-forward part."""
+    norm: str = "rms"
+    """rms or layer."""
+    activation: str = "swish"
+    """swish, gelu or relu."""
+    gated: bool = True
+    """Feed-forward with a gate."""
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "n_heads", "d_hidden"):
+            if getattr(self, name) < 1:
+                raise CourseError(f"{name} is {getattr(self, name)}; use 1 or more.")
+        if self.d_model % self.n_heads:
+            raise CourseError(
+                f"d_model {self.d_model} does not split into {self.n_heads} heads; use a multiple of n_heads."
+            )
+        check_choice("norm", self.norm, NORMS)
+        check_choice("activation", self.activation, ACTIVATIONS)
+
+
+def check_choice(name: str, value: str, known: dict | tuple) -> None:
+    if value not in known:
+        raise CourseError(f"{name} is {value!r}; choose one of {', '.join(known)}.")
+
+
+def feed_forward(x: np.ndarray, p: Parameters, activation: str = "swish") -> tuple[np.ndarray, tuple]:
+    """x (B, T, D) -> y (B, T, D). p holds up and down, and gate if it is gated."""
+    f, _ = ACTIVATIONS[activation]
+    up, saved_up = linear(x, p["up"])
+    if "gate" in p:
+        gate, saved_gate = linear(x, p["gate"])
+        acted, saved_f = f(gate)
+        hidden = acted * up
+    else:
+        hidden, saved_f = f(up)
+        acted = saved_gate = None
+    y, saved_down = linear(hidden, p["down"])
+    return y, (activation, acted, up, saved_f, saved_gate, saved_up, saved_down)
+
+
+def feed_forward_backward(dy: np.ndarray, saved: tuple) -> tuple[np.ndarray, Parameters]:
+    """dx, gradients."""
+    activation, acted, up, saved_f, saved_gate, saved_up, saved_down = saved
+    _, f_backward = ACTIVATIONS[activation]
+    dhidden, ddown, _ = linear_backward(dy, saved_down)
+    if saved_gate is None:
+        dx, dup, _ = linear_backward(f_backward(dhidden, saved_f), saved_up)
+        return dx, {"up": dup, "down": ddown}
+    dgate_out = f_backward(dhidden * up, saved_f)
+    dhidden *= acted  # the gradient of x up, from here on
+    dx, dup, _ = linear_backward(dhidden, saved_up)
+    dx_gate, dgate, _ = linear_backward(dgate_out, saved_gate)
+    dx += dx_gate
+    return dx, {"up": dup, "gate": dgate, "down": ddown}
+
+
+def block(
+    x: np.ndarray,
+    p: Parameters,
+    config: BlockConfig,
+    turn: Turn | None = None,
+    past: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[np.ndarray, tuple]:
+    """x (B, T, D) -> y (B, T, D). p: attention_norm.*, attention.*, feed_norm.*, feed.*; turn and past as in attention."""
+    norm, norm_backward = NORMS[config.norm]
+    normed, saved_norm_1 = norm(x, part(p, "attention_norm."))
+    read, saved_attention = multi_head(normed, part(p, "attention."), config.n_heads, turn, past)
+    read += x
+    normed, saved_norm_2 = norm(read, part(p, "feed_norm."))
+    y, saved_feed = feed_forward(normed, part(p, "feed."), config.activation)
+    y += read
+    return y, (norm_backward, saved_norm_1, saved_attention, saved_norm_2, saved_feed)
+
+
+def block_backward(dy: np.ndarray, saved: tuple) -> tuple[np.ndarray, Parameters]:
+    """dx, gradients."""
+    norm_backward, saved_norm_1, saved_attention, saved_norm_2, saved_feed = saved
+    dnormed, feed = feed_forward_backward(dy, saved_feed)
+    dread, feed_norm = norm_backward(dnormed, saved_norm_2)
+    dread += dy
+    dnormed, attention = multi_head_backward(dread, saved_attention)
+    dx, attention_norm = norm_backward(dnormed, saved_norm_1)
+    dx += dread
+    return dx, {
+        **prefixed("attention_norm.", attention_norm),
+        **prefixed("attention.", attention),
+        **prefixed("feed_norm.", feed_norm),
+        **prefixed("feed.", feed),
+    }
+
+
+def attention_of_block(saved: tuple) -> tuple:
+    """What the attention of a block saved: read it with `keys_values` and `weights` of the attention chapter."""
+    return saved[2]
+
+
+if __name__ == "__main__":
+    rng = np.random.default_rng(0)
+    config = BlockConfig(d_model=32, n_heads=2, d_hidden=64)
+    D, F = config.d_model, config.d_hidden
+    shapes = {f"attention.{name}": (D, D) for name in ("query", "key", "value", "out")}
+    shapes |= {"feed.up": (D, F), "feed.gate": (D, F), "feed.down": (F, D)}
+
+    def new_block() -> Parameters:
+        ones = {"attention_norm.gain": np.ones(D), "feed_norm.gain": np.ones(D)}
+        return ones | {name: rng.normal(scale=shape[0] ** -0.5, size=shape) for name, shape in shapes.items()}
+
+    # Sixteen blocks. How much of the gradient at the end arrives at the beginning: with the stream, and without it?
+    blocks = [new_block() for _ in range(16)]
+    start, end = rng.normal(size=(2, 1, 8, D))
+    for title, stream in (("with the stream", True), ("without it", False)):
+        x, kept = start, []
+        for p in blocks:
+            y, saved = block(x, p, config)
+            kept.append(saved)
+            x = y if stream else y - x
+        dx = end
+        for saved in reversed(kept):
+            through, _ = block_backward(dx, saved)
+            dx = through if stream else through - dx
+        print(f"{title:16} size of the gradient after 16 blocks: {np.abs(dx).mean() / np.abs(end).mean():.3g}")
