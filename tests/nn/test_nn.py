@@ -5,7 +5,7 @@ from torch import nn
 from positronic.kernels.soft_clamp import soft_clamp
 from positronic.nn import init
 from positronic.nn.gate import OPEN, Gate, gated_linear
-from positronic.nn.linear import Linear
+from positronic.nn.linear import Linear, router_logits
 from positronic.nn.norm import RMSNorm
 from positronic.nn.rope import rotate, rotation
 
@@ -102,3 +102,14 @@ def test_the_stream_of_a_tensor_is_golden():
 
 GOLDEN = [-0.0108001037, -0.0037093048, 0.0212765373, 0.0122345882]
 """The first four values of `first.weight` at seed 0: a checkpoint's start can be made again years later."""
+
+
+@pytest.mark.parametrize("experts", [2, 3, 4, 9])
+def test_a_router_rounds_a_row_alike_wherever_it_stands(experts):
+    rows, weight = torch.randn(8, 48), torch.randn(experts, 48)
+    logits = router_logits(rows, weight)
+    assert (logits.double() - rows.double() @ weight.double().T).abs().max() < 1e-5
+    for shift in range(1, 8):
+        assert torch.equal(router_logits(rows.roll(shift, 0), weight).roll(-shift, 0), logits)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(router_logits(rows, weight), logits)

@@ -20,10 +20,9 @@ from torch.nn import functional as F
 
 from positronic.config import MixerConfig
 from positronic.errors import ConfigError
-from positronic.kernels.dispatch import without_autocast
 from positronic.lm import MixerOutput
 from positronic.nn.causal_conv import CausalConv
-from positronic.nn.linear import Linear, residual_std
+from positronic.nn.linear import Linear, residual_std, router_logits
 from positronic.nn.norm import RMSNorm
 from positronic.nn.tail import TailState
 from positronic.state import Step
@@ -73,8 +72,7 @@ class HyperFFN(nn.Module):
     def forward(self, x: Tensor, step: Step, state: TailState | None = None) -> MixerOutput:
         n = self.norm(x)
         z, after = self.conv(n, step, state)
-        with without_autocast(n.device.type):
-            weights = F.linear(n.float(), self.router.weight.float()).softmax(-1)
+        weights = router_logits(n, self.router.weight).softmax(-1)
         weights = step.tap(self, "weights", weights).to(n.dtype)  # (B, T, 3)
         hidden = step.tap(self, "hidden", F.silu(self.gate(n)) * self.up(n))  # (B, T, F)
         said = self.down(hidden), self.mix(F.silu(z)), self.widen(self.narrow(n))

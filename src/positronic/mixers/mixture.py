@@ -24,14 +24,13 @@ from torch.nn import functional as F
 
 from positronic.config import MixerConfig
 from positronic.errors import ConfigError
-from positronic.kernels.dispatch import without_autocast
 from positronic.lm import MixerOutput
 from positronic.mixers.channel_mix import ChannelMixConfig
 from positronic.mixers.local_conv import LocalConvConfig
 from positronic.mixers.metric_attention import MetricMHAConfig, MetricMQAConfig
 from positronic.mixers.moe import largest
 from positronic.nn import init
-from positronic.nn.linear import Linear
+from positronic.nn.linear import Linear, router_logits
 from positronic.nn.norm import RMSNorm
 from positronic.nn.parts import PartsState
 from positronic.state import Step
@@ -124,9 +123,7 @@ class Mixture(nn.Module):
 
     def _weights(self, n: Tensor) -> Tensor:
         """pi (B, T, M), float32."""
-        hidden = F.silu(self.router(n)).float()
-        with without_autocast(n.device.type):
-            logits = F.linear(hidden, self.choose.weight.float()) / self.config.temperature
+        logits = router_logits(F.silu(self.router(n)), self.choose.weight) / self.config.temperature
         if self.bias is not None:
             logits = logits + self.bias.float()
         weights = logits.softmax(-1)

@@ -30,9 +30,8 @@ from torch.nn import functional as F
 
 from positronic.config import MixerConfig
 from positronic.errors import ConfigError
-from positronic.kernels.dispatch import without_autocast
 from positronic.lm import MixerOutput
-from positronic.nn.linear import Linear
+from positronic.nn.linear import Linear, router_logits
 from positronic.nn.norm import RMSNorm
 from positronic.state import Step
 
@@ -91,7 +90,7 @@ class MoE(nn.Module):
 
     def forward(self, x: Tensor, step: Step, state: None = None) -> MixerOutput:
         x = self.norm(x)
-        p = self._probabilities(x)
+        p = router_logits(x, self.router.weight).softmax(-1)  # (B, T, E)
         chosen = largest(p, self.config.top)
         routed = p * chosen
         routed = step.tap(self, "weights", routed / routed.sum(-1, keepdim=True))  # (B, T, E)
@@ -99,11 +98,6 @@ class MoE(nn.Module):
         hidden = F.silu(self.gate(x)) * self.up(x)  # (B, T, all F)
         weighed = hidden.unflatten(-1, (-1, self.config.hidden)) * weights.to(hidden.dtype)[..., None]
         return MixerOutput(self.down(weighed.flatten(-2)), None, {"moe.balance": self._balance(p, chosen, step)})
-
-    def _probabilities(self, x: Tensor) -> Tensor:
-        """(B, T, E) float32, products included: a rounded logit would choose another expert."""
-        with without_autocast(x.device.type):
-            return F.linear(x.float(), self.router.weight.float()).softmax(-1)
 
     def _balance(self, p: Tensor, chosen: Tensor, step: Step) -> Tensor:
         tokens = step.where_real(p.new_ones(1), padding=0.0).sum(1)  # (B, 1)

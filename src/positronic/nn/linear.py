@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from positronic.kernels.dispatch import without_autocast
 from positronic.nn import init
 
-__all__ = ["INIT_STD", "Embedding", "Linear", "residual_std"]
+__all__ = ["INIT_STD", "Embedding", "Linear", "residual_std", "router_logits"]
 
 INIT_STD = 0.02
 """Standard deviation of weights at the start (GPT-2's)."""
@@ -36,6 +37,20 @@ class Linear(nn.Linear):
             )
         else:
             init.normal_(self.weight, self.std)
+
+
+LEAST_OUTPUTS = 4
+
+
+def router_logits(x: Tensor, weight: Tensor) -> Tensor:
+    """x (..., D), weight (E, D) -> (..., E) float32, products included: a rounded logit would choose another expert.
+
+    With fewer than 4 outputs MKL's product rounds a row by its place among the others; rows of zeros fill them up.
+    """
+    experts = len(weight)
+    filled = F.pad(weight.float(), (0, 0, 0, max(0, LEAST_OUTPUTS - experts)))
+    with without_autocast(x.device.type):
+        return F.linear(x.float(), filled)[..., :experts]
 
 
 class Embedding(nn.Module):
