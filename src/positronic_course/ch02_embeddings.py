@@ -111,7 +111,12 @@ def rotate(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
     """x (B, H, T, K), pairs (i, i + K/2) turned by the angles of their token; H, the heads, stands for any extra axis."""
     half = x.shape[-1] // 2
     a, b = x[..., :half], x[..., half:]
-    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    y = np.empty_like(x)
+    np.multiply(a, cos, out=y[..., :half])
+    np.multiply(b, cos, out=y[..., half:])
+    y[..., :half] -= b * sin
+    y[..., half:] += a * sin
+    return y
 
 
 def rotate_backward(dy: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
