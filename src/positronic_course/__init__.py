@@ -1,8 +1,9 @@
 """Build a language model by hand, in NumPy alone.
 
-Fourteen chapters, read from top to bottom: each derives what it needs, writes it down in a few lines of NumPy and lets you
-try it. Nothing is used before it is defined, every gradient is derived by hand and checked by finite differences, and the
-model that stands at the end learns to write small stories in about a minute on one core of a laptop.
+Fourteen chapters, read from top to bottom: each derives what it needs, writes it down in a few lines of NumPy and
+lets you try it. Nothing is used before it is defined, every gradient is derived by hand and checked by finite
+differences, and the model that stands at the end learns to write small stories in about a minute on one core of a
+laptop.
 
 One letter means one thing everywhere:
 

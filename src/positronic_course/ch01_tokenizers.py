@@ -1,8 +1,9 @@
 """Bytes and tokenizers.
 
-A model reads numbers. Text is already numbers: UTF-8 writes every text of every language as bytes, each from 0 to 255.
-A byte is the smallest piece that a tokenizer may fall back on, so all three tokenizers here begin with the same 256
-pieces, one for each byte, and add longer ones. That makes them lossless: what no longer piece covers is spelt in bytes.
+A model reads numbers. Text is already numbers: UTF-8 writes every text of every language as bytes, each from 0 to
+255. A byte is the smallest piece that a tokenizer may fall back on, so all three tokenizers here begin with the same
+256 pieces, one for each byte, and add longer ones. That makes them lossless: what no longer piece covers is spelt in
+bytes.
 
     vocabulary   pieces[0..255] the single bytes, pieces[256..W-1] what was learnt; the id of a piece is its place
     encode       text -> ids, an array of integers
@@ -17,29 +18,31 @@ Characters, words, pairs
 *Words*: the most frequent words are pieces, each with the space before it. Short sequences, but a word that was never
 seen is spelt out.
 
-*Byte-pair encoding* finds what lies between. Begin with bytes, count how often each pair of neighbours occurs, make the
-most frequent pair one new piece, and count again. To encode, apply the same merges in the order they were learnt. Pairs
-never reach across the border of a word, so it is enough to count each distinct word once, with how often it occurs.
-A pair that occurs once is not worth a piece; when no pair occurs twice, the text supports no larger vocabulary.
+*Byte-pair encoding* finds what lies between. Begin with bytes, count how often each pair of neighbours occurs, make
+the most frequent pair one new piece, and count again. To encode, apply the same merges in the order they were learnt.
+Pairs never reach across the border of a word, so it is enough to count each distinct word once, with how often it
+occurs. A pair that occurs once is not worth a piece; when no pair occurs twice, the text supports no larger
+vocabulary.
 
 Bits per byte
 -------------
-Which of them is best? Not the one with the lowest loss a token: its tokens may simply be shorter. Bytes are the same for
-everyone, so divide by them. If a model gives the tokens of a text the probabilities p_1, p_2, ...
+Which of them is best? Not the one with the lowest loss a token: its tokens may simply be shorter. Bytes are the same
+for everyone, so divide by them. If a model gives the tokens of a text the probabilities p_1, p_2, ...
 
     bits per byte = - (log2 p_1 + log2 p_2 + ...) / number of bytes in the text
 
-It is also the size of the text in an ideal compressor that uses this model. Below, the model is the simplest there is:
-the frequency of each piece in the training text, plus one so that nothing is impossible.
+It is also the size of the text in an ideal compressor that uses this model. Below, the model is the simplest there
+is: the frequency of each piece in the training text, plus one so that nothing is impossible.
 
-Hardware: a token id is an address. A vocabulary of W pieces needs a table of W rows in memory, and looking one up costs
-no arithmetic at all: what a longer piece saves is all the work that the model would do for one token more.
+Hardware: a token id is an address. A vocabulary of W pieces needs a table of W rows in memory, and looking one up
+costs no arithmetic at all: what a longer piece saves is all the work that the model would do for one token more.
 """
 
 import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from itertools import pairwise
 from math import log2
 
 import numpy as np
@@ -135,7 +138,7 @@ class BPETokenizer(Tokenizer):
         """Join the neighbours whose piece was learnt first, as long as any two make a piece."""
         parts = [bytes([value]) for value in unit.encode("utf-8")]
         while len(parts) > 1:
-            ranks = [self.id_of.get(a + b, len(self)) for a, b in zip(parts, parts[1:], strict=False)]
+            ranks = [self.id_of.get(a + b, len(self)) for a, b in pairwise(parts)]
             first = min(ranks)
             if first == len(self):
                 break
@@ -149,6 +152,8 @@ KINDS = {kind.kind: kind for kind in (Tokenizer, CharTokenizer, WordTokenizer, B
 def from_json(text: str) -> Tokenizer:
     """The tokenizer that `to_json` wrote."""
     saved = json.loads(text)
+    if saved["kind"] not in KINDS:
+        raise CourseError(f"There is no tokenizer of kind {saved['kind']!r}; the course has {', '.join(KINDS)}.")
     return KINDS[saved["kind"]](BYTES + [piece.encode("latin-1") for piece in saved["pieces"]])
 
 
@@ -183,7 +188,7 @@ def learn_merges(text: str, vocab_size: int) -> list[bytes]:
 
     def count(number: int, sign: int) -> None:
         parts, times = words[number]
-        for a, b in zip(parts, parts[1:], strict=False):
+        for a, b in pairwise(parts):
             counts[a + b] += sign * times
             where[a + b].add(number)
 
@@ -229,4 +234,5 @@ if __name__ == "__main__":
     for tokenizer in tokenizers:
         strange = "Früh am Morgen: 日の出 🌅"
         assert tokenizer.decode(tokenizer.encode(strange)) == strange
-        print(f"{tokenizer.kind:5} W = {len(tokenizer)}  {unigram_bits_per_byte(tokenizer, seen, unseen):.3f} bits per byte")
+        bits = unigram_bits_per_byte(tokenizer, seen, unseen)
+        print(f"{tokenizer.kind:5} W = {len(tokenizer)}  {bits:.3f} bits per byte")
