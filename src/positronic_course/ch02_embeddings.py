@@ -1,15 +1,15 @@
 """Embeddings and positions.
 
-A token id is a name, not a quantity: token 7 is not "more" than token 6. So the first thing a model does is to look the id
-up in a table E (W, D), one row of D numbers for each piece of the vocabulary, and to learn that table:
+A token id is a name, not a quantity: token 7 is not "more" than token 6. So the first thing a model does is to look
+the id up in a table E (W, D), one row of D numbers for each piece of the vocabulary, and to learn that table:
 
     x[b, t] = E[ids[b, t]]                  ids (B, T) -> x (B, T, D)
 
-Letters: B rows of a batch, T tokens in a row, D width of a vector, W size of the vocabulary, L the loss: one number that
-says how badly the model did. dx means dL/dx everywhere: how L moves when each number in x is moved a little. It has the
-shape of x. All of learning is to find dL/d(parameter) for every parameter, and each operation of this course comes as a
-pair: `f` goes forward and returns its result and `saved`, what the way back will need; `f_backward` takes dL/d(result) and
-`saved`, and returns dL/d(input), one for each input.
+Letters: B rows of a batch, T tokens in a row, D width of a vector, W size of the vocabulary, L the loss: one number
+that says how badly the model did. dx means dL/dx everywhere: how L moves when each number in x is moved a little. It
+has the shape of x. All of learning is to find dL/d(parameter) for every parameter, and each operation of this course
+comes as a pair: `f` goes forward and returns its result and `saved`, what the way back will need; `f_backward` takes
+dL/d(result) and `saved`, and returns dL/d(input), one for each input.
 
 Backward of the lookup
 ----------------------
@@ -19,7 +19,7 @@ Row w of E is copied to every place where the id is w. Moving it moves all those
 
 Order
 -----
-A sum over tokens, which is what attention will be, does not know which token came first. Three ways to tell it:
+The rows say which tokens there are, not which of them came first. Three ways to add that:
 
 *Learned*: a second table P (S, D), one row for each place: x[b, t] + P[t]. Nothing beyond row S - 1 is known.
 
@@ -27,31 +27,34 @@ A sum over tokens, which is what attention will be, does not know which token ca
 
     P[t, i] = sin(t base^(-2i/D))    P[t, i + D/2] = cos(t base^(-2i/D))       i = 0 .. D/2 - 1
 
-*Rotary*: nothing is added. Whatever vector is to be compared with another (width K) has its pairs (a, b) = (x[i], x[i + K/2])
-turned by an angle that grows with the position t, theta = t base^(-2i/K):
+*Rotary*: nothing is added. Whatever vector is to be compared with another (width K) has its pairs (a, b) = (x[i], x[i
++ K/2]) turned by an angle that grows with the position t, theta = t base^(-2i/K):
 
     (a, b) -> (a cos theta - b sin theta, b cos theta + a sin theta)
 
 Turn one vector by s and another by t: their dot product only sees the difference s - t, because a rotation keeps dot
 products and two rotations add their angles. What the model learns about "three tokens back" then holds everywhere.
 
-Backward of a rotation: with the matrix R, y = R x, every linear map sends gradients back by its transpose, dx = R^T dy, and
-the transpose of a rotation is the rotation back. So backward is `rotate` with -sin. Nothing but the angles is needed.
+Backward of a rotation: with the matrix R, y = R x, every linear map sends gradients back by its transpose, dx = R^T
+dy, and the transpose of a rotation is the rotation back. So backward is `rotate` with -sin. Nothing but the angles is
+needed.
 
-Hardware: the angle is a product of a position and a frequency. A float32 has 24 bits of precision, so near 10,000 radians
-neighbouring values are 0.001 apart, and bfloat16 with its 8 bits cannot even count beyond 256. So the tables are computed
-in float64, once, and rounded once; everything that is done a token at a time keeps the dtype of its input.
-The sum in dE has no defined order in a parallel machine, and floating point addition is not associative: that is why two
-runs on a GPU can differ in the last bits. Here equal ids are sorted side by side first and added in that order.
+Hardware: the angle is a product of a position and a frequency. A float32 has 24 bits of precision, so near 10,000
+radians neighbouring values are 0.001 apart, and bfloat16 with its 8 bits cannot even count beyond 256. So the tables
+are computed in float64, once, and rounded once; everything that is done a token at a time keeps the dtype of its
+input. The sum in dE has no defined order in a parallel machine, and floating point addition is not associative: that
+is why two runs on a GPU can differ in the last bits. Here equal ids are sorted side by side first and added in that
+order.
 """
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from positronic_course import CourseError
 
 
 def embed(ids: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, tuple]:
-    """ids (B, T), table (W, D) -> x (B, T, D). NumPy would read a negative id from the end, so ids are looked at first."""
+    """ids (B, T), table (W, D) -> x (B, T, D). Ids are checked: NumPy would read a negative one from the end."""
     if ids.size and not 0 <= ids.min() <= ids.max() < len(table):
         raise CourseError(
             f"The ids run from {ids.min()} to {ids.max()}, and the table has rows 0 to {len(table) - 1}. "
@@ -75,7 +78,8 @@ def learned_positions(x: np.ndarray, table: np.ndarray, start: int = 0) -> tuple
     end = start + x.shape[1]
     if end > len(table):
         raise CourseError(
-            f"Positions up to {end - 1} were asked for; {len(table)} were learnt. Use a shorter text or a longer context."
+            f"Positions up to {end - 1} were asked for, and {len(table)} are learnt, from 0 on. "
+            "Use a shorter text or a model with a longer context."
         )
     return x + table[start:end], (start, len(table))
 
@@ -93,14 +97,14 @@ def angles(positions: np.ndarray, K: int, base: float = 10_000.0) -> np.ndarray:
     return positions[:, None] * base ** (-2.0 * np.arange(K // 2) / K)
 
 
-def sinusoidal(first: int, T: int, D: int, dtype: type = np.float32) -> np.ndarray:
+def sinusoidal(first: int, T: int, D: int, dtype: DTypeLike = np.float32) -> np.ndarray:
     """(T, D), to be added to tokens first .. first + T - 1. A constant: its gradient is not needed."""
     theta = angles(np.arange(first, first + T), D)
     return np.concatenate([np.sin(theta), np.cos(theta)], axis=1).astype(dtype)
 
 
 def rotation(
-    positions: np.ndarray, K: int, base: float = 10_000.0, dtype: type = np.float32
+    positions: np.ndarray, K: int, base: float = 10_000.0, dtype: DTypeLike = np.float32
 ) -> tuple[np.ndarray, np.ndarray]:
     """cos and sin (T, K/2) of the angles of each position (T,): the same for all layers and heads, computed once."""
     theta = angles(positions, K, base)
@@ -108,7 +112,7 @@ def rotation(
 
 
 def rotate(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
-    """x (B, H, T, K), pairs (i, i + K/2) turned by the angles of their token; H, the heads, stands for any extra axis."""
+    """x (B, H, T, K), H vectors a token, each K wide: pairs (i, i + K/2) turned by the angles of their token."""
     half = x.shape[-1] // 2
     a, b = x[..., :half], x[..., half:]
     y = np.empty_like(x)

@@ -2,19 +2,20 @@
 
 Linear
 ------
-The workhorse: every token's vector is multiplied by the same matrix of weights w (D_in, D_out), and a bias b is added.
+The workhorse: the vector of every token is multiplied by one matrix of weights w (D_in, D_out), and a bias b is
+added.
 
     y[n, j] = sum_i x[n, i] w[i, j] + b[j]            n counts the tokens of all rows: N = B T
 
-Backward, from the sum itself. How does y[n, j] move with x[n, i]? By w[i, j]. With w[i, j]? By x[n, i]. With b[j]? By 1.
-The chain rule adds up dy times that over everything that moved:
+Backward, from the sum itself. How does y[n, j] move with x[n, i]? By w[i, j]. With w[i, j]? By x[n, i]. With b[j]?
+By 1. The chain rule adds up dy times that over everything that moved:
 
     dx[n, i] = sum_j dy[n, j] w[i, j]       dx = dy w^T
     dw[i, j] = sum_n x[n, i] dy[n, j]       dw = x^T dy
     db[j]    = sum_n dy[n, j]
 
-The shapes leave no other choice: (N, D_in) = (N, D_out)(D_out, D_in). Three matrix products of the same size: a step of
-training costs three times what the forward pass costs.
+The shapes leave no other choice: (N, D_in) = (N, D_out)(D_out, D_in). Three matrix products of the same size: a step
+of training costs three times what the forward pass costs.
 
 Norms
 -----
@@ -32,21 +33,24 @@ For RMSNorm h_i = x_i / r, and r itself depends on every x_j: dr/dx_j = x_j / (D
     dh_i/dx_j = [i = j] / r - x_i / r^2 * h_j / D = ([i = j] - h_i h_j / D) / r
     dx_j      = sum_i dh_i dh_i/dx_j = (dh_j - h_j mean(dh h)) / r
 
-Read it: making x longer does not change h, so the part of dh that points along h is taken out. LayerNorm is the same with
-one thing more that changes nothing, adding a constant to x, so that part, the mean of dh, is taken out as well:
+Read it: making x longer does not change h, so the part of dh that points along h is taken out. LayerNorm is the same
+with one thing more that changes nothing, adding a constant to x, so that part, the mean of dh, is taken out as well:
 
-    dx_j = (dh_j - mean(dh) - h_j mean(dh h)) / s
+    dh_i/dx_j = ([i = j] - 1/D - h_i h_j / D) / s
+    dx_j      = (dh_j - mean(dh) - h_j mean(dh h)) / s
 
 Parameters
 ----------
-The parameters of a model, and their gradients, are one flat dict each: a name such as "blocks.0.attention.query" to an
-array. `part` gives what lies below a prefix. `NORMS` has both norms in that form.
+The parameters of a model are one flat dict, name to array, and so are their gradients. Names are paths: `part` gives
+what lies below "norm.", and `NORMS` has both norms in that form.
 
-Hardware: a matrix product adds D_in terms for each number it makes. Summed one by one in float32 the error grows with the
-number of terms, in the worst case by 2^-24 of the sum for each of them; a fused multiply-add, which rounds once for a product
-and its sum together, halves the roundings, and BLAS keeps several partial sums, which shortens the chain. With 16-bit numbers
-the sum must be kept in 32 bits all the same. The square in a norm is the place where the range of the format matters: float16 ends
-at 65,504, so x = 256 overflows when squared. bfloat16 and float32 reach 10^38. The 1e-6 keeps a vector of zeros finite.
+Hardware: a matrix product adds D_in terms for each number it makes, and every addition rounds: in float32 by up to
+2^-24 of the sum so far. Added one by one, the bound on the error grows with the number of terms; added in pairs, and
+the pairs in pairs, with its logarithm. BLAS stands between: it keeps several partial sums, and uses the fused
+multiply-add, which rounds a product and its addition once instead of twice. The order of the additions is its own, so
+results differ in the last bits from machine to machine. Numbers of 16 bits are multiplied in 16, but their sum must
+be kept in 32. The square in a norm asks for range: float16 ends at 65,504, so the square of 256 is infinite; float32
+and bfloat16 reach 3 10^38. The 1e-6 under the root keeps a vector of zeros finite.
 """
 
 from collections.abc import Callable
@@ -58,12 +62,12 @@ Parameters = dict[str, np.ndarray]
 
 
 def part(parameters: Parameters, prefix: str) -> Parameters:
-    """What lies below the prefix, without it: part(p, "blocks.0.")["attention.query"]."""
+    """What lies below the prefix, under what is left of its names: part(p, "norm.")["gain"] is p["norm.gain"]."""
     return {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
 
 
 def prefixed(prefix: str, parameters: Parameters) -> Parameters:
-    """The way back: every name with the prefix before it."""
+    """The way back: the prefix before every name."""
     return {prefix + name: value for name, value in parameters.items()}
 
 
@@ -151,7 +155,7 @@ def _rms_backward(dy: np.ndarray, saved: tuple) -> tuple[np.ndarray, Parameters]
 
 
 NORMS: dict[str, tuple[Callable, Callable]] = {"rms": (_rms, _rms_backward), "layer": (_layer, _layer_backward)}
-"""Norm and its backward, with their parameters in a dict: f(x, p) -> y, saved; f_backward(dy, saved) -> dx, gradients."""
+"""Norm and backward, parameters in a dict: f(x, p) -> y, saved; f_backward(dy, saved) -> dx, gradients."""
 
 
 if __name__ == "__main__":
@@ -160,7 +164,7 @@ if __name__ == "__main__":
     # A gradient is a prediction: move one weight a little, and L moves by that much times the gradient.
     x, w = rng.normal(size=(5, 3)), rng.normal(size=(3, 2))
     y, saved = linear(x, w)
-    _, dw, _ = linear_backward(y, saved)  # for L = sum(y^2) / 2, dL/dy = y
+    dw = linear_backward(y, saved)[1]  # for L = sum(y^2) / 2, dL/dy = y
     moved = w.copy()
     moved[1, 0] += 1e-6
     measured = ((linear(x, moved)[0] ** 2).sum() - (y**2).sum()) / 2 / 1e-6
@@ -169,10 +173,10 @@ if __name__ == "__main__":
     # The norms undo any scale, and LayerNorm any shift. So no gradient points along them.
     x, one = rng.normal(size=(2, 8)), np.ones(8)
     y, saved = rms_norm(x, one)
-    print("largest change of RMSNorm when x is 10 times longer:", np.abs(rms_norm(10 * x, one)[0] - y).max())
+    print(f"RMSNorm of x ten times longer moves by {np.abs(rms_norm(10 * x, one)[0] - y).max():.0e}")
     dx, _ = rms_norm_backward(rng.normal(size=y.shape), saved)
-    print("its gradient along x:", (dx * x).sum(axis=1))
+    print(f"its gradient: {np.abs(dx).sum():.2f} in all, {np.abs((dx * x).sum(axis=1)).max():.0e} along x")
 
-    # Accumulation order: ten million times 0.1 in float32, one after the other, and in pairs as NumPy's sum does it.
+    # The order of additions: ten million times 0.1 in float32, one after the other, and in pairs as NumPy's sum does.
     tenths = np.full(10_000_000, 0.1, np.float32)
-    print("one million expected:", np.cumsum(tenths)[-1], "one by one,", tenths.sum(), "in pairs")
+    print(f"a million in tenths: {np.cumsum(tenths)[-1]:,.0f} one by one, {tenths.sum():,.0f} in pairs")

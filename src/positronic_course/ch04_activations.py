@@ -1,7 +1,7 @@
 """Activations.
 
-Two linear maps in a row are one linear map: (x a) b = x (a b). Something that is not linear has to stand between them.
-An activation is one function of one number, applied to each number by itself.
+Two linear maps in a row are one linear map: (x a) b = x (a b). Something that is not linear has to stand between
+them. An activation is one function of one number, applied to each number by itself.
 
     relu(x)  = max(x, 0)
     gelu(x)  = x Phi(x)            Phi(x): the chance that a normally distributed number is below x
@@ -18,17 +18,19 @@ GELU, the tanh form: Phi has no finite formula in the usual functions, so Phi(x)
 
     u = sqrt(2/pi) (x + 0.044715 x^3)        Phi(x) ~ (1 + tanh u) / 2        y = x (1 + tanh u) / 2
 
-which misses the true x Phi(x) by less than 0.0005 everywhere (the demonstration measures it). tanh' = 1 - tanh^2, hence
+which misses the true x Phi(x) by less than 0.0005 everywhere (the demonstration measures it). tanh' = 1 - tanh^2,
+hence
 
     gelu'(x) = (1 + tanh u) / 2 + x (1 - tanh(u)^2) / 2 * sqrt(2/pi) (1 + 3 * 0.044715 x^2)
 
 This is the exact gradient of the tanh form: what is trained is always the function that was computed.
 
-Hardware: exp(x) is beyond float32 at x = 88.8. sigmoid written with exp(-x) reaches infinity there for x below -88.7, and
-1 / (1 + inf) = 0 is right, but NumPy warns. With tanh nothing overflows: sigmoid(x) = (1 + tanh(x / 2)) / 2. It is the same
-function; near 0 it is even the better one, far below it loses the small numbers: 1 - 1 has no bits left, and the result is
-0 where the truth is 10^-9. In float16 exp overflows at 11.1. ReLU needs a comparison only, no exp: that is its whole charm
-in hardware, and half its outputs are exact zeros, which need not be multiplied.
+Hardware: exp(x) leaves float32 at x = 88.73 and float16 at 11.09. The sigmoid as it is written above needs exp(-x),
+which becomes infinite for x below -88.73: IEEE 754 still gives the right 1 / (1 + inf) = 0, and raises its overflow
+flag. With tanh, whose values lie between -1 and 1, nothing can overflow: sigmoid(x) = (1 + tanh(x / 2)) / 2 is the
+same function. The price is paid far below zero: tanh(-10) and -1 are one number in float32, so sigmoid(-20) comes out
+as 0 instead of 2 10^-9, less than one rounding of what it is added to. ReLU needs no exp, only the sign bit: that is
+its charm in hardware, and half its outputs are exact zeros, which need not be multiplied.
 """
 
 from collections.abc import Callable
@@ -39,6 +41,7 @@ ROOT_2_OVER_PI = (2 / np.pi) ** 0.5
 
 
 def relu(x: np.ndarray) -> tuple[np.ndarray, tuple]:
+    """x of any shape -> y of the same, as everywhere in this chapter."""
     y = np.maximum(x, 0)
     return y, (y,)
 
@@ -49,6 +52,7 @@ def relu_backward(dy: np.ndarray, saved: tuple) -> np.ndarray:
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
+    """By way of tanh. Working in place saves two arrays as large as x."""
     s = np.tanh(x * 0.5)
     s += 1
     s *= 0.5

@@ -1,15 +1,15 @@
 """Attention.
 
-So far every token was alone. Attention lets a token read from the tokens before it, and choose what to read by content.
-Each token makes three vectors of width K: a query q, what it looks for; a key k, what it can be found by; a value v, what
-is read if it is found.
+So far every token was alone. Attention lets a token read from the tokens before it, and choose what to read by
+content. Each token makes three vectors of width K: a query q, what it looks for; a key k, what it can be found by; a
+value v, what is read if it is found.
 
     z[t, s] = q[t] . k[s] / sqrt(K)       score of token s for token t; only s <= t, the future is not known yet
     p[t, s] = exp(z[t, s]) / sum_r exp(z[t, r])                              softmax: weights that sum to 1
     o[t]    = sum_s p[t, s] v[s]
 
-Shapes: q (B, H, T, K), k and v (B, H, S, K), z and p (B, H, T, S), o like q. H heads do this side by side, each with its own
-K = D / H columns. S >= T: the queries are the last T of S tokens, so row t of T stands at place S - T + t.
+Shapes: q (B, H, T, K), k and v (B, H, S, K), z and p (B, H, T, S), o like q. H heads do this side by side, each with
+its own K = D / H columns. S >= T: the queries are the last T of S tokens, so row t of T stands at place S - T + t.
 
 Why sqrt(K)? Let q and k have independent entries of variance 1. Their dot product has K terms of variance 1, so its
 standard deviation is sqrt(K); divided by that, scores start near 1 and softmax starts soft, where its gradients live.
@@ -34,13 +34,16 @@ One matrix each makes all queries, keys and values, and one matrix `out` mixes w
 
 x was used three times, so its three gradients add up.
 
-Hardware: softmax does not change when a constant is taken from all scores of a row. Taking the largest makes every exponent
-0 or less: nothing overflows, and the sum is at least 1. The mask adds -infinity, the one number of IEEE 754 whose exp is exactly 0;
--10000 would do in float32 but not for scores that are larger. p has T S numbers a head: it is what fills the memory at long
-contexts. Kernels such as FlashAttention never write it down; here it is kept, because we want to look at it.
+Hardware: softmax does not change when one number is taken from all scores of a row. Taking the largest makes every
+exponent 0 or less: nothing overflows, and the sum is at least 1. The mask adds -infinity, which IEEE 754 carries
+through the subtraction to exp(-infinity) = 0 exactly; a row whose scores all are -infinity would give infinity -
+infinity, not a number, but every token may look at itself. p has T S numbers a head: it is what fills the memory at
+long contexts. Fused kernels never write it down and compute it again on the way back; here it is kept, because we
+want to look at it.
 """
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from positronic_course.ch02_embeddings import rotate, rotate_backward, rotation
 from positronic_course.ch03_linear_and_norms import Parameters, linear, linear_backward
@@ -64,7 +67,7 @@ def softmax_backward(dp: np.ndarray, p: np.ndarray) -> np.ndarray:
     return dz
 
 
-def causal_mask(T: int, S: int, dtype: type) -> np.ndarray:
+def causal_mask(T: int, S: int, dtype: DTypeLike) -> np.ndarray:
     """(T, S), added to the scores: 0 where row t, at place S - T + t, may look; -infinity at the places after it."""
     return np.triu(np.full((T, S), -np.inf, dtype), k=S - T + 1)
 
@@ -73,7 +76,7 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, 
     """q (B, H, T, K), k and v (B, H, S, K) -> o (B, H, T, K)."""
     z = q @ k.swapaxes(-1, -2)
     z *= q.shape[-1] ** -0.5
-    z += causal_mask(*z.shape[-2:], z.dtype)
+    z += causal_mask(z.shape[-2], z.shape[-1], z.dtype)
     p = softmax(z)
     return p @ v, (q, k, v, p)
 
@@ -173,6 +176,5 @@ if __name__ == "__main__":
     q, k = rng.normal(size=(2, 200, 256))
     for name, scale in (("plain", 1.0), ("over sqrt(K)", 256**-0.5)):
         weight = softmax(q @ k.T * scale)
-        print(
-            f"{name:13} largest weight of a row {weight.max(axis=1).mean():.2f}, slope {(weight * (1 - weight)).mean():.5f}"
-        )
+        slope = (weight * (1 - weight)).mean()
+        print(f"{name:13} largest weight of a row {weight.max(axis=1).mean():.2f}, mean slope {slope:.5f}")

@@ -17,13 +17,14 @@ A block does not replace its input, it adds to it:
     x <- x + multi_head(norm(x))
     x <- x + feed_forward(norm(x))
 
-The stream x runs from the embedding to the end, and every part reads from it and writes into it. Backward of y = x + f(x):
-dx = dy + f_backward(dy). The first dy passes unchanged, through any number of layers. Without it, the gradient would be a
-product of as many factors as there are layers, and would fade or explode. The norm stands before each part (pre-norm),
-inside the branch, so that nothing stands on the stream itself.
+The stream x runs from the beginning to the end, and every part reads from it and writes into it. Backward of y = x +
+f(x): dx = dy + f_backward(dy). The first dy passes unchanged, through any number of blocks. Without it the gradient
+would be a product of as many factors as there are blocks: it would fade or explode, and forget its direction. The
+norm stands before each part (pre-norm), inside the branch, so that nothing at all stands on the stream itself.
 
-Hardware: a stream of many small additions is what low precision does worst. bfloat16 has 8 bits: 256 + 1 is still 256. So
-mixed-precision training keeps the stream, or at least its sums, in float32 and gives the 16-bit numbers to the matrices alone.
+Hardware: to add many small numbers to a large one is what low precision does worst. bfloat16 has 8 bits, so 256 + 1
+is 256 again, and a branch that writes less than 1/512 of what is there has not written. So mixed precision keeps
+sums, and where it can the stream, in float32, and gives 16 bits to the factors of matrix products.
 """
 
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def block(
     turn: Turn | None = None,
     past: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, tuple]:
-    """x (B, T, D) -> y (B, T, D). p: attention_norm.*, attention.*, feed_norm.*, feed.*; turn and past as in attention."""
+    """x (B, T, D) -> y (B, T, D). p: attention_norm., attention., feed_norm. and feed.; turn, past as in multi_head."""
     norm, norm_backward = NORMS[config.norm]
     normed, saved_norm_1 = norm(x, part(p, "attention_norm."))
     read, saved_attention = multi_head(normed, part(p, "attention."), config.n_heads, turn, past)
@@ -143,26 +144,26 @@ def attention_of_block(saved: tuple) -> tuple:
 
 if __name__ == "__main__":
     rng = np.random.default_rng(0)
-    config = BlockConfig(d_model=32, n_heads=2, d_hidden=64)
-    D, F = config.d_model, config.d_hidden
-    shapes = {f"attention.{name}": (D, D) for name in ("query", "key", "value", "out")}
-    shapes |= {"feed.up": (D, F), "feed.gate": (D, F), "feed.down": (F, D)}
+    D, F = 32, 64
+    norm, norm_backward = NORMS["rms"]
+    gain = {"gain": np.ones(D)}
 
-    def new_block() -> Parameters:
-        ones = {"attention_norm.gain": np.ones(D), "feed_norm.gain": np.ones(D)}
-        return ones | {name: rng.normal(scale=shape[0] ** -0.5, size=shape) for name, shape in shapes.items()}
-
-    # Sixteen blocks. How much of the gradient at the end arrives at the beginning: with the stream, and without it?
-    blocks = [new_block() for _ in range(16)]
+    # A gradient comes in at the end and goes back through 4, 16, 64 feed-forward parts, with the stream and without it.
+    # What is left: its size, and how much of its direction (1 is the same direction, 0 none of it).
     start, end = rng.normal(size=(2, 1, 8, D))
-    for title, stream in (("with the stream", True), ("without it", False)):
-        x, kept = start, []
-        for p in blocks:
-            y, saved = block(x, p, config)
-            kept.append(saved)
-            x = y if stream else y - x
-        dx = end
-        for saved in reversed(kept):
-            through, _ = block_backward(dx, saved)
-            dx = through if stream else through - dx
-        print(f"{title:16} size of the gradient after 16 blocks: {np.abs(dx).mean() / np.abs(end).mean():.3g}")
+    for n_parts in (4, 16, 64):
+        scales = {"up": (D**-0.5, (D, F)), "down": (F**-0.5, (F, D))}
+        parts = [{name: rng.normal(0, *scale) for name, scale in scales.items()} for _ in range(n_parts)]
+        for title, stream in (("with the stream", 1), ("without it", 0)):
+            x, kept = start, []
+            for p in parts:
+                normed, saved_norm = norm(x, gain)
+                y, saved_feed = feed_forward(normed, p, "relu")
+                x = stream * x + y
+                kept.append((saved_norm, saved_feed))
+            dx = end
+            for saved_norm, saved_feed in reversed(kept):
+                dnormed, _ = feed_forward_backward(dx, saved_feed)
+                dx = stream * dx + norm_backward(dnormed, saved_norm)[0]
+            size, along = np.linalg.norm(dx) / np.linalg.norm(end), (dx * end).sum() / np.linalg.norm(end)
+            print(f"{n_parts:2} parts, {title:15}  size {size:8.2g}  direction {along / np.linalg.norm(dx):5.2f}")

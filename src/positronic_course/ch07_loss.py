@@ -2,15 +2,16 @@
 
 Cross-entropy
 -------------
-The model gives every token of the vocabulary a number, its logit z. Softmax makes probabilities of them, and the loss is how
-surprised it was by the token that really came, y: minus the logarithm of its probability, in nats.
+The model gives every token of the vocabulary a number, its logit z. Softmax makes probabilities of them, and the loss
+is how surprised it was by the token that really came, y: minus the logarithm of its probability, in nats.
 
     loss = - log p_y = log(sum_w exp(z_w)) - z_y               p = softmax(z)
 
 The loss of a batch is the mean over its tokens, or the mean under weights that leave some tokens out (padding: 0).
 Before anything is learnt, p is about 1 / W for everything, so the loss is near log W: look for that number first.
 
-Backward. The derivative of log(sum exp z) to z_j is exp(z_j) / sum = p_j; that of z_y is 1 for j = y. So with n tokens
+Backward. The derivative of log(sum exp z) to z_j is exp(z_j) / sum = p_j; that of z_y is 1 for j = y. So with n
+tokens
 
     dz_j = (p_j - [j = y]) / n
 
@@ -20,16 +21,20 @@ The model
 ---------
     ids (B, T) -> x = E[ids] -> blocks -> norm -> logits = x E^T       E (W, D) the embedding table, used twice
 
-Tied: the table that turns ids into vectors also turns vectors into ids. A logit is how well the final vector agrees with the
-token's own vector. E is used twice, so its two gradients add up: from the head dlogits^T x, from the lookup as before.
-The target of position t is the token at t + 1: one row of T + 1 tokens gives T predictions at once, which the causal mask keeps honest.
+Tied: the table that turns ids into vectors also turns vectors into ids, so that a logit is how well the final vector
+agrees with the token's own vector. E is used twice, so its two gradients add up: from the head dlogits^T x, from the
+lookup as before. The target of position t is the token at t + 1: one row of T + 1 tokens gives T predictions at once,
+which the causal mask keeps honest.
 
-Backward runs the same list from the end. That is all there is to backpropagation: each operation, in reverse, gets dL/d(its
-result) and hands on dL/d(its input).
+Backward runs the same list from the end. That is all there is to backpropagation: each operation, in reverse, gets
+dL/d(its result) and hands on dL/d(its input).
 
-Hardware: W numbers a token make the logits the largest array of a small model. log(sum exp) subtracts the largest logit first, for
-the reason softmax does. 1 - p loses its bits when p is near 1: the loss of a sure and right model is rounded to
-steps of 6e-8 in float32, and its gradient p - 1 with it. That is far below what training can use, but float16 has steps of 5e-4.
+Hardware: with a vocabulary of tens of thousands the logits are the largest array of a small model. The largest logit
+is taken off first, as in softmax. A sum of n losses rounds at every addition, so NumPy's dot product, which keeps
+partial sums, is kinder than a loop. A model that is right and sure has a loss below 10^-7, which float32 cannot tell
+from 0, since log(1 + 10^-8) is log(1); float16 sees nothing below 10^-3. And dz has 1 / n in it: for n = 100,000
+tokens most of its numbers lie below 6 10^-8, where float16 ends, which is why training in float16 multiplies the loss
+by a large number first and divides the gradients by it afterwards.
 """
 
 from dataclasses import dataclass
@@ -185,9 +190,7 @@ if __name__ == "__main__":
     # The gradient of the logits: what was said minus what was true.
     logits = np.array([[[2.0, 1.0, 0.0]]])
     loss, saved = cross_entropy(logits, np.array([[1]]))
-    print(
-        f"loss {loss:.4f}; probabilities {saved[0][0].round(3)}; gradient {cross_entropy_backward(saved)[0, 0].round(3)}"
-    )
+    print(f"loss {loss:.4f}, probabilities {saved[0].round(3)}, gradient {cross_entropy_backward(saved)[0].round(3)}")
 
     # A model of the smallest kind, and one sentence it shall learn by heart: downhill, a small step at a time.
     from positronic_course.ch01_tokenizers import CharTokenizer

@@ -1,36 +1,46 @@
 """Initialisation.
 
-Where should the parameters begin? Not at zero: all columns would get the same gradient and stay the same for ever. Small
-random numbers tell them apart. How small is a question of variance.
+Where should the parameters begin? Not at zero: all columns would get the same gradient and stay the same for ever.
+Small random numbers tell them apart. How small is a question of variance.
 
-A linear map adds D_in terms. If x has independent entries of mean 0 and variance v, and w entries of variance s^2, then
+A linear map adds D_in terms. If x has independent entries of mean 0 and variance v, and w entries of variance s^2,
+then
 
     Var(y_j) = sum_i Var(x_i w_ij) = D_in s^2 v
 
-Through n such maps the variance is (D_in s^2)^n v: with D_in s^2 = 2 and 20 layers a million times too large, with 1/2
-a million times too small. Only s = 1 / sqrt(D_in) keeps it. Norms forgive a wrong scale, because they divide it away,
-so most language models take one s for all matrices, and so do we: 0.02, close to 1 / sqrt(D) for widths of some thousands,
-smaller than that for our small D. Then each branch begins quiet and the stream is nearly the embedding.
+Through n such maps the variance is (D_in s^2)^n v: with D_in s^2 = 2 and n = 20 a million times too large, with 1/2 a
+million times too small. Only s = 1 / sqrt(D_in) keeps it, and backward, which multiplies by the transpose, asks the
+same of D_out. Norms forgive a wrong s, because they divide it away, so most language models take one s for all
+matrices and so do we: 0.02, which is 1 / sqrt(D) at D = 2500. Our D is smaller, so every branch begins quieter than
+the rule would have it.
 
-The stream adds up what 2 branches a layer write into it. Independent variances add:
+The stream, however, adds up what two branches a block write into it, and there is no norm on it. Independent
+variances add:
 
-    Var(x after n layers) = Var(embedding) + 2 n Var(branch)
+    Var(x after n blocks) = Var(embedding) + 2 n Var(branch)
 
-It grows with depth. Dividing the matrix that writes into the stream (`out`, `down`) by sqrt(2 n_layers) divides the variance of
-a branch by 2 n, and the sum is that of one branch at any depth.
+It grows with depth. Dividing the two matrices that write into the stream, `out` and `down`, by sqrt(2 n) divides the
+variance of a branch by 2 n: the sum is then what one branch alone would write, at any depth. The demonstration
+measures it.
 
-Gains begin at 1, biases at 0. The embedding begins at 0.02 as well: it is the head, too, and logits of a normed vector (length
-sqrt(D)) with rows of 0.02 have a standard deviation of 0.02 sqrt(D), 0.2 at D = 128: nearly uniform, so the first loss is log W.
+Gains begin at 1, biases at 0. The embedding begins at 0.02 as well, because it is also the head: the logits of a
+normed vector, whose length is sqrt(D), have a standard deviation of 0.02 sqrt(D), 0.23 at D = 128. That is nearly
+uniform over the vocabulary, so the first loss is near log W, and a first loss far from it is the cheapest sign of a
+mistake.
 
-Hardware: random numbers are drawn in float64 and rounded, so that float32 and float64 models begin alike, and a seed names
-one model on every machine. Variance is what a number format must hold: float16 has its finest grid between 2^-14 and 1, and
-gradients, 1 / (B T) of a small number, fall out of it. Training in float16 multiplies the loss first; bfloat16 need not.
+Hardware: the numbers are drawn in float64 and rounded, so that a float32 and a float64 model of one seed begin alike.
+A number format is a range for variances: float16 is at its best between 6 10^-5 and 65,504, loses a bit with every
+halving below that and ends at 6 10^-8. Twenty maps with D_in s^2 = 2 or 1/2 use up ten of the thirty doublings that
+are its best.
 """
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from positronic_course.ch03_linear_and_norms import Parameters
-from positronic_course.ch07_loss import ModelConfig, forward, loss_and_gradients
+from positronic_course.ch02_embeddings import embed
+from positronic_course.ch03_linear_and_norms import Parameters, part
+from positronic_course.ch06_block import block
+from positronic_course.ch07_loss import ModelConfig, loss_and_gradients
 
 STANDARD_DEVIATION = 0.02
 
@@ -51,7 +61,12 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return model | {f"final.{name}": (D,) for name in norm}
 
 
-def initialise(config: ModelConfig, seed: int, dtype: type = np.float32) -> Parameters:
+def is_writer(name: str) -> bool:
+    """Whether the matrix of this name writes into the stream."""
+    return name.endswith(("attention.out", "feed.down"))
+
+
+def initialise(config: ModelConfig, seed: int, dtype: DTypeLike = np.float32) -> Parameters:
     """Parameters to begin with: the same for the same seed."""
     rng = np.random.default_rng(seed)
     parameters: Parameters = {}
@@ -59,8 +74,7 @@ def initialise(config: ModelConfig, seed: int, dtype: type = np.float32) -> Para
         if name.endswith(("gain", "bias")):
             parameters[name] = np.full(shape, 1 if name.endswith("gain") else 0, dtype)
         else:
-            writes = name.endswith(("attention.out", "feed.down"))
-            scale = STANDARD_DEVIATION / (2 * config.n_layers) ** 0.5 if writes else STANDARD_DEVIATION
+            scale = STANDARD_DEVIATION / (2 * config.n_layers) ** 0.5 if is_writer(name) else STANDARD_DEVIATION
             parameters[name] = rng.normal(scale=scale, size=shape).astype(dtype)
     return parameters
 
@@ -72,18 +86,25 @@ def n_parameters(parameters: Parameters) -> int:
 if __name__ == "__main__":
     rng = np.random.default_rng(0)
 
-    # Twenty linear maps in a row, with three standard deviations.
+    # Twenty linear maps in a row.
     for factor in (0.5, 1.0, 2.0):
         x = rng.normal(size=(64, 128))
         for _ in range(20):
             x = x @ rng.normal(scale=(factor / 128) ** 0.5, size=(128, 128))
-        print(f"D_in s^2 = {factor}: variance after 20 layers {x.var():.3g}")
+        print(f"D_in s^2 = {factor}: variance {x.var():.3g} after 20 maps")
 
-    # The first loss of a new model is log W, whatever its depth.
+    # The stream at the end of models of several depths: writers divided by sqrt(2 n), or as loud as other matrices.
     ids = rng.integers(0, 300, size=(2, 33))
-    for n_layers in (2, 8):
+    for n_layers in (2, 8, 32):
         config = ModelConfig(vocab_size=300, d_model=64, n_heads=2, d_hidden=172, n_layers=n_layers)
         parameters = initialise(config, seed=0)
-        loss, gradients = loss_and_gradients(parameters, ids[:, :-1], ids[:, 1:], config)
-        _, saved = forward(parameters, ids[:, :-1], config)
-        print(f"{n_layers} layers, {n_parameters(parameters):,} parameters: loss {loss:.3f}, log W {np.log(300):.3f}")
+        factor = (2 * n_layers) ** 0.5
+        loud = {name: value * factor if is_writer(name) else value for name, value in parameters.items()}
+        for title, tried in (("divided", parameters), ("as loud", loud)):
+            x = embed(ids[:, :-1], tried["embedding"])[0]
+            before = x.var()
+            for layer in range(n_layers):
+                x = block(x, part(tried, f"blocks.{layer}."), config)[0]
+            loss = loss_and_gradients(tried, ids[:, :-1], ids[:, 1:], config)[0]
+            print(f"{n_layers:2} blocks, writers {title}: variance x {x.var() / before:5.2f}, first loss {loss:.3f}")
+    print(f"log W = {np.log(300):.3f}")

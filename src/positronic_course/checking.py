@@ -2,9 +2,9 @@
 
     dL/dx ~ (L(x + h) - L(x - h)) / 2 h
 
-The error of this central difference is h^2 L'''/6 from the step, and about 1e-16 L / h from the rounding of L in float64: near
-h = 1e-5 both are around 1e-10. In float32, where rounding is 6e-8, nothing can be checked this way: gradients are derived for
-every dtype and checked in float64.
+The error of this central difference is h^2 L'''/6 from the step, and about 1e-16 L / h from the rounding of L in
+float64: near h = 1e-5 both are around 1e-10. In float32, where rounding is 6e-8, nothing can be checked this way:
+gradients are derived for every dtype and checked in float64.
 
 It costs two forward passes for every number, so it is for small arrays. Backward finds them all for the price of two.
 """
@@ -39,7 +39,8 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
 
 def named(gradients: object, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What a backward returns, by name: arrays in the order of the inputs, and dicts that know their names."""
-    order, result = iter(inputs), {}
+    order = iter(inputs)
+    result: dict[str, np.ndarray] = {}
     for gradient in gradients if isinstance(gradients, tuple) else (gradients,):
         result |= gradient if isinstance(gradient, dict) else {next(order): gradient}
     return result
@@ -48,7 +49,7 @@ def named(gradients: object, inputs: Mapping[str, np.ndarray]) -> dict[str, np.n
 def check_gradients(
     f: Callable[..., tuple], f_backward: Callable, inputs: Mapping[str, np.ndarray], seed: int = 0
 ) -> dict[str, float]:
-    """Relative error of every gradient: f(**inputs) -> y, saved; f_backward(dy, saved) -> gradients of the inputs, in order.
+    """Relative error of each input's gradient: f(**inputs) -> y, saved; f_backward(dy, saved) -> gradients, in order.
 
     The loss is sum(y r) with a fixed random r, so dL/dy = r and no error can hide in a symmetry.
     """

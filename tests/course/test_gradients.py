@@ -197,7 +197,7 @@ MISTAKES = [
     ("ch07_loss", "cross_entropy_backward", "p * share[:, None]", "p / len(p)"),
     ("ch07_loss", "backward", "dembedding += embed_backward", "dembedding -= embed_backward"),
 ]
-"""Chapter, function, a line's part, and what a tired hand might have written: signs, forgotten terms, things mixed up."""
+"""Chapter, function, part of a line, and what a tired hand might have written: signs, forgotten terms, mix-ups."""
 
 
 @pytest.mark.parametrize(("chapter", "function", "right", "wrong"), MISTAKES)

@@ -61,7 +61,7 @@ def cases(seed: int = 0) -> list[Case]:
     cos, sin = turn
     past = tuple(rng.normal(size=(2, B, H, S - T, D // H)))
     stream = {"x": (B, T, D)}
-    heads = dict.fromkeys(("query", "key", "value", "out"), (D, D))
+    heads: dict[str, tuple[int, ...]] = dict.fromkeys(("query", "key", "value", "out"), (D, D))
     plain = {"up": (D, F), "down": (F, D)}
     gated = plain | {"gate": (D, F)}
 
@@ -139,15 +139,18 @@ def cases(seed: int = 0) -> list[Case]:
                 )
             )
     for norm, parts in (("rms", ("gain",)), ("layer", ("gain", "bias"))):
-        shapes = {f"{place}_norm.{name}": (D,) for place in ("attention", "feed") for name in parts}
-        shapes |= ch03.prefixed("attention.", heads) | ch03.prefixed("feed.", gated)
+        inside: dict[str, tuple[int, ...]] = {
+            f"{place}_norm.{name}": (D,) for place in ("attention", "feed") for name in parts
+        }
+        inside |= {f"attention.{name}": shape for name, shape in heads.items()}
+        inside |= {f"feed.{name}": shape for name, shape in gated.items()}
         made.append(
             Case(
                 "ch06",
                 f"block, {norm}",
                 block,
                 ch06.block_backward,
-                some(**stream, **shapes),
+                some(**stream, **inside),
                 {"config": ch06.BlockConfig(d_model=D, n_heads=H, d_hidden=F, norm=norm), "turn": turn},
             )
         )
@@ -199,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the numbers that are tried (default 0)")
     parser.add_argument("--chapter", help="only this chapter, as in ch05")
     options = parser.parse_args(arguments)
-    records = [
+    records: list[dict[str, Any]] = [
         {"chapter": case.chapter, "operation": case.operation, "array": name, "error": error}
         for case in cases(options.seed)
         if options.chapter in (None, case.chapter)
