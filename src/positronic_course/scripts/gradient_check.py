@@ -6,7 +6,7 @@ One line an array: chapter, operation, array, relative error. Ends with status 1
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,153 +47,127 @@ class Case:
         return check_gradients(lambda **inputs: self.f(**inputs, **self.constants), self.f_backward, self.inputs)
 
 
-def cases(seed: int = 0) -> list[Case]:
-    """All operations of the course that have a backward, in float64."""
-    rng = np.random.default_rng(seed)
+def some(rng: np.random.Generator, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Numbers of both signs, small enough to leave every softmax soft: a saturated one has no gradient to check."""
+    return {name: rng.normal(scale=0.5, size=shape) for name, shape in shapes.items()}
 
-    def some(**shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
-        """Numbers of both signs, small enough to leave every softmax soft: a saturated one has no gradient to check."""
-        return {name: rng.normal(scale=0.5, size=shape) for name, shape in shapes.items()}
 
-    ids, targets = rng.integers(0, W, size=(2, B, T))
-    weights = np.array([[1.0, 0.0, 1.0], [0.5, 1.0, 0.0]])
-    turn = ch02.rotation(np.arange(4, 4 + T), D // H, dtype=np.float64)
-    cos, sin = turn
-    past = tuple(rng.normal(size=(2, B, H, S - T, D // H)))
-    stream = {"x": (B, T, D)}
-    heads: dict[str, tuple[int, ...]] = dict.fromkeys(("query", "key", "value", "out"), (D, D))
-    plain = {"up": (D, F), "down": (F, D)}
-    gated = plain | {"gate": (D, F)}
+STREAM = {"x": (B, T, D)}
+HEADS: dict[str, tuple[int, ...]] = dict.fromkeys(("query", "key", "value", "out"), (D, D))
+PLAIN: dict[str, tuple[int, ...]] = {"up": (D, F), "down": (F, D)}
+GATED = PLAIN | {"gate": (D, F)}
 
-    def multi_head(x: np.ndarray, n_heads: int, turn: Any, past: Any = None, **p: np.ndarray) -> tuple:
+
+def turn() -> ch05.Turn:
+    return ch02.rotation(np.arange(4, 4 + T), D // H, dtype=np.float64)
+
+
+def embeddings(rng: np.random.Generator) -> Iterator[Case]:
+    ids = {"ids": rng.integers(0, W, size=(B, T))}
+    yield Case("ch02", "embed", ch02.embed, ch02.embed_backward, some(rng, table=(W, D)), ids)
+    arrays = some(rng, **STREAM, table=(S, D))
+    yield Case(
+        "ch02", "learned_positions", ch02.learned_positions, ch02.learned_positions_backward, arrays, {"start": 1}
+    )
+    yield Case(
+        "ch02",
+        "rotate",
+        lambda x, cos, sin: (ch02.rotate(x, cos, sin), (cos, sin)),
+        lambda dy, saved: ch02.rotate_backward(dy, *saved),
+        some(rng, x=(B, H, T, D // H)),
+        dict(zip(("cos", "sin"), turn(), strict=True)),
+    )
+
+
+def linear_and_norms(rng: np.random.Generator) -> Iterator[Case]:
+    x = {"x": (B, T, D)}
+    yield Case("ch03", "linear", ch03.linear, ch03.linear_backward, some(rng, **x, w=(D, F), b=(F,)))
+    yield Case("ch03", "layer_norm", ch03.layer_norm, ch03.layer_norm_backward, some(rng, **x, gain=(D,), bias=(D,)))
+    yield Case("ch03", "rms_norm", ch03.rms_norm, ch03.rms_norm_backward, some(rng, **x, gain=(D,)))
+
+
+def activations(rng: np.random.Generator) -> Iterator[Case]:
+    yield Case("ch04", "relu", ch04.relu, ch04.relu_backward, some(rng, **STREAM))
+    yield Case("ch04", "gelu", ch04.gelu, ch04.gelu_backward, some(rng, **STREAM))
+    yield Case("ch04", "swish", ch04.swish, ch04.swish_backward, some(rng, **STREAM))
+
+
+def attention(rng: np.random.Generator) -> Iterator[Case]:
+    yield Case("ch05", "softmax", lambda z: (ch05.softmax(z),) * 2, ch05.softmax_backward, some(rng, z=(B, T, S)))
+    seen = (B, H, S, D // H)
+    arrays = some(rng, q=(B, H, T, D // H), k=seen, v=seen)
+    yield Case("ch05", "attention", ch05.attention, ch05.attention_backward, arrays)
+
+    def multi_head(x: np.ndarray, n_heads: int, turn: Any, past: Any, **p: np.ndarray) -> tuple:
         return ch05.multi_head(x, p, n_heads, turn, past)
 
+    past = tuple(rng.normal(size=(2, B, H, S - T, D // H)))
+    for title, constants in (
+        ("multi_head", {"turn": None, "past": None}),
+        ("multi_head, rotary, with a past", {"turn": turn(), "past": past}),
+    ):
+        arrays = some(rng, **STREAM, **HEADS)
+        yield Case("ch05", title, multi_head, ch05.multi_head_backward, arrays, {"n_heads": H, **constants})
+
+
+def blocks(rng: np.random.Generator) -> Iterator[Case]:
     def feed_forward(x: np.ndarray, activation: str, **p: np.ndarray) -> tuple:
         return ch06.feed_forward(x, p, activation)
 
     def block(x: np.ndarray, config: ch06.BlockConfig, turn: Any, **p: np.ndarray) -> tuple:
         return ch06.block(x, p, config, turn)
 
+    for activation in ch04.ACTIVATIONS:
+        for title, shapes in (("plain", PLAIN), ("gated", GATED)):
+            arrays, constants = some(rng, **STREAM, **shapes), {"activation": activation}
+            title = f"feed_forward, {title} {activation}"
+            yield Case("ch06", title, feed_forward, ch06.feed_forward_backward, arrays, constants)
+    for norm, parts in (("rms", ("gain",)), ("layer", ("gain", "bias"))):
+        inside: dict[str, tuple[int, ...]] = {
+            f"{at}_norm.{name}": (D,) for at in ("attention", "feed") for name in parts
+        }
+        inside |= {f"attention.{name}": shape for name, shape in HEADS.items()}
+        inside |= {f"feed.{name}": shape for name, shape in GATED.items()}
+        config = ch06.BlockConfig(d_model=D, n_heads=H, d_hidden=F, norm=norm)
+        arrays = some(rng, **STREAM, **inside)
+        yield Case("ch06", f"block, {norm}", block, ch06.block_backward, arrays, {"config": config, "turn": turn()})
+
+
+def losses_and_models(rng: np.random.Generator) -> Iterator[Case]:
     def model(ids: np.ndarray, config: ch07.ModelConfig, **parameters: np.ndarray) -> tuple:
         return ch07.forward(parameters, ids, config)
 
-    made = [
-        Case("ch02", "embed", ch02.embed, ch02.embed_backward, some(table=(W, D)), {"ids": ids}),
-        Case(
-            "ch02",
-            "learned_positions",
-            ch02.learned_positions,
-            ch02.learned_positions_backward,
-            some(x=(B, T, D), table=(S, D)),
-            {"start": 1},
-        ),
-        Case(
-            "ch02",
-            "rotate",
-            lambda x, cos, sin: (ch02.rotate(x, cos, sin), (cos, sin)),
-            lambda dy, saved: ch02.rotate_backward(dy, *saved),
-            some(x=(B, H, T, D // H)),
-            {"cos": cos, "sin": sin},
-        ),
-        Case("ch03", "linear", ch03.linear, ch03.linear_backward, some(x=(B, T, D), w=(D, F), b=(F,))),
-        Case("ch03", "layer_norm", ch03.layer_norm, ch03.layer_norm_backward, some(x=(B, T, D), gain=(D,), bias=(D,))),
-        Case("ch03", "rms_norm", ch03.rms_norm, ch03.rms_norm_backward, some(x=(B, T, D), gain=(D,))),
-        Case("ch04", "relu", ch04.relu, ch04.relu_backward, some(x=(B, T, D))),
-        Case("ch04", "gelu", ch04.gelu, ch04.gelu_backward, some(x=(B, T, D))),
-        Case("ch04", "swish", ch04.swish, ch04.swish_backward, some(x=(B, T, D))),
-        Case("ch05", "softmax", lambda z: (ch05.softmax(z),) * 2, ch05.softmax_backward, some(z=(B, T, S))),
-        Case(
-            "ch05",
-            "attention",
-            ch05.attention,
-            ch05.attention_backward,
-            some(q=(B, H, T, D // H), k=(B, H, S, D // H), v=(B, H, S, D // H)),
-        ),
-        Case(
-            "ch05",
-            "multi_head",
-            multi_head,
-            ch05.multi_head_backward,
-            some(**stream, **heads),
-            {"n_heads": H, "turn": None},
-        ),
-        Case(
-            "ch05",
-            "multi_head, rotary, with a past",
-            multi_head,
-            ch05.multi_head_backward,
-            some(**stream, **heads),
-            {"n_heads": H, "turn": turn, "past": past},
-        ),
-    ]
-    for activation in ch04.ACTIVATIONS:
-        for title, shapes in (("plain", plain), ("gated", gated)):
-            made.append(
-                Case(
-                    "ch06",
-                    f"feed_forward, {title} {activation}",
-                    feed_forward,
-                    ch06.feed_forward_backward,
-                    some(**stream, **shapes),
-                    {"activation": activation},
-                )
-            )
-    for norm, parts in (("rms", ("gain",)), ("layer", ("gain", "bias"))):
-        inside: dict[str, tuple[int, ...]] = {
-            f"{place}_norm.{name}": (D,) for place in ("attention", "feed") for name in parts
-        }
-        inside |= {f"attention.{name}": shape for name, shape in heads.items()}
-        inside |= {f"feed.{name}": shape for name, shape in gated.items()}
-        made.append(
-            Case(
-                "ch06",
-                f"block, {norm}",
-                block,
-                ch06.block_backward,
-                some(**stream, **inside),
-                {"config": ch06.BlockConfig(d_model=D, n_heads=H, d_hidden=F, norm=norm), "turn": turn},
-            )
-        )
-    for title, among in (("cross_entropy", None), ("cross_entropy, weighted", weights)):
-        made.append(
-            Case(
-                "ch07",
-                title,
-                ch07.cross_entropy,
-                lambda dloss, saved: dloss * ch07.cross_entropy_backward(saved),
-                some(logits=(B, T, W)),
-                {"targets": targets, "weights": among},
-            )
-        )
-    for positions, norm, activation, has_gate in (
-        ("rotary", "rms", "swish", True),
-        ("learned", "layer", "gelu", False),
-        ("sinusoidal", "layer", "relu", True),
+    ids, targets = rng.integers(0, W, size=(2, B, T))
+    for title, weights in (
+        ("cross_entropy", None),
+        ("cross_entropy, weighted", np.array([[1.0, 0.0, 1.0], [0.5, 1.0, 0.0]])),
     ):
-        config = ch07.ModelConfig(
-            vocab_size=W,
-            d_model=D,
-            n_heads=H,
-            n_layers=2,
-            d_hidden=F,
-            context=T,
-            positions=positions,
-            norm=norm,
-            activation=activation,
-            gated=has_gate,
+        yield Case(
+            "ch07",
+            title,
+            ch07.cross_entropy,
+            lambda dloss, saved: dloss * ch07.cross_entropy_backward(saved),
+            some(rng, logits=(B, T, W)),
+            {"targets": targets, "weights": weights},
         )
-        inputs = some(**ch08.shapes(config))
-        made.append(
-            Case(
-                "ch07",
-                f"model, {positions} {norm} {activation}",
-                model,
-                ch07.backward,
-                inputs,
-                {"ids": ids, "config": config},
-            )
-        )
-    return made
+    sizes: dict[str, Any] = {"vocab_size": W, "d_model": D, "n_heads": H, "n_layers": 2, "d_hidden": F, "context": T}
+    for config in (
+        ch07.ModelConfig(**sizes),
+        ch07.ModelConfig(**sizes, positions="learned", norm="layer", activation="gelu", gated=False),
+        ch07.ModelConfig(**sizes, positions="sinusoidal", norm="layer", activation="relu"),
+    ):
+        title = f"model, {config.positions} {config.norm} {config.activation}"
+        arrays, constants = some(rng, **ch08.shapes(config)), {"ids": ids, "config": config}
+        yield Case("ch07", title, model, ch07.backward, arrays, constants)
+
+
+CHAPTERS = (embeddings, linear_and_norms, activations, attention, blocks, losses_and_models)
+
+
+def cases(seed: int = 0) -> list[Case]:
+    """All operations of the course that have a backward, in float64."""
+    rng = np.random.default_rng(seed)
+    return [case for chapter in CHAPTERS for case in chapter(rng)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -202,14 +176,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the numbers that are tried (default 0)")
     parser.add_argument("--chapter", help="only this chapter, as in ch05")
     options = parser.parse_args(arguments)
+    found = cases(options.seed)
+    if options.chapter and options.chapter not in {case.chapter for case in found}:
+        known = ", ".join(sorted({case.chapter for case in found}))
+        parser.error(f"there is nothing to check in {options.chapter!r}; name one of {known}, or none for all.")
     records: list[dict[str, Any]] = [
         {"chapter": case.chapter, "operation": case.operation, "array": name, "error": error}
-        for case in cases(options.seed)
+        for case in found
         if options.chapter in (None, case.chapter)
         for name, error in case.errors().items()
     ]
-    if not records:
-        parser.error(f"there is nothing to check in {options.chapter!r}; name a chapter from ch02 to ch07.")
     if options.json:
         print(json.dumps(records, indent=1))
     else:
