@@ -23,21 +23,21 @@ The rows say which tokens there are, not which of them came first. Three ways to
 
 *Learned*: a second table P (S, D), one row for each place: x[b, t] + P[t]. Nothing beyond row S - 1 is known.
 
-*Sinusoidal*: no table to learn. Columns i and i + D/2 are a hand of a clock, turning once in 2 pi base^(2i/D) tokens:
+*Sinusoidal*: no table to learn. Columns i and i + D/2 are a hand of a clock, turning once in 2 pi base^(2i/D) tokens.
+The base is a large number, usually 10,000: the first hand turns once in 6 tokens, the last once in nearly 60,000.
 
     P[t, i] = sin(t base^(-2i/D))    P[t, i + D/2] = cos(t base^(-2i/D))       i = 0 .. D/2 - 1
 
-*Rotary*: nothing is added. Whatever vector is to be compared with another (width K) has its pairs (a, b) = (x[i], x[i
-+ K/2]) turned by an angle that grows with the position t, theta = t base^(-2i/K):
+*Rotary*: nothing is added. A vector of width K that is to be compared with another one is cut into pairs, and each
+pair is turned by an angle that grows with the position t:
 
-    (a, b) -> (a cos theta - b sin theta, b cos theta + a sin theta)
+    (a, b) = (x[i], x[i + K/2]) -> (a cos theta - b sin theta, b cos theta + a sin theta)      theta = t base^(-2i/K)
 
 Turn one vector by s and another by t: their dot product only sees the difference s - t, because a rotation keeps dot
 products and two rotations add their angles. What the model learns about "three tokens back" then holds everywhere.
 
-Backward of a rotation: with the matrix R, y = R x, every linear map sends gradients back by its transpose, dx = R^T
-dy, and the transpose of a rotation is the rotation back. So backward is `rotate` with -sin. Nothing but the angles is
-needed.
+Backward of a rotation y = R x: a linear map sends gradients back by its transpose, dx = R^T dy, and the transpose of
+a rotation is the rotation back. So backward is `rotate` with -sin, and `rotate` has nothing to save but the angles.
 
 Hardware: the angle is a product of a position and a frequency. A float32 has 24 bits of precision, so near 10,000
 radians neighbouring values are 0.001 apart, and bfloat16 with its 8 bits cannot even count beyond 256. So the tables
@@ -144,6 +144,5 @@ if __name__ == "__main__":
 
     # The hands of the sinusoidal clock: how alike are a position and the one n tokens later?
     table = sinusoidal(0, 33, 64)
-    print(
-        "likeness at distance 0, 1, 2, 4, ... 32:", [f"{table[0] @ table[n] / 32:.2f}" for n in (0, 1, 2, 4, 8, 16, 32)]
-    )
+    for n in (0, 1, 2, 4, 8, 16, 32):
+        print(f"likeness at distance {n:2}: {table[0] @ table[n] / 32:.2f}")

@@ -29,8 +29,8 @@ Hardware: exp(x) leaves float32 at x = 88.73 and float16 at 11.09. The sigmoid a
 which becomes infinite for x below -88.73: IEEE 754 still gives the right 1 / (1 + inf) = 0, and raises its overflow
 flag. With tanh, whose values lie between -1 and 1, nothing can overflow: sigmoid(x) = (1 + tanh(x / 2)) / 2 is the
 same function. The price is paid far below zero: tanh(-10) and -1 are one number in float32, so sigmoid(-20) comes out
-as 0 instead of 2 10^-9, less than one rounding of what it is added to. ReLU needs no exp, only the sign bit: that is
-its charm in hardware, and half its outputs are exact zeros, which need not be multiplied.
+as 0 instead of 2 10^-9. ReLU needs no exp, only the sign bit: that is its charm in hardware, and where half its
+outputs are exact zeros, half the products that follow need not be made.
 """
 
 from collections.abc import Callable

@@ -7,8 +7,8 @@ After a token has read from others it thinks by itself: widen from D to F, an ac
     plain   y = f(x up) down                     f: an activation; up (D, F), down (F, D)
     gated   y = (f(x gate) * (x up)) down        gate (D, F): one half says how much of the other half passes
 
-With f = swish the gated form is known as SwiGLU. Backward of the product a * u: da = du' u, du = du' a, with du' the
-gradient of the product; everything else is in the chapters before.
+With f = swish the gated form is known as SwiGLU. Its one new step is the product h = a u, number by number, of
+a = f(x gate) and u = x up. Backward: da = dh u, du = dh a. x was used twice, so its two gradients add up.
 
 Residual stream
 ---------------
@@ -17,10 +17,13 @@ A block does not replace its input, it adds to it:
     x <- x + multi_head(norm(x))
     x <- x + feed_forward(norm(x))
 
-The stream x runs from the beginning to the end, and every part reads from it and writes into it. Backward of y = x +
-f(x): dx = dy + f_backward(dy). The first dy passes unchanged, through any number of blocks. Without it the gradient
-would be a product of as many factors as there are blocks: it would fade or explode, and forget its direction. The
-norm stands before each part (pre-norm), inside the branch, so that nothing at all stands on the stream itself.
+The stream x runs from the beginning to the end, and every part reads from it and writes into it. Backward:
+
+    y = x + f(x)        dx = dy + f_backward(dy)
+
+The first dy passes unchanged, through any number of blocks. Without it the gradient would be a product of as many
+factors as there are blocks: it would fade or explode, and forget its direction. The norm stands before each part
+(pre-norm), inside the branch, so that nothing at all stands on the stream itself.
 
 Hardware: to add many small numbers to a large one is what low precision does worst. bfloat16 has 8 bits, so 256 + 1
 is 256 again, and a branch that writes less than 1/512 of what is there has not written. So mixed precision keeps

@@ -10,16 +10,16 @@ is how surprised it was by the token that really came, y: minus the logarithm of
 The loss of a batch is the mean over its tokens, or the mean under weights that leave some tokens out (padding: 0).
 Before anything is learnt, p is about 1 / W for everything, so the loss is near log W: look for that number first.
 
-Backward. The derivative of log(sum exp z) to z_j is exp(z_j) / sum = p_j; that of z_y is 1 for j = y. So with n
-tokens
+Backward. The derivative of log(sum exp z) by z_j is exp(z_j) / sum = p_j; that of z_y is 1 for j = y. With n tokens:
 
     dz_j = (p_j - [j = y]) / n
 
-What was said minus what was true. It needs no division by p and no logarithm, and never becomes infinite.
+What was said minus what was true. Here softmax and logarithm meet and the awkward parts of both are gone: no division
+by p, nothing that could become infinite.
 
 The model
 ---------
-    ids (B, T) -> x = E[ids] -> blocks -> norm -> logits = x E^T       E (W, D) the embedding table, used twice
+    ids (B, T) -> x = E[ids] -> positions -> blocks -> norm -> logits = x E^T        E (W, D), the embedding table
 
 Tied: the table that turns ids into vectors also turns vectors into ids, so that a logit is how well the final vector
 agrees with the token's own vector. E is used twice, so its two gradients add up: from the head dlogits^T x, from the
@@ -87,11 +87,12 @@ def cross_entropy(
     logits: np.ndarray, targets: np.ndarray, weights: np.ndarray | None = None
 ) -> tuple[np.floating, tuple]:
     """logits (B, T, W), targets (B, T) -> nats a token, the mean; weights (B, T) make it a weighted mean."""
+    weights = np.ones(targets.shape) if weights is None else weights
+    if not weights.any():
+        raise CourseError("All weights are 0, so there is nothing to learn from; give at least one token a weight.")
+    share = (weights / weights.sum()).ravel().astype(logits.dtype)
     z = flat(logits)
     at = np.arange(len(z)), targets.ravel()
-    share = (
-        np.full(len(z), 1 / len(z), z.dtype) if weights is None else (weights / weights.sum()).ravel().astype(z.dtype)
-    )
     z = z - z.max(axis=-1, keepdims=True)
     right = z[at]
     np.exp(z, out=z)
@@ -138,16 +139,9 @@ def forward(
         saved_blocks.append(saved)
     norm, norm_backward = NORMS[config.norm]
     x, saved_norm = norm(x, part(parameters, "final."))
-    logits = flat(x) @ parameters["embedding"].T
     saved_head = (x, parameters["embedding"])
-    return logits.reshape(*ids.shape, -1), (
-        saved_embed,
-        saved_positions,
-        saved_blocks,
-        norm_backward,
-        saved_norm,
-        saved_head,
-    )
+    logits = (flat(x) @ parameters["embedding"].T).reshape(*ids.shape, -1)
+    return logits, (saved_embed, saved_positions, saved_blocks, norm_backward, saved_norm, saved_head)
 
 
 def backward(dlogits: np.ndarray, saved: tuple) -> Parameters:
@@ -205,9 +199,8 @@ if __name__ == "__main__":
     parameters = {"embedding": rng.normal(scale=0.1, size=(config.vocab_size, D)), "final.gain": np.ones(D)}
     for layer in range(config.n_layers):
         drawn = {name: rng.normal(scale=0.1, size=shape) for name, shape in inside.items()}
-        parameters |= prefixed(
-            f"blocks.{layer}.", drawn | {"attention_norm.gain": np.ones(D), "feed_norm.gain": np.ones(D)}
-        )
+        drawn |= {"attention_norm.gain": np.ones(D), "feed_norm.gain": np.ones(D)}
+        parameters |= prefixed(f"blocks.{layer}.", drawn)
     ids = tokenizer.encode(text)[None]
     print(f"log W = {np.log(config.vocab_size):.3f}")
     for step in range(201):

@@ -1,10 +1,10 @@
 """Initialisation.
 
-Where should the parameters begin? Not at zero: all columns would get the same gradient and stay the same for ever.
-Small random numbers tell them apart. How small is a question of variance.
+Where should the parameters begin? Not at zero, where nothing passes and nothing comes back, and not at one value, for
+columns that are equal get equal gradients and stay equal for ever. Small random numbers tell them apart. How small is
+a question of variance.
 
-A linear map adds D_in terms. If x has independent entries of mean 0 and variance v, and w entries of variance s^2,
-then
+A linear map adds D_in terms. If x has independent entries of mean 0 and variance v, and w entries of variance s^2:
 
     Var(y_j) = sum_i Var(x_i w_ij) = D_in s^2 v
 
