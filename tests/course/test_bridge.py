@@ -100,4 +100,4 @@ def test_logits_and_all_gradients_are_those_of_the_transformer(wide, config):
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_in_float32_they_agree_as_far_as_float32_goes(config):
     """Nothing is replaced here: the rotary frequencies are theirs too, computed in float32."""
-    compare(config, np.float32, 2e-4)
+    compare(config, np.float32, 5e-5)
