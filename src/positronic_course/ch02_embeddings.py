@@ -113,13 +113,9 @@ def rotation(
 
 def rotate(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
     """x (B, H, T, K), H vectors a token, each K wide: pairs (i, i + K/2) turned by the angles of their token."""
-    half = x.shape[-1] // 2
-    a, b = x[..., :half], x[..., half:]
-    y = np.empty_like(x)
-    np.multiply(a, cos, out=y[..., :half])
-    np.multiply(b, cos, out=y[..., half:])
-    y[..., :half] -= b * sin
-    y[..., half:] += a * sin
+    y = np.roll(x, x.shape[-1] // 2, axis=-1)  # (a, b) -> (b, a), for all pairs at once
+    y *= np.concatenate([-sin, sin], axis=-1)
+    y += x * np.concatenate([cos, cos], axis=-1)
     return y
 
 
