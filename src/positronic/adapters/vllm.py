@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import positronic.models  # noqa: F401  the engine's own process has to know the families' configs
 from positronic.adapters.hf.configuration import PositronicConfig
+from positronic.config import ModelConfig
 from positronic.errors import ConfigError
 from positronic.lm import MixerOutput
 from positronic.mixers.attention import Attention, Layout
@@ -87,7 +88,7 @@ class Served(nn.Module):
         config = vllm_config.model_config.hf_config
         if vllm_config.parallel_config.world_size > 1:
             raise ConfigError("These models are small: serve them with tensor and pipeline parallel sizes of 1.")
-        core = config.lm()
+        core = ModelConfig.from_json(config.core)
         self.lm: Any = core.replace(**{f.name: None for f in fields(core) if f.name in HEADS}).build()
         kept = self.lm.init_state(1).layers
         if reason := unservable(kept, config.freeze_memory):

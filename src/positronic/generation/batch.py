@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from positronic.generation.conversation import Conversation
-from positronic.generation.prefill import check_room, prefill
+from positronic.generation.prefill import prefill
 from positronic.generation.prompt import Prompt, prompt_ids, stop_reasons
 from positronic.generation.result import DraftCount, Result, Seconds
+from positronic.generation.room import check_room
 from positronic.generation.sampling import Sampler
 from positronic.generation.stream import TextStream
 from positronic.generation.wish import wish

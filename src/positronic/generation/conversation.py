@@ -8,7 +8,8 @@ from torch import Tensor
 
 from positronic.errors import GenerationError
 from positronic.generation.exact import Exact, find_exact
-from positronic.generation.prefill import check_room, prefill
+from positronic.generation.prefill import prefill
+from positronic.generation.room import check_room
 from positronic.lm import LM
 from positronic.probe import Probe
 from positronic.state import DecodeState

@@ -17,10 +17,10 @@ from positronic.errors import GenerationError
 from positronic.generation.conversation import Conversation, exact_for, go_on
 from positronic.generation.decode import Emission, decode
 from positronic.generation.exact import Exact
-from positronic.generation.prefill import check_room
 from positronic.generation.prompt import Prompt, prompt_ids, stop_reasons, turn_ended
 from positronic.generation.propose import NOTHING, Heads, NGram, Proposer
 from positronic.generation.result import DraftCount, Result, Seconds
+from positronic.generation.room import check_room
 from positronic.generation.sampling import Sampler
 from positronic.generation.stream import TextStream
 from positronic.generation.uncached import Uncached

@@ -6,26 +6,17 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from positronic.errors import GenerationError
 from positronic.generation.exact import Exact
+from positronic.generation.room import check_room
 from positronic.generation.wish import wish
 from positronic.lm import LM
 from positronic.probe import Probe
 from positronic.state import DecodeState
 
-__all__ = ["CHUNK", "check_room", "prefill"]
+__all__ = ["CHUNK", "prefill"]
 
 CHUNK = 512
 """Tokens of a row in one call."""
-
-
-def check_room(tokens: int, held: int) -> None:
-    """Raise unless a model of `held` positions can hold that many tokens."""
-    if tokens > held:
-        raise GenerationError(
-            f"The prompt brings the sequence to {tokens} tokens; the model holds {held}. "
-            f"Shorten it by {tokens - held}, or start a new conversation."
-        )
 
 
 @torch.no_grad()

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from positronic.errors import GenerationError
 from positronic.generation import GREEDY, Sampler, Stop, decode, prefill
-from positronic.generation.prefill import check_room
 from positronic.generation.prompt import stop_reasons
+from positronic.generation.room import check_room
 from positronic.lm import LM
 from positronic.probe import Probe, Verb
 from positronic.text import Tokenizer

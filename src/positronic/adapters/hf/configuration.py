@@ -45,10 +45,6 @@ class PositronicConfig(PreTrainedConfig):
         """The config around a core config."""
         return PositronicConfig(core=core.to_json())
 
-    def lm(self) -> ModelConfig:
-        """The core config."""
-        return ModelConfig.from_json(self.core)
-
     @property
     def hidden_size(self) -> int:
         return self.core["d_model"]

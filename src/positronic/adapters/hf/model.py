@@ -8,7 +8,6 @@ prefix, and every weight of the folder has a place. Some trainers never ask for 
 gives by the weight of `get_output_embeddings()`, a window on the embedding itself.
 """
 
-import logging
 import os
 from pathlib import Path
 from typing import Any, cast
@@ -22,19 +21,17 @@ from transformers.utils import can_return_tuple
 
 from positronic.adapters.hf.cache import StateCache
 from positronic.adapters.hf.call import refuse_unknown, step_of
+from positronic.adapters.hf.completing import complete
 from positronic.adapters.hf.configuration import PositronicConfig
 from positronic.adapters.hf.loss import auxiliary_loss
-from positronic.checkpoint import adopt
-from positronic.errors import CheckpointError, ConfigError, GenerationError, TokenizerError
-from positronic.generation.prefill import check_room
+from positronic.config import ModelConfig
+from positronic.errors import CheckpointError, ConfigError, GenerationError
+from positronic.generation.room import check_room
 from positronic.lm import LM, LMOutput
 from positronic.nn import init
 from positronic.state import Step
-from positronic.text import Tokenizer
 
 __all__ = ["PositronicForCausalLM", "PositronicModel", "PositronicPreTrainedModel"]
-
-log = logging.getLogger(__name__)
 
 
 class PositronicPreTrainedModel(PreTrainedModel):
@@ -51,7 +48,7 @@ class PositronicPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: PositronicConfig):
         super().__init__(config)
-        self.model = config.lm().build()
+        self.model = ModelConfig.from_json(config.core).build()
         self.gradient_checkpointing = False
         self._no_split_modules = [type(self.model).__name__]
         self.post_init()
@@ -79,7 +76,7 @@ class PositronicPreTrainedModel(PreTrainedModel):
         written is a checkpoint of ours too."""
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
         if is_main_process:
-            _complete(Path(save_directory), Path(self.name_or_path or save_directory))
+            complete(Path(save_directory), Path(self.name_or_path or save_directory))
 
     @property
     def lm(self) -> LM:
@@ -242,18 +239,3 @@ class PositronicForCausalLM(PositronicPreTrainedModel, GenerationMixin):
         rows = batch_size * max(generation_config.num_beams, generation_config.num_return_sequences)
         room = max_cache_length if kind == "static" else 0
         model_kwargs["past_key_values"] = StateCache(self.lm.init_state(rows, room))
-
-
-def _complete(folder: Path, source: Path) -> None:
-    """Make a saved folder a checkpoint of ours, if a tokenizer is at hand."""
-    try:
-        if not (folder / "tokenizer.json").is_file():
-            Tokenizer.load(source).save(folder)
-        adopt(folder)
-    except (TokenizerError, CheckpointError) as error:
-        log.warning(
-            "%s is not yet a checkpoint that positronic.load reads: %s Save the tokenizer there, then call "
-            "positronic.checkpoint.adopt.",
-            folder,
-            error,
-        )

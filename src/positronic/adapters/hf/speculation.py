@@ -17,8 +17,9 @@ from transformers.generation import GenerateDecoderOnlyOutput
 from positronic.adapters.hf.cache import StateCache
 from positronic.errors import GenerationError
 from positronic.generation.accept import accept
-from positronic.generation.prefill import check_room, prefill
+from positronic.generation.prefill import prefill
 from positronic.generation.propose import Heads, NGram, Proposer
+from positronic.generation.room import check_room
 from positronic.generation.wish import wish
 
 __all__ = ["speculative"]

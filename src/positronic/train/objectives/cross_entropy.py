@@ -13,7 +13,6 @@ Source   z-loss: Chowdhery et al. 2022, "PaLM", arXiv 2204.02311, section 5.
 import logging
 from collections.abc import Callable, Sequence
 from functools import cache
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
@@ -140,9 +139,9 @@ def _sums(z: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 @cache
 def _fast_kernel() -> Callable[[Tensor, Tensor, Tensor, float, float], tuple[Tensor, Tensor]]:
     """What runs on a GPU: the fused kernel where Triton is installed."""
-    if find_spec("triton") is None:
-        log.warning("Triton is not installed: cross entropy runs in plain PyTorch, which costs a tenth of the step")
+    try:
+        from positronic.train.objectives.cross_entropy_triton import slice_kernel
+    except ModuleNotFoundError as error:
+        log.warning("%s: cross entropy runs in plain PyTorch, which costs a tenth of the step", error)
         return _kernel
-    from positronic.train.objectives.cross_entropy_triton import slice_kernel
-
     return slice_kernel
