@@ -33,7 +33,7 @@ def open_folder(folder: str | os.PathLike[str]) -> Sealed:
         refuse_pickles_in(path)
         raise CheckpointError(
             f"{path} has no {MANIFEST}: it is no checkpoint of ours, or was copied in part. Give a folder that `save` "
-            f"or a training run wrote."
+            f"or a training run wrote, or make one of what Transformers saved with positronic.checkpoint.adopt."
         )
     return Sealed(path)
 

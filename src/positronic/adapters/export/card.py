@@ -1,0 +1,77 @@
+"""The model card of an exported folder: what this is, how it is opened, and what is left to its owner to say."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from positronic.config import ModelConfig
+
+__all__ = ["Card", "held_out_score"]
+
+
+@dataclass(frozen=True)
+class Card:
+    name: str
+    config: ModelConfig
+    parameters: int
+    bits_per_byte: float | None
+    """Of held-out text, as the run measured it; None: not known."""
+
+    def text(self) -> str:
+        """README.md, as model hubs read it."""
+        score = "" if self.bits_per_byte is None else f"{self.bits_per_byte:.4f} bits per byte of its held-out text. "
+        config = self.config
+        return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [positronic, {config.kind}]
+# license: which one these weights have is yours to say
+---
+# {self.name}
+
+A language model of the family `{config.kind}`: {self.parameters:,} parameters, a vocabulary of {config.vocab_size:,},
+trained on rows of {config.context:,} tokens, up to {config.max_positions:,} in one sequence. {score}It was made with
+positronic; what it was trained on, what it is for and where it fails is yours to write here.
+
+## Opening it
+
+Where positronic is installed (`pip install "positronic[hf]"`), import it and nothing else is needed:
+
+```python
+import positronic.adapters.hf
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{self.name}")
+tokenizer = AutoTokenizer.from_pretrained("{self.name}")
+```
+
+Anywhere else let Transformers run the code that lies in this folder. Read it first, as any code:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{self.name}", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("{self.name}", trust_remote_code=True)
+ids = tokenizer("Once upon a time", return_tensors="pt")
+print(tokenizer.decode(model.generate(**ids, max_new_tokens=60)[0]))
+```
+
+If Transformers does not know the model type `positronic`, or asks to allow custom code, one of the two is missing.
+"""
+
+
+def held_out_score(checkpoint: Path) -> float | None:
+    """Bits per byte that a run wrote down when it saved this checkpoint; None: it did not, or the run is not here."""
+    try:
+        lines = (checkpoint.parent / "metrics.jsonl").read_text("utf-8").splitlines()
+    except OSError:
+        return None
+    found = None
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:  # the line a killed run was writing
+            continue
+        if event.get("event") == "evaluation" and checkpoint.name == f"step-{event.get('step', 0):08d}":
+            found = event.get("bits_per_byte")
+    return found
