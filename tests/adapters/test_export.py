@@ -20,7 +20,8 @@ from positronic.adapters.export.flatten import faults
 from positronic.adapters.export.folder import code_of
 from positronic.adapters.hf import PositronicForCausalLM
 from positronic.checkpoint import adopt, save
-from positronic.errors import CheckpointError
+from positronic.errors import CheckpointError, ConfigError
+from positronic.mixers.attention import AttentionConfig
 from positronic.models import PRESETS
 from positronic.text import byte_tokenizer
 
@@ -170,8 +171,21 @@ def test_an_export_brings_the_code_of_one_family(family):
 
 
 @pytest.mark.parametrize("name", ["tinygpt-tiny", "positronic-144m", "mycel-79m", "moa-400m", "moa-dot-150m"])
-def test_every_import_of_an_export_leads_somewhere(name):
-    assert faults(code_of(PRESETS[name]())) == []
+def test_every_import_and_every_name_of_an_export_leads_somewhere(name, tmp_path):
+    code = code_of(PRESETS[name]())
+    assert faults(code) == []
+    for file, text in code.items():
+        (tmp_path / f"{file}.py").write_text(text)
+    ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache", "--select", "E9,F63,F7,F82"]
+    found = subprocess.run([*ruff, str(tmp_path)], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
+def test_code_from_elsewhere_cannot_be_exported():
+    stray = type("Stray", (AttentionConfig,), {})()
+    assert not type(stray).__module__.startswith("positronic.")
+    with pytest.raises(ConfigError, match="Export it as safetensors"):
+        code_of(MODELS["control"].config.replace(attention=stray))
 
 
 @pytest.mark.parametrize(

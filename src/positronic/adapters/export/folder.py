@@ -25,7 +25,7 @@ from positronic.checkpoint.manifest import write_json
 from positronic.checkpoint.opening import CONFIG, open_folder
 from positronic.checkpoint.reading import reason
 from positronic.config import Config
-from positronic.errors import CheckpointError
+from positronic.errors import CheckpointError, ConfigError
 from positronic.lm import LM
 from positronic.text import Tokenizer
 
@@ -101,6 +101,12 @@ def export_remote_code(
 def code_of(config: Config) -> dict[str, str]:
     """What Transformers needs to build the model of a config: the text of each file by its name, ".py" left out."""
     kinds = sorted({(type(part).__module__, type(part).__name__) for part in _parts(config)})
+    strange = [f"{module}.{name}" for module, name in kinds if not module.startswith("positronic.")]
+    if strange:
+        raise ConfigError(
+            f"The model is built from {', '.join(strange)}, which is no part of positronic, and only positronic's own "
+            f"code can be exported. Export it as safetensors, and bring that module along."
+        )
     written = flatten([*TITLES, *(module for module, _ in kinds)], TITLES)
     lines = [f"from .{title(module, TITLES)} import {name}  # noqa: E402, F401\n" for module, name in kinds]
     written[MODELING] += KINDS + "".join(lines)
