@@ -1,19 +1,20 @@
 """The shapes in which conversations are published, each read into messages.
 
-A shape is known by its fields. Errors say in a few words what is wrong with a record; the reader of files (`chat.py`)
-adds where it stands.
+A shape is known by its fields; one that is null is absent, as in tables, where every row has all columns. What an
+assistant writes between <think> and </think> before its answer is its thinking. Errors say in a few words what is wrong
+with a record; the reader of files (`chat.py`) adds where it stands.
 """
 
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from positronic.errors import DataError
 from positronic.text import Message, ToolCall, with_tools
 
-__all__ = ["SHAPES", "from_columns", "from_record"]
+__all__ = ["SHAPES", "from_columns", "from_record", "present"]
 
 Record = Mapping[str, Any]
 
@@ -32,6 +33,7 @@ def from_record(record: Any) -> list[Message]:
     """The messages of one json object."""
     if not isinstance(record, dict):
         raise DataError("it is no JSON object")
+    record = present(record)
     shape = next((shape for shape in SHAPES if all(field in record for field in shape.fields)), None)
     if shape is None:
         known = "; ".join(f"{shape.name} ({', '.join(shape.fields)})" for shape in SHAPES)
@@ -39,7 +41,25 @@ def from_record(record: Any) -> list[Message]:
             f"its fields are {', '.join(record) or 'none'}, and the shapes known are {known}; "
             f"tsv (question, answer, rationale)"
         )
-    return shape.read(record)
+    return [_thinking(message) for message in shape.read(record)]
+
+
+def present(value: Any) -> Any:
+    """Without what is null, at any depth."""
+    if isinstance(value, dict):
+        return {key: present(item) for key, item in value.items() if item is not None}
+    return [present(item) for item in value] if isinstance(value, list) else value
+
+
+def _thinking(message: Message) -> Message:
+    """The message with the thoughts that its text begins with in their place."""
+    found = _THOUGHT.fullmatch(message.content) if message.role == "assistant" and message.think is None else None
+    if found is None:
+        return message
+    return replace(message, think=found["think"].strip() or None, content=found["said"])
+
+
+_THOUGHT = re.compile(r"\s*<think>(?P<think>.*?)</think>\s*(?P<said>.*)", re.DOTALL)
 
 
 def from_columns(columns: list[str]) -> list[Message]:
@@ -128,6 +148,14 @@ def _question(record: Record) -> list[Message]:
     return [question, Message("assistant", think=thought or None, solution=solution.strip())]
 
 
+def _prompt(answer: str) -> Callable[[Record], list[Message]]:
+    return lambda record: [_user(_text(record, "prompt")), _assistant(_text(record, answer))]
+
+
+def _problem(record: Record) -> list[Message]:
+    return [_user(_text(record, "problem")), _assistant(_text(record, "solution"))]
+
+
 def _topical_chat(record: Record) -> list[Message]:
     """Two people; the one who speaks first is the user."""
     turns = [(_text(turn, "agent"), _text(turn, "message")) for turn in _objects(record, "content")]
@@ -160,6 +188,9 @@ SHAPES = (
     Shape("alpaca", ("instruction", "response"), _alpaca),
     Shape("seed task", ("instruction", "instances"), _seed_task),
     Shape("question and answer", ("question", "answer"), _question),
+    Shape("prompt and answer", ("prompt", "response"), _prompt("response")),
+    Shape("prompt and answer", ("prompt", "completion"), _prompt("completion")),
+    Shape("problem and solution", ("problem", "solution"), _problem),
 )
 
 
