@@ -30,6 +30,10 @@ def tokenizer():
     return ByteTokens()
 
 
+def zst(data):
+    return pytest.importorskip("zstandard").ZstdCompressor(write_checksum=True).compress(data)
+
+
 @pytest.fixture
 def put(tmp_path):
     """put(name, text or bytes) writes a file, packed as its suffix says, and gives its path."""
@@ -38,8 +42,22 @@ def put(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         data = content if isinstance(content, bytes) else content.encode()
-        packed = {".gz": gzip.compress, ".xz": lzma.compress}.get(path.suffix, bytes)(data)
+        packed = {".gz": gzip.compress, ".xz": lzma.compress, ".zst": zst}.get(path.suffix, bytes)(data)
         path.write_bytes(packed)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def table(tmp_path):
+    """table(name, records, ...) writes a parquet file of them, and gives its path."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+
+    def write(name, records, **how):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(records), path, **how)
         return path
 
     return write

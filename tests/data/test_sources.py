@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+from hashlib import sha256
 
 import pytest
 
@@ -30,6 +32,7 @@ def jsonl(*records):
         ("a:0.5:0.25", "a:0.5", None, 0.25),
         ("a.jsonl#body:0.2", "a.jsonl", "body", 0.2),
         ("a.jsonl.xz#body", "a.jsonl.xz", "body", None),
+        ("a.parquet#body:2", "a.parquet", "body", 2.0),
         ("c#.txt:1", "c#.txt", None, 1.0),
         ("c#sharp.txt", "c#sharp.txt", None, None),
     ],
@@ -76,7 +79,37 @@ def test_packed_files_hold_the_same_documents_as_plain_ones(put):
     records = jsonl({"text": "a"}, {"text": "b"})
     for name, content in (("a.txt", "x\ny"), ("a.jsonl", records), ("a.json", json.dumps(["p", "q"]))):
         plain = texts(put(name, content))
-        assert texts(put(name + ".gz", content)) == texts(put(name + ".xz", content)) == plain
+        assert all(texts(put(name + suffix, content)) == plain for suffix in (".gz", ".xz", ".zst"))
+
+
+def test_all_frames_of_a_zst_file_are_read(put):
+    path = put("a.txt.zst", "one ")
+    path.write_bytes(path.read_bytes() + pytest.importorskip("zstandard").compress(b"two"))
+    assert texts(path) == ["one two"]
+    assert [len(piece) for piece in chunks(path, 3)] == [3, 3, 1]
+
+
+@pytest.mark.parametrize("name", ["a.txt.zst", "a.parquet"])
+def test_a_library_that_is_missing_is_named_with_the_line_that_brings_it(put, monkeypatch, name):
+    path = put(name, "x")
+    monkeypatch.setitem(sys.modules, {"a.txt.zst": "zstandard", "a.parquet": "pyarrow"}[name], None)
+    with pytest.raises(
+        DataError, match=rf"Reading .*{name} needs (zstandard|pyarrow): pip install 'positronic\[data\]'"
+    ):
+        texts(path)
+
+
+def test_a_text_can_be_joined_of_several_fields_and_of_fields_inside_others(put):
+    said = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    record = {"problem": "p", "input": "", "note": None, "solution": "s", "messages": said, "at": {"x": {"y": "z"}}}
+    path = put("a.jsonl", jsonl(record, {**record, "problem+solution": "by its name"}))
+    assert texts(f"{path}#problem+input+note+solution") == ["p\n\ns", "p\n\ns"]
+    assert texts(f"{path}#messages.content") == ["Q\n\nA"] * 2
+    assert texts(f"{path}#problem+messages.content+at.x.y") == ["p\n\nQ\n\nA\n\nz"] * 2
+    assert texts(f"{path}#problem+solution") == ["p\n\ns", "by its name"]
+    for field, sentence in (("problem+other", "no field 'other'; its fields are problem"), ("at.y", "has null where")):
+        with pytest.raises(DataError, match=sentence):
+            texts(f"{path}#{field}")
 
 
 def test_json_and_jsonl_hold_strings_or_objects_with_a_field(put):
@@ -131,7 +164,7 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(put, tmp_path):
         ("a.jsonl", jsonl({"text": "a"}, {"text": 7}), r"a.jsonl:2 has a number where text should be"),
         ("a.json", "[[1]]", r"a.json\[0\] has a list where text should be"),
         ("a.jsonl", '{"text": "\\ud800"}', r"a.jsonl:1 holds half a surrogate pair"),
-        ("a.parquet", "x", r"suffix '.parquet'; documents are read from .txt, .md, .jsonl, .json.*convert"),
+        ("a.csv", "x", r"suffix '.csv'; documents are read from .txt, .md, .jsonl, .json, .parquet.*convert"),
         ("a", "x", r"suffix 'none'"),
     ],
 )
@@ -141,7 +174,7 @@ def test_what_cannot_be_read_gets_one_sentence_that_names_the_place(put, name, c
         texts(path)
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".xz"])
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
 def test_a_packed_file_that_is_cut_or_foreign_is_named(put, suffix):
     path = put(f"a.txt{suffix}", os.urandom(5000).hex())
     path.write_bytes(path.read_bytes()[:-700])
@@ -149,6 +182,19 @@ def test_a_packed_file_that_is_cut_or_foreign_is_named(put, suffix):
         texts(path)
     path.write_bytes(b"not packed at all")
     with pytest.raises(DataError, match=f"is no whole {suffix} file"):
+        texts(path)
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+def test_a_packed_file_that_is_broken_in_the_middle_is_named(put, suffix):
+    path = put(f"a.jsonl{suffix}", jsonl(*(sha256(str(i).encode()).hexdigest() for i in range(3000))))
+    stored = bytearray(path.read_bytes())
+    for place in range(len(stored) // 2, len(stored) // 2 + 64):
+        stored[place] ^= 0xFF
+    path.write_bytes(stored)
+    with pytest.raises(
+        DataError, match=rf"a.jsonl{suffix} (is no whole|is not UTF-8|:\d+ is broken)|a.jsonl{suffix}:\d+"
+    ):
         texts(path)
 
 

@@ -1,7 +1,8 @@
 """Teach a tuned model which of two answers is preferred (direct preference optimisation).
 
-Reads json and jsonl with a chosen and a rejected answer: sharegpt, prompt with messages or text, instructions,
-transcripts of Human: and Assistant:, and votes on two responses; also .gz and .xz and folders of these.
+Reads json and jsonl (also .gz, .xz, .zst), parquet, folders of these and data sets of the Hugging Face hub (hf:NAME)
+with a chosen and a rejected answer: sharegpt, prompt with messages or text, instructions, transcripts of Human: and
+Assistant:, and votes on two responses.
 
 Examples:
   positronic dpo --model tuned/last --data preferences.jsonl --out preferred

@@ -2,10 +2,10 @@
 
 Every token of every document is predicted once, from the document's beginning or from at least half a context.
 
-A task is a file of --data-dir by its name: NAME.jsonl or NAME_anything.jsonl (plain, .gz, .xz), or a folder or .tar of
-such files, whose parts count the same. Its lines hold sentence_good and sentence_bad; or query, choices and gold; or
-context_options, continuation and gold; or context and continuation. With --harness lm-eval the same files, or any task
-of lm-eval's own list, are scored by lm-eval.
+A task is a file of --data-dir by its name: NAME.jsonl or NAME_anything.jsonl (plain, .gz, .xz, .zst), or a folder or
+.tar of such files, whose parts count the same. Its lines hold sentence_good and sentence_bad; or query, choices and
+gold; or context_options, continuation and gold; or context and continuation. With --harness lm-eval the same files, or
+any task of lm-eval's own list, are scored by lm-eval.
 
 Examples:
   positronic eval my-run/last --data held-out.txt

@@ -23,7 +23,7 @@ class Command:
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
     """Where to write tokenizer.json and what belongs to it."""
     input: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH ...")] = ()
-    """Text: txt, md, jsonl, json, folders of these, also .gz and .xz."""
+    """Text: txt, md, jsonl, json (also .gz, .xz, .zst), parquet, folders of these, hf:NAME."""
     kind: Literal["spike", "bpe", "bytes"] = "spike"
     """spike: longest match over learned byte strings; bpe: byte-pair merges; bytes: 256 bytes, nothing learned."""
     vocab_size: int = 16_512

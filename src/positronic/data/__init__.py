@@ -4,11 +4,13 @@ from positronic.data.batch import BatchSource, TokenBatch
 from positronic.data.chat import ChatFiles, ChatSource, Conversation, open_chats
 from positronic.data.chat_split import ChatSplit
 from positronic.data.corpus import chat_mixture, heldout_conversations, heldout_documents, pair_mixture, text_mixture
+from positronic.data.files import cache_folder
+from positronic.data.hub import HubSet
 from positronic.data.mixture import Mixture
 from positronic.data.pack import ChatRows, TextRows
 from positronic.data.preferences import Pair, PairFiles, open_pairs
 from positronic.data.rows import Rows, Weighted
-from positronic.data.shards import Counts, Shard, cache_folder, tokenise
+from positronic.data.shards import Counts, Shard, tokenise
 from positronic.data.sources import DataSpec, Document, Source, open_source
 from positronic.data.split import Split, excerpt
 
@@ -22,6 +24,7 @@ __all__ = [
     "Counts",
     "DataSpec",
     "Document",
+    "HubSet",
     "Mixture",
     "Pair",
     "PairFiles",

@@ -2,7 +2,9 @@
 
     json, jsonl     one record a conversation; a json object of records by id is read as a list of them
     tsv             question, answer, rationale
-    each plain, .gz or .xz, or folders of these
+    parquet         one row a conversation
+    hf:NAME         a data set of the Hugging Face hub, or a local one in its forms (`hub.py`)
+    each but the last two plain, .gz, .xz or .zst; or folders of files
 
 In all texts `{{name}}` and `{{author}}` are filled with what the model is to call itself and its makers. Conversations
 end with their last assistant turn; those without one teach nothing and are passed over.
@@ -27,10 +29,10 @@ from positronic.text import Message, Tokenizer, render
 
 __all__ = ["NAMES", "ChatFiles", "ChatSource", "Conversation", "encode_chats", "open_chats"]
 
-SUFFIXES = (".jsonl", ".json", ".tsv")
+SUFFIXES = (".jsonl", ".json", ".tsv", ".parquet")
 NAMES: Mapping[str, str] = MappingProxyType({"name": "Positron", "author": "the positronic authors"})
 """What `{{name}}` and `{{author}}` stand for."""
-READER = 1
+READER = 2
 """Version of how records become messages; part of every fingerprint."""
 
 
@@ -60,19 +62,17 @@ class ChatSource(Protocol):
 
 def open_chats(spec: DataSpec | str | Path, names: Mapping[str, str] = NAMES) -> "ChatFiles":
     """The conversations at `PATH`; a weight is for the mixture and changes nothing here."""
-    spec = DataSpec.parse(spec) if isinstance(spec, str) else spec
-    spec = spec if isinstance(spec, DataSpec) else DataSpec(spec)
+    spec = DataSpec.of(spec)
     if spec.field is not None:
         raise DataError(f"{spec.path}#{spec.field} names a field, but chats are known by their shape; leave it out.")
-    return ChatFiles(spec.path, names)
+    return ChatFiles(*spec.on_disk(None), names)
 
 
 class ChatFiles:
     """The conversations of one file, or of all files of a folder."""
 
-    def __init__(self, path: Path, names: Mapping[str, str] = NAMES):
-        self.path, self.names = path, dict(names)
-        self.name = path.name or path.resolve().name
+    def __init__(self, path: Path, name: str, names: Mapping[str, str] = NAMES):
+        self.path, self.name, self.names = path, name, dict(names)
         self.files = find_files(path, SUFFIXES, "conversations")
         self._fingerprint = ""
 

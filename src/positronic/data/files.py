@@ -1,4 +1,4 @@
-"""Bytes and text out of files, plain, .gz or .xz, with errors that name the file and the place.
+"""Bytes and text out of files, plain, .gz, .xz or .zst, with errors that name the file and the place.
 
 All reading is in pieces of bounded size; whoever consumes the iterators decides what is kept.
 """
@@ -8,17 +8,44 @@ import difflib
 import gzip
 import hashlib
 import lzma
+import os
+import shutil
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from positronic.data.zst import ZstFile
 from positronic.errors import DataError
 
-__all__ = ["chunks", "file_sha256", "lines", "missing", "plain_suffix", "text_chunks", "whole_text"]
+__all__ = [
+    "PACKED",
+    "cache_folder",
+    "chunks",
+    "file_sha256",
+    "lines",
+    "missing",
+    "plain_suffix",
+    "text_chunks",
+    "whole_text",
+    "written_whole",
+]
 
 CHUNK = 1 << 20
-_OPENERS: dict[str, Callable[[Path, str], IO[bytes]]] = {".gz": gzip.open, ".xz": lzma.open}  # type: ignore[dict-item]
+_OPENERS: dict[str, Callable[[Path, str], IO[bytes]]] = {
+    ".gz": gzip.open,  # type: ignore[dict-item]
+    ".xz": lzma.open,  # type: ignore[dict-item]
+    ".zst": ZstFile,  # type: ignore[dict-item]
+}
+PACKED = "plain, .gz, .xz or .zst"
+"""How a file may be stored, for messages."""
+
+
+def cache_folder(cache: Path | str | None = None) -> Path:
+    """Where shards and fetched rows are kept: `cache`, else $POSITRONIC_CACHE, else ~/.cache/positronic."""
+    return Path(cache or os.environ.get("POSITRONIC_CACHE") or Path.home() / ".cache" / "positronic")
 
 
 def plain_suffix(path: Path) -> str:
@@ -104,6 +131,38 @@ def file_sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. Check the file and its rights.") from error
+
+
+@contextmanager
+def written_whole(folder: Path, what: str) -> Iterator[Path]:
+    """A folder to write into, which becomes `folder` when the block ends well: that is whole or absent.
+
+    It stands beside it until then. If another process was faster, its folder stays; `what` is for messages.
+    """
+    root = folder.parent
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        making = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=root))
+    except OSError as error:
+        raise _unwritable(what, root, error) from error
+    try:
+        yield making
+        try:
+            making.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    except OSError as error:
+        raise _unwritable(what, root, error) from error
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+
+
+def _unwritable(what: str, root: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{what} cannot be written to {root}: {error.strerror or error}. Free some space there, or set "
+        f"POSITRONIC_CACHE to another folder."
+    )
 
 
 def missing(path: Path) -> DataError:

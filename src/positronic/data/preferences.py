@@ -4,7 +4,8 @@ A record of a known shape is read twice, with the chosen answer in place and wit
 conversations (`chat_shapes.py`):
 
     sharegpt      conversations, chosen {from, value}, rejected
-    messages      prompt (text or messages), chosen (text or messages), rejected; or no prompt, and messages in common
+    messages      prompt (text or messages), chosen (text or messages), rejected; or messages in common, which are
+                  then the prompt, also where it stands beside them
     alpaca        instruction, input, chosen, rejected
     transcripts   chosen, rejected: "\\n\\nHuman: ...\\n\\nAssistant: ..."
     votes         instruction, input, response1, response2, annotator1 ...: what most voted for; a tie is passed over
@@ -21,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from positronic.data.chat import Conversation
-from positronic.data.chat_shapes import from_record
+from positronic.data.chat_shapes import from_record, present
 from positronic.data.encode import Encoded, id_type
 from positronic.data.sources import DataSpec, files_fingerprint, find_files, records
 from positronic.errors import DataError
@@ -29,8 +30,8 @@ from positronic.text import Message, Tokenizer, render
 
 __all__ = ["Pair", "PairFiles", "PairSource", "encode_pairs", "open_pairs"]
 
-SUFFIXES = (".jsonl", ".json")
-READER = 1
+SUFFIXES = (".jsonl", ".json", ".parquet")
+READER = 2
 """Version of how records become pairs; part of every fingerprint."""
 
 
@@ -60,16 +61,17 @@ class PairSource(Protocol):
 
 def open_pairs(spec: DataSpec | str | Path) -> "PairFiles":
     """The pairs at `PATH`; a weight is for the mixture and changes nothing here."""
-    spec = DataSpec.parse(spec) if isinstance(spec, str) else spec
-    return PairFiles(spec.path if isinstance(spec, DataSpec) else spec)
+    spec = DataSpec.of(spec)
+    if spec.field is not None:
+        raise DataError(f"{spec.path}#{spec.field} names a field, but pairs are known by their shape; leave it out.")
+    return PairFiles(*spec.on_disk(None))
 
 
 class PairFiles:
     """The pairs of one file, or of all files of a folder, in the same order every time."""
 
-    def __init__(self, path: Path):
-        self.path = path
-        self.name = path.name or path.resolve().name
+    def __init__(self, path: Path, name: str):
+        self.path, self.name = path, name
         self.files = find_files(path, SUFFIXES, "pairs of answers")
         self._fingerprint = ""
 
@@ -112,7 +114,7 @@ def _pair(record: Any, name: str) -> Pair | None:
     """None: nobody prefers either."""
     if not isinstance(record, dict):
         raise DataError("it is no JSON object")
-    sides = _sides(record)
+    sides = _sides(present(record))
     if sides is None:
         return None
     chosen, rejected = (from_record(side) for side in sides)
@@ -147,10 +149,14 @@ def _sides(record: Mapping[str, Any]) -> list[dict[str, Any]] | None:
         return [{**record, "conversations": [*record["conversations"], answer]} for answer in answers]
     if "instruction" in record:
         return [{**record, "output": answer} for answer in answers]
-    if "prompt" in record:
+    if "prompt" in record and not all(_begins_with_prompt(answer) for answer in answers):
         asked = _turns(record["prompt"], "user")
         return [{"messages": asked + _turns(answer, "assistant")} for answer in answers]
     return [{"messages": _transcript(answer) if isinstance(answer, str) else answer} for answer in answers]
+
+
+def _begins_with_prompt(answer: Any) -> bool:
+    return isinstance(answer, list) and bool(answer) and answer[0].get("role") != "assistant"
 
 
 def _turns(text: Any, role: str) -> list[Any]:

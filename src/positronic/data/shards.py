@@ -11,9 +11,6 @@ the longest document. Two writers of one shard do the work twice, and the first 
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -25,14 +22,14 @@ import numpy as np
 from positronic.config import canonical_json
 from positronic.data.chat import ChatSource
 from positronic.data.encode import Encoded, encode, id_type
-from positronic.data.files import file_sha256
+from positronic.data.files import cache_folder, file_sha256, written_whole
 from positronic.data.npy import NpyWriter
 from positronic.data.preferences import PairSource
 from positronic.data.sources import Source
 from positronic.errors import DataError
 from positronic.text import Tokenizer
 
-__all__ = ["Counts", "Shard", "cache_folder", "shard", "tokenise"]
+__all__ = ["Counts", "Shard", "shard", "tokenise"]
 
 FORMAT = 1
 
@@ -101,11 +98,6 @@ def _damaged(folder: Path, what: str) -> DataError:
     return DataError(f"The token shard {folder} is damaged: {what}. Delete that folder; it will be made again.")
 
 
-def cache_folder(cache: Path | str | None = None) -> Path:
-    """Where shards are kept: `cache`, else $POSITRONIC_CACHE, else ~/.cache/positronic."""
-    return Path(cache or os.environ.get("POSITRONIC_CACHE") or Path.home() / ".cache" / "positronic")
-
-
 def tokenise(
     source: Source,
     tokenizer: Tokenizer,
@@ -128,36 +120,14 @@ def shard(
 ) -> Shard:
     """The shard keyed by (kind, source, tokenizer); `documents` is asked for only when it has to be made."""
     what = {"format": FORMAT, "kind": kind, "source": source.fingerprint, "tokenizer": tokenizer.sha256}
-    root = cache_folder(cache)
-    folder = root / _key(what)
+    folder = cache_folder(cache) / _key(what)
     if folder.is_dir():
         return Shard.open(folder, source.name)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        making = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=root))
-    except OSError as error:
-        raise _unwritable(root, error) from error
-    try:
+    with written_whole(folder, "Token shards") as making:
         n_documents = _write(making, {**what, "name": source.name}, tokenizer, documents(), progress)
         if n_documents == 0:
             raise DataError(f"{source.name} leaves nothing to train on. Give more text, or hold nothing out of it.")
-        try:
-            making.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process was faster
-                raise
-    except OSError as error:
-        raise _unwritable(root, error) from error
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
     return Shard.open(folder, source.name)
-
-
-def _unwritable(root: Path, error: OSError) -> DataError:
-    return DataError(
-        f"Token shards cannot be written to {root}: {error.strerror or error}. Free some space there, or set "
-        f"POSITRONIC_CACHE to another folder."
-    )
 
 
 def _write(

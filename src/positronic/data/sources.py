@@ -1,12 +1,13 @@
-"""Documents out of files: txt, md, jsonl, json, folders of these, each plain, .gz or .xz.
+"""Documents out of files: txt, md, jsonl, json (each plain, .gz, .xz or .zst), parquet, folders of these, data sets.
 
     PATH            a file or a folder (recursive, sorted by name; hidden files and other suffixes are passed over)
-    PATH#field      the field that holds the text in json and jsonl; "text" when not given
+    hf:NAME ...     a data set of the Hugging Face hub, or a local one in its forms (`hub.py`)
+    PATH#FIELD      what of a record is its text (`fields.py`) in json, jsonl, parquet, data sets; "text" when not given
     PATH:0.35       the share of this source in a mixture; PATH may itself contain ':' and '#'
 
 One txt or md file is one document, unless it holds marks `<|endoftext|>`: then it is split there, and the line ends
-around a mark belong to the mark. One line of jsonl, one item of a json list is one document: a string, or an object
-whose field is a string. Texts of white space alone are no documents. Line ends are left as they are.
+around a mark belong to the mark. One line of jsonl, one item of a json list, one row is one document: a string, or an
+object whose field is a string. Texts of white space alone are no documents. Line ends are left as they are.
 """
 
 import hashlib
@@ -17,13 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from positronic.data.files import file_sha256, lines, missing, plain_suffix, text_chunks, whole_text
+from positronic.data.fields import values
+from positronic.data.files import PACKED, file_sha256, lines, missing, plain_suffix, text_chunks, whole_text
+from positronic.data.hub import PREFIX, HubSet, fetch
+from positronic.data.parquet import rows
 from positronic.errors import DataError
 
 __all__ = ["DataSpec", "Document", "Source", "TextFiles", "open_source"]
 
 MARK = "<|endoftext|>"
-SUFFIXES = (".txt", ".md", ".jsonl", ".json")
+SUFFIXES = (".txt", ".md", ".jsonl", ".json", ".parquet")
 READER = 1
 """Version of how files become documents; part of every fingerprint."""
 
@@ -53,37 +57,58 @@ class Source(Protocol):
 class DataSpec:
     """What `PATH#field:weight` says."""
 
-    path: Path
+    path: Path | HubSet
     field: str | None = None
     weight: float | None = None
 
     @staticmethod
+    def of(spec: "DataSpec | str | Path") -> "DataSpec":
+        """The spec itself, or the one that a text or a path stands for."""
+        if isinstance(spec, Path):
+            return DataSpec(spec)
+        return DataSpec.parse(spec) if isinstance(spec, str) else spec
+
+    @staticmethod
     def parse(text: str) -> "DataSpec":
-        """A trailing `:number` is the weight; a `#field` after a json name, or after a path that exists, the field."""
+        """A trailing `:number` is the weight; `#field` counts behind a data set, records, or a path that exists."""
         path, weight = text, None
         if found := re.fullmatch(r"(.+):([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)", text, re.DOTALL):
             path, weight = found[1], float(found[2])
             if not 0 < weight < float("inf"):
                 raise DataError(f"{text!r} has weight {found[2]}; give a positive number, or leave the source out.")
+        if path.startswith(PREFIX):
+            name, _, field = path.partition("#")
+            return DataSpec(HubSet.parse(name), field or None, weight)
         stem, mark, field = path.rpartition("#")
-        if mark and field and not Path(path).exists() and (Path(stem).exists() or ".json" in stem):
+        of_records = ".json" in stem or ".parquet" in stem
+        if mark and field and not Path(path).exists() and (Path(stem).exists() or of_records):
             return DataSpec(Path(stem), field, weight)
         return DataSpec(Path(path), None, weight)
+
+    def __str__(self) -> str:
+        field = "" if self.field is None else f"#{self.field}"
+        return f"{self.path}{field}" + ("" if self.weight is None else f":{self.weight}")
+
+    def on_disk(self, field: str | None) -> tuple[Path, str]:
+        """Where the data lies, and its name; of a data set the rows are fetched, with the columns `field` reads."""
+        if isinstance(self.path, HubSet):
+            return fetch(self.path, field), self.path.name
+        return self.path, self.path.name or self.path.resolve().name
 
 
 def open_source(spec: DataSpec | str | Path) -> "TextFiles":
     """The documents at `PATH` or `PATH#field`; a weight is for the mixture and changes nothing here."""
-    spec = DataSpec.parse(spec) if isinstance(spec, str) else spec
-    spec = spec if isinstance(spec, DataSpec) else DataSpec(spec)
-    return TextFiles(spec.path, spec.field or "text")
+    spec = DataSpec.of(spec)
+    field = spec.field or "text"
+    path, name = spec.on_disk(field)
+    return TextFiles(path, field, name)
 
 
 class TextFiles:
     """The documents of one file, or of all files of a folder."""
 
-    def __init__(self, path: Path, field: str = "text"):
-        self.path, self.field = path, field
-        self.name = path.name or path.resolve().name
+    def __init__(self, path: Path, field: str, name: str):
+        self.path, self.field, self.name = path, field, name
         self.files = find_files(path, SUFFIXES, "documents")
         self._fingerprint = ""
 
@@ -106,8 +131,9 @@ class TextFiles:
         root = path.parent if path == self.path else self.path
         name = path.relative_to(root).as_posix()
         parts: Iterator[tuple[str, str]]
-        if plain_suffix(path) in (".jsonl", ".json"):
-            parts = ((where, self._text(record, f"{root / where}")) for where, record in records(path, name))
+        if plain_suffix(path) in (".jsonl", ".json", ".parquet"):
+            found = records(path, name, self.field)
+            parts = ((where, self._text(record, f"{root / where}")) for where, record in found)
         else:
             parts = _marked(path, name)
         for where, text in parts:
@@ -115,22 +141,27 @@ class TextFiles:
                 yield Document(text, where)
 
     def _text(self, record: Any, place: str) -> str:
+        texts = [record]
         if isinstance(record, dict):
-            if self.field not in record:
-                has = ", ".join(record) or "none"
+            try:
+                texts = values(self.field, record)
+            except DataError as error:
+                raise DataError(f"{place} {error}. Choose one: {self.path}#FIELD.") from error
+        if len(texts) != 1:
+            texts = [text for text in texts if text]
+        for text in texts:
+            if not isinstance(text, str):
                 raise DataError(
-                    f"{place} has no field {self.field!r}; its fields are {has}. Choose one: {self.path}#FIELD."
+                    f"{place} has {_kind(text)} where text should be ({self.field!r}). Choose another field."
                 )
-            record = record[self.field]
-        if not isinstance(record, str):
-            raise DataError(f"{place} has {_kind(record)} where text should be ({self.field!r}). Choose another field.")
+        joined = "\n\n".join(texts)
         try:
-            record.encode()
+            joined.encode()
         except UnicodeEncodeError as error:
             raise DataError(
                 f"{place} holds half a surrogate pair, which is no character. Mend or delete it."
             ) from error
-        return record
+        return joined
 
 
 def find_files(path: Path, suffixes: tuple[str, ...], what: str) -> tuple[Path, ...]:
@@ -139,7 +170,7 @@ def find_files(path: Path, suffixes: tuple[str, ...], what: str) -> tuple[Path, 
         if plain_suffix(path) not in suffixes:
             raise DataError(
                 f"{path} has the suffix {path.suffix or 'none'!r}; {what} are read from {', '.join(suffixes)} "
-                f"and these with .gz or .xz. Rename it if it is one of them, or convert it."
+                f"({PACKED}). Rename it if it is one of them, or convert it."
             )
         return (path,)
     if not path.is_dir():
@@ -149,9 +180,7 @@ def find_files(path: Path, suffixes: tuple[str, ...], what: str) -> tuple[Path, 
     chosen = sorted((entry for entry in seen if plain_suffix(entry) in suffixes), key=lambda entry: entry.as_posix())
     if not chosen:
         there = ", ".join(sorted({entry.suffix or "none" for entry in seen})) or "no files at all"
-        raise DataError(
-            f"{path} holds no {', '.join(suffixes)} (plain, .gz or .xz); it holds {there}. Name other data."
-        )
+        raise DataError(f"{path} holds no {', '.join(suffixes)} ({PACKED}); it holds {there}. Name other data.")
     return tuple(path / entry for entry in chosen)
 
 
@@ -164,8 +193,14 @@ def files_fingerprint(how: str, root: Path, files: tuple[Path, ...]) -> str:
     return digest.hexdigest()
 
 
-def records(path: Path, name: str) -> Iterator[tuple[str, Any]]:
-    """(place, value) for each line of jsonl or each item of a json list; an object alone is a list of one."""
+def records(path: Path, name: str, field: str | None = None) -> Iterator[tuple[str, Any]]:
+    """(place, value) for each row, line of jsonl or item of a json list; an object alone is a list of one.
+
+    field: of parquet only the columns that it reads.
+    """
+    if plain_suffix(path) == ".parquet":
+        yield from ((f"{name}:{number}", record) for number, record in rows(path, field))
+        return
     if plain_suffix(path) == ".jsonl":
         for number, line in lines(path):
             if line.strip():
@@ -188,7 +223,7 @@ def _json(text: str, place: str) -> Any:
 
 
 def _kind(value: Any) -> str:
-    kinds = {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}
+    kinds = {dict: "an object", list: "a list", bool: "true or false", type(None): "null", bytes: "bytes"}
     return kinds.get(type(value), "a number")
 
 

@@ -5,9 +5,9 @@
     contexts     context_options, continuation, gold    after which context is the text the likeliest?
     completion   context, continuation                  would greedy decoding say it, and how likely is it?
 
-A name stands for NAME.jsonl or NAME_anything.jsonl, plain, .gz or .xz, or for a folder or a .tar of such files, each a
-part of the task. The form is read off the keys of the first line. One space joins a context and what follows it; none
-begins a sentence of a pair, as none begins a document.
+A name stands for NAME.jsonl or NAME_anything.jsonl, plain, .gz, .xz or .zst, or for a folder or a .tar of such files,
+each a part of the task. The form is read off the keys of the first line. One space joins a context and what follows it;
+none begins a sentence of a pair, as none begins a document.
 
 Source   BLiMP: Warstadt et al. 2020, arXiv 1912.00582; LAMBADA: Paperno et al. 2016, arXiv 1606.06031; the wording of
          questions is lm-eval's (ANSWERS below adds what the files leave out), so that its numbers can be compared.

@@ -1,0 +1,273 @@
+"""Data sets in the forms of the Hugging Face hub: read once into a file, which is then the data, to the last bit."""
+
+import gzip
+import json
+import sys
+
+import pytest
+
+from positronic.data import DataSpec, HubSet, heldout_documents, open_chats, open_pairs, open_source, text_mixture
+from positronic.errors import DataError
+
+datasets = pytest.importorskip("datasets")
+from datasets.exceptions import DatasetNotFoundError  # noqa: E402
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, OfflineModeIsEnabled  # noqa: E402
+
+ROWS = [{"uid": i, "content": f"Story {i}: it was number {i}.", "style": "plain"} for i in range(400)]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("POSITRONIC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    datasets.disable_progress_bars()
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def mirror(tmp_path, table):
+    """A copy of a repository of the hub: a card that names configurations and splits, and parquet files."""
+    table("org/set/data/en/0.parquet", ROWS[:250])
+    table("org/set/data/en/1.parquet", ROWS[250:])
+    table("org/set/data/zh/0.parquet", [{"content": "一", "uid": 0}])
+    table("org/set/data/zh/test.parquet", [{"content": "二", "uid": 1}])
+    card = {"en": {"train": "data/en/*"}, "zh": {"train": "data/zh/0*", "test": "data/zh/test*"}}
+    lines = ["---", "configs:"]
+    for config, splits in card.items():
+        lines += [f"- config_name: {config}", "  data_files:"]
+        lines += [line for s, path in splits.items() for line in (f"  - split: {s}", f"    path: {path}")]
+    (tmp_path / "org/set/README.md").write_text("\n".join([*lines, "---", "# A set"]))
+    return tmp_path / "org" / "set"
+
+
+def texts(spec):
+    return [document.text for document in open_source(spec)]
+
+
+def unreachable(monkeypatch, error=None):
+    """Every look at a data set ends in `error`."""
+
+    def refuse(*_, **__):
+        raise error or AssertionError("the data set was opened again")
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", refuse)
+    monkeypatch.setattr(datasets, "load_from_disk", refuse)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "field", "weight"),
+    [
+        ("hf:owner/name", HubSet("owner/name"), None, None),
+        ("hf:name:test", HubSet("name", split="test"), None, None),
+        ("hf:o/n@cfg-1.0:train?take=5#content:0.35", HubSet("o/n", "cfg-1.0", "train", 5), "content", 0.35),
+        ("hf:o/n@cfg:0.5", HubSet("o/n", "cfg"), None, 0.5),
+        ("hf:o/n?revision=abc&files=a/*.json#a+b:2", HubSet("o/n", revision="abc", files="a/*.json"), "a+b", 2.0),
+        ("hf:/data/sets/n@c:train", HubSet("/data/sets/n", "c", "train"), None, None),
+        ("hf:C:/data/n:train", HubSet("C:/data/n", None, "train"), None, None),
+    ],
+)
+def test_a_data_set_is_written_as_name_configuration_split_options_field_and_weight(text, expected, field, weight):
+    spec = DataSpec.parse(text)
+    assert spec == DataSpec(expected, field, weight)
+    assert DataSpec.parse(str(spec)) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("hf:", r"'hf:' names no data set. Write hf:NAME"),
+        ("hf:o/n?take=0", r"takes '0' rows; give a whole number"),
+        ("hf:o/n?take=all", r"takes 'all' rows"),
+        ("hf:o/n?tke=5", r"option 'tke'. Did you mean take"),
+    ],
+)
+def test_what_names_no_data_set_says_how_to_write_one(text, sentence):
+    with pytest.raises(DataError, match=sentence):
+        DataSpec.parse(text)
+
+
+def test_a_copy_of_a_repository_is_read_by_configuration_and_split(mirror):
+    assert texts(f"hf:{mirror}@en#content") == [row["content"] for row in ROWS]
+    assert texts(f"hf:{mirror}@zh:test#content") == ["二"]
+    assert open_source(f"hf:{mirror}@zh#content").name == str(mirror)
+
+
+def test_a_bound_takes_the_first_rows_and_the_text_column_alone(mirror, cache):
+    assert texts(f"hf:{mirror}@en?take=300#content") == [row["content"] for row in ROWS[:300]]
+    (folder,) = (cache / "hub").iterdir()
+    assert folder.name.startswith("org--set-")
+    with gzip.open(folder / "rows.jsonl.gz", "rt", encoding="utf-8") as file:
+        assert {tuple(json.loads(line)) for line in file} == {("content",)}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["rows"], manifest["config"], manifest["take"]) == (300, "en", 300)
+
+
+def test_what_was_saved_to_disk_is_read_with_and_without_splits(tmp_path):
+    first, second = (datasets.Dataset.from_list(ROWS[a : a + 2]) for a in (0, 2))
+    first.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": first, "test": second}).save_to_disk(tmp_path / "two")
+    expected = [row["content"] for row in ROWS[:4]]
+    assert texts(f"hf:{tmp_path}/one#content") == texts(f"hf:{tmp_path}/two#content") == expected[:2]
+    assert texts(f"hf:{tmp_path}/two:test#content") == expected[2:]
+
+
+def test_local_data_files_are_read_without_a_card(tmp_path, put, table):
+    put("plain/a.jsonl", "".join(json.dumps(row) + "\n" for row in ROWS[:3]))
+    assert texts(f"hf:{tmp_path}/plain#content") == [row["content"] for row in ROWS[:3]]
+    put("mixed/chat/a.json", json.dumps([{"instruction": "I", "output": "O"}]))
+    put("mixed/text/b.jsonl", json.dumps(ROWS[0]))
+    (conversation,) = open_chats(f"hf:{tmp_path}/mixed?files=chat/*.json")
+    assert [message.content for message in conversation.messages] == ["I", "O"]
+
+
+def test_rows_are_conversations_and_pairs(tmp_path, table):
+    said = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", "reasoning_content": None}]
+    other = [said[0], {"role": "assistant", "content": "B"}]
+    table("set/a.parquet", [{"prompt": "Q", "messages": said, "chosen": said, "rejected": other, "uid": 1}])
+    (conversation,) = open_chats(f"hf:{tmp_path}/set")
+    assert [message.content for message in conversation.messages] == ["Q", "A"]
+    (pair,) = open_pairs(f"hf:{tmp_path}/set:train?take=1")
+    assert [pair.chosen[-1].content, pair.rejected[-1].content] == ["A", "B"]
+    for opened in (open_chats, open_pairs):
+        with pytest.raises(DataError, match="known by their shape; leave it out"):
+            opened(f"hf:{tmp_path}/set#messages")
+
+
+def test_a_stream_that_is_resumed_is_the_one_that_never_stopped(mirror, tokenizer, tmp_path, monkeypatch):
+    data = [f"hf:{mirror}@en?take=350#content:0.75", f"hf:{mirror}@en#style:0.25"]
+
+    def opened():
+        return text_mixture(data, tokenizer, seq_len=16, seed=3, cache=tmp_path / "shards")
+
+    whole = opened()
+    expected = [whole.next(5) for _ in range(12)]
+    first = opened()
+    for _ in range(7):
+        first.next(5)
+    position = json.loads(json.dumps(first.position()))
+    unreachable(monkeypatch)  # nothing is asked of the data set again
+    resumed = opened()
+    resumed.seek(position)
+    for batch in expected[7:]:
+        again = resumed.next(5)
+        assert again.tokens.equal(batch.tokens)
+        assert again.targets.equal(batch.targets)
+        assert again.row_bytes.equal(batch.row_bytes)
+    assert resumed.position() == whole.position()
+    assert heldout_documents(data[:1])
+
+
+def test_a_resumed_run_keeps_its_rows_when_the_hub_moves_on_and_a_changed_folder_is_other_data(
+    mirror, table, monkeypatch
+):
+    before = open_source(f"hf:{mirror}@zh#content").fingerprint
+    table("org/set/data/zh/0.parquet", [{"content": "三", "uid": 0}])
+    assert open_source(f"hf:{mirror}@zh#content").fingerprint != before
+    on_hub = datasets.load_dataset_builder(str(mirror), "en")
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_, **__: on_hub)
+    first = open_source("hf:far/away@en?take=9#content").fingerprint
+    unreachable(monkeypatch)
+    assert open_source("hf:far/away@en?take=9#content").fingerprint == first
+
+
+def error_of(kind, *message):
+    error = kind.__new__(kind)  # the hub's errors want a response, which does not matter here
+    error.args = message
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            DatasetNotFoundError("Dataset 'far/away' is a gated dataset on the Hub. You must be authenticated."),
+            r"far/away is gated.*Accept their terms at https://huggingface.co/datasets/far/away, then log in with "
+            r"`hf auth login`, or set HF_TOKEN",
+        ),
+        (error_of(GatedRepoError, "403 Client Error"), r"far/away is gated.*HF_TOKEN"),
+        (
+            DatasetNotFoundError("Dataset 'far/away' doesn't exist on the Hub or cannot be accessed."),
+            r"knows no data set far/away, or it is private. Check the name; or log in",
+        ),
+        (
+            ConnectionError("Couldn't reach 'far/away' on the Hub (ConnectError)"),
+            r"far/away cannot be fetched.*no network, or HF_HUB_OFFLINE is set.*`hf download far/away .*read "
+            r"hf:FOLDER/far/away here",
+        ),
+        (OfflineModeIsEnabled("offline"), r"no network, or HF_HUB_OFFLINE is set \(offline\)"),
+        (error_of(LocalEntryNotFoundError, "not on the disk"), r"there is no network"),
+        (
+            ValueError("Config name is missing.\nPlease pick one among the available configs: ['en', 'zh']\nExample"),
+            r"far/away has several configurations; there are en, zh. Name one: hf:far/away@CONFIG",
+        ),
+        (ValueError("something\nelse"), r"hf:far/away cannot be read: something else \(ValueError\)"),
+    ],
+)
+def test_a_data_set_that_cannot_be_had_is_answered_in_one_sentence(monkeypatch, error, sentence, cache):
+    unreachable(monkeypatch, error)
+    with pytest.raises(DataError, match=sentence):
+        open_source("hf:far/away")
+    assert not list((cache / "hub").iterdir())
+
+
+def test_offline_mode_itself_is_answered_at_once(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match=r"far/away cannot be fetched.*HF_HUB_OFFLINE is set"):
+        open_source("hf:far/away")
+
+
+def test_without_the_library_it_is_named_with_the_line_that_brings_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.setitem(sys.modules, "datasets.exceptions", None)
+    with pytest.raises(DataError, match=r"Reading hf:far/away needs datasets: pip install 'positronic\[data\]'"):
+        open_source("hf:far/away")
+
+
+def test_a_connection_that_breaks_on_the_way_leaves_nothing_half_read(monkeypatch, cache, mirror):
+    class Stream(list):
+        column_names = None
+
+        def __iter__(self):
+            yield from super().__iter__()
+            if self:
+                raise ConnectionError("Server Disconnected")
+
+    builder = datasets.load_dataset_builder(str(mirror), "en")
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_, **__: builder)
+    for rows, sentence in ((ROWS[:9], r"cannot be fetched.*Server Disconnected"), ([], r"is empty: it has no rows")):
+        monkeypatch.setattr(builder, "as_streaming_dataset", lambda rows=rows: {"train": Stream(rows)})
+        with pytest.raises(DataError, match=sentence):
+            open_source("hf:far/away#content")
+    assert not list((cache / "hub").iterdir())
+
+
+def test_what_a_data_set_does_not_have_is_answered_with_what_it_has(mirror, tmp_path):
+    with pytest.raises(DataError, match=r"has several configurations; there are en, zh"):
+        open_source(f"hf:{mirror}#content")
+    with pytest.raises(DataError, match=r"has no configuration 'fr'; there are en, zh. Name one"):
+        open_source(f"hf:{mirror}@fr#content")
+    with pytest.raises(DataError, match=r"has no split 'valid'; its splits are train. Name one"):
+        open_source(f"hf:{mirror}@en:valid#content")
+    with pytest.raises(DataError, match=r"has no field 'text'; its fields are uid, content, style. Choose one: hf:"):
+        open_source(f"hf:{mirror}@en")
+    with pytest.raises(DataError, match=r"sett does not exist.*Did you mean .*set"):
+        open_source(f"hf:{mirror}t@en")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match=r"holds no data files that can be read"):
+        open_source(f"hf:{tmp_path}/none")
+
+
+def test_an_empty_or_broken_data_set_is_named(tmp_path, put, table):
+    table("empty/a.parquet", [])
+    with pytest.raises(DataError, match=r"hf:.*/empty is empty: it has no rows"):
+        open_source(f"hf:{tmp_path}/empty")
+    datasets.Dataset.from_dict({"text": []}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(DataError, match=r"hf:.*/saved is empty: it has no rows. Name another data set or split"):
+        open_source(f"hf:{tmp_path}/saved")
+    put("nothing/a.jsonl", "")
+    with pytest.raises(DataError, match=r"hf:.*/nothing is empty: it has no rows"):
+        open_source(f"hf:{tmp_path}/nothing")
+    put("broken/a.parquet", b"PAR1 and then nothing")
+    with pytest.raises(DataError, match=r"hf:.*/broken cannot be read: .*ArrowInvalid"):
+        open_source(f"hf:{tmp_path}/broken")
