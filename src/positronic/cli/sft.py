@@ -1,12 +1,14 @@
 """Tune a model on conversations: only what the assistant says is learned.
 
-Reads json, jsonl and tsv of the usual shapes (messages, conversations, instruction/output, question/answer), also .gz
-and .xz and folders of these.
+Reads json, jsonl and tsv (also .gz, .xz, .zst), parquet, folders of these and data sets of the Hugging Face hub, in the
+usual shapes: messages, conversations, instruction/output, question/answer, prompt/response, problem/solution.
 
 Examples:
   positronic sft --model my-run/last --data chats.jsonl --out tuned
   positronic sft --model my-run/last --data chats/ --replay book.txt --epochs 2 --out tuned
   positronic sft --model my-run/last --data chats.jsonl --show-mask
+  positronic sft --model my-run/last --blend published-sft --take 20000 --out tuned
+  positronic sft --model my-run/last --data 'hf:HuggingFaceH4/ultrachat_200k:train_sft?take=5000' --out tuned
   positronic sft --resume --out tuned
   positronic sft --or-resume --model my-run/last --data chats.jsonl --out tuned     # the same line begins and goes on
 """
@@ -39,6 +41,11 @@ class Command:
     """Checkpoint to start from; its tokenizer is used."""
     data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH[:WEIGHT] ...")] = ()
     """Conversations."""
+    blend: str | None = None
+    """A named mixture: published-sft or metric-sft, from the Hugging Face hub or copies below the folder --data; see
+    `positronic describe BLEND`."""
+    take: int | None = None
+    """Rows that a blend takes of its data sets, all together."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """The run's folder."""
     valid: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH ...")] = ()
@@ -84,7 +91,8 @@ class Command:
         from positronic.recipes import RunConfig
         from positronic.train import AdamWConfig, SFTConfig, TrainConfig
 
-        if self.model is None or not self.data:
+        data = self._sources()
+        if self.model is None or not data:
             raise ConfigError("Tuning needs a model and conversations: --model FOLDER --data PATH ...")
         train = TrainConfig(
             objective=SFTConfig(),
@@ -95,7 +103,7 @@ class Command:
         epochs = 3.0 if self.epochs is None and self.training.steps is None and self.training.minutes is None else None
         return RunConfig(
             model=find_model_config(str(self.model)),
-            data=self.data,
+            data=data,
             conversations=True,
             replay=self.replay,
             valid=self.valid,
@@ -104,14 +112,24 @@ class Command:
             init=str(self.model),
         )
 
+    def _sources(self) -> tuple[str, ...]:
+        from positronic.recipes import blended
+
+        if self.blend is not None:
+            return blended(self.blend, self.data, self.take, conversations=True)[0]
+        if self.take is not None:
+            raise ConfigError("--take bounds a blend; bound a data set in its name: hf:NAME?take=ROWS.")
+        return self.data
+
     def _show_mask(self) -> None:
         from positronic.data import open_chats
         from positronic.text import Tokenizer, render
 
-        if self.model is None or not self.data:
+        data = self._sources()
+        if self.model is None or not data:
             raise ConfigError("--show-mask needs a tokenizer and conversations: --model FOLDER --data PATH ...")
         tokenizer = Tokenizer.load(self.model)
-        conversation = next(iter(open_chats(self.data[0])))
+        conversation = next(iter(open_chats(data[0])))
         ids, mask = render(tokenizer, conversation.messages)
         pieces = [tokenizer.decode([i], special=True) for i in ids]
         if self.json:

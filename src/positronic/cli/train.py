@@ -4,6 +4,8 @@ Examples:
   positronic train --model tinygpt-tiny --data book.txt notes/ --tokenizer tok --out my-run
   positronic train --model tinygpt-15m --data novels.jsonl.xz:0.6 peps.jsonl.xz:0.4 --tokenizer tok --out my-run
   positronic train --model tinygpt-15m --blend blend-v1 --data FOLDER --tokenizer tok --out my-run
+  positronic train --model moa-20m --blend published-pretrain --take 50000 --tokenizer tok --out my-run
+  positronic train --model moa-20m --data 'hf:roneneldan/TinyStories:train?take=9000#text' --tokenizer tok --out my-run
   positronic train --model positronic-15m --data my-text/ --tokenizer tok --optimizer muon --lr 2e-3 --out rings
   positronic train --resume --out my-run
   positronic train --resume --out my-run --chunk 1000 --ask "Once upon a time"
@@ -38,11 +40,14 @@ class Command:
     model: Annotated[str | None, tyro.conf.arg(metavar="PRESET|CONFIG.json")] = None
     """What to train; with --init, the other model's config when not given."""
     data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH[:WEIGHT] ...")] = ()
-    """Text: txt, md, jsonl, json, folders, also .gz and .xz; weights are shares of the tokens."""
+    """Text: txt, md, jsonl, json (also .gz, .xz, .zst), parquet, folders, hf:NAME; weights are shares of the tokens."""
     valid: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH ...")] = ()
     """Text to measure on; when not given, a hundredth of the data is held out."""
     blend: str | None = None
-    """A named mixture of the files in the one folder given by --data."""
+    """A named mixture: blend-v1 (files of the folder --data), published-pretrain or metric-pretrain (from the Hugging
+    Face hub, or copies below the folder --data); see `positronic describe BLEND`."""
+    take: int | None = None
+    """Rows that a blend takes of its data sets, all together."""
     tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Tokenizer or checkpoint folder; with --init, the other model's when not given."""
     resume: bool = False
@@ -83,21 +88,21 @@ class Command:
 
         if self.model is None and self.init is None:
             raise ConfigError("Say what to train: --model PRESET (see `positronic describe`), or --init FOLDER.")
-        if not self.data:
-            raise ConfigError("Say what to train on: --data PATH ...")
+        if not self.data and self.blend is None:
+            raise ConfigError("Say what to train on: --data PATH ..., or --blend NAME.")
         if self.tokenizer is None and self.init is None:
             raise ConfigError("Give the tokenizer's folder: --tokenizer FOLDER (see `positronic tokenizer train`).")
         return self._given(RunConfig(model=find_model_config(self.model or str(self.init)), data=self.data))
 
     def _given(self, run: "RunConfig") -> "RunConfig":
         """`run` with the sources and the model that were named."""
-        from positronic.recipes import blend
+        from positronic.recipes import blended
 
         if self.blend is not None:
-            if len(self.data) != 1:
-                raise ConfigError(f"--blend {self.blend} mixes the files of one folder; give it with --data FOLDER.")
-            mixture, folder = blend(self.blend), Path(self.data[0])
-            run = replace(run, data=mixture.data(folder), valid=mixture.valid_paths(folder))
+            data, valid = blended(self.blend, self.data, self.take, conversations=False)
+            run = replace(run, data=data, valid=valid)
+        elif self.take is not None:
+            raise ConfigError("--take bounds a blend; bound a data set in its name: hf:NAME?take=ROWS.")
         elif self.data:
             run = replace(run, data=self.data)
         if self.valid:
