@@ -26,7 +26,7 @@ vocabulary.
 
 Bits per byte
 -------------
-Which of them is best? Not the one with the lowest loss a token: its tokens may simply be shorter. Bytes are the same
+Which of them is best? Not the one whose tokens are easiest to guess: they may simply be shorter. Bytes are the same
 for everyone, so divide by them. If a model gives the tokens of a text the probabilities p_1, p_2, ...
 
     bits per byte = - (log2 p_1 + log2 p_2 + ...) / number of bytes in the text

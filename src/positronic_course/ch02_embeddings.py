@@ -21,10 +21,10 @@ Order
 -----
 The rows say which tokens there are, not which of them came first. Three ways to add that:
 
-*Learned*: a second table P (S, D), one row for each place: x[b, t] + P[t]. Nothing beyond row S - 1 is known.
+*Learned*: a second table P (S, D), one row for each of S places: x[b, t] + P[t]. Nothing beyond row S - 1 is known.
 
 *Sinusoidal*: no table to learn. Columns i and i + D/2 are a hand of a clock, turning once in 2 pi base^(2i/D) tokens.
-The base is a large number, usually 10,000: the first hand turns once in 6 tokens, the last once in nearly 60,000.
+The base is a large number, usually 10,000: the first hand turns once in 6 tokens, the last once in tens of thousands.
 
     P[t, i] = sin(t base^(-2i/D))    P[t, i + D/2] = cos(t base^(-2i/D))       i = 0 .. D/2 - 1
 
@@ -33,11 +33,13 @@ pair is turned by an angle that grows with the position t:
 
     (a, b) = (x[i], x[i + K/2]) -> (a cos theta - b sin theta, b cos theta + a sin theta)      theta = t base^(-2i/K)
 
-Turn one vector by s and another by t: their dot product only sees the difference s - t, because a rotation keeps dot
-products and two rotations add their angles. What the model learns about "three tokens back" then holds everywhere.
+Turn one vector for position s and another for position t: their dot product only sees the difference s - t, because a
+rotation keeps dot products and two rotations add their angles. What the model learns about "three tokens back" then
+holds everywhere.
 
-Backward of a rotation y = R x: a linear map sends gradients back by its transpose, dx = R^T dy, and the transpose of
-a rotation is the rotation back. So backward is `rotate` with -sin, and `rotate` has nothing to save but the angles.
+Backward of a rotation y = A x, A its matrix: y_i moves with x_j by A[i, j], so dx_j = sum_i dy_i A[i, j]. That is the
+transpose, dx = A^T dy, and the transpose of a rotation is the rotation back. So backward is `rotate` with -sin, and
+`rotate` has nothing to save but the angles.
 
 Hardware: the angle is a product of a position and a frequency. A float32 has 24 bits of precision, so near 10,000
 radians neighbouring values are 0.001 apart, and bfloat16 with its 8 bits cannot even count beyond 256. So the tables

@@ -5,7 +5,7 @@ Linear
 The workhorse: the vector of every token is multiplied by one matrix of weights w (D_in, D_out), and a bias b is
 added.
 
-    y[n, j] = sum_i x[n, i] w[i, j] + b[j]            n counts the tokens of all rows: N = B T
+    y[n, j] = sum_i x[n, i] w[i, j] + b[j]            n counts the B T tokens of all rows
 
 Backward, from the sum itself. How does y[n, j] move with x[n, i]? By w[i, j]. With w[i, j]? By x[n, i]. With b[j]?
 By 1. The chain rule adds up dy times that over everything that moved:
@@ -14,8 +14,8 @@ By 1. The chain rule adds up dy times that over everything that moved:
     dw[i, j] = sum_n x[n, i] dy[n, j]       dw = x^T dy
     db[j]    = sum_n dy[n, j]
 
-The shapes leave no other choice: (N, D_in) = (N, D_out)(D_out, D_in). Three matrix products of the same size: a step
-of training costs three times what the forward pass costs.
+The shapes leave no other choice: (B T, D_in) = (B T, D_out)(D_out, D_in). Three matrix products of the same size: a
+step of training costs three times what the forward pass costs.
 
 Norms
 -----
@@ -25,10 +25,11 @@ Through many layers numbers grow or fade. A norm puts each token's vector back t
 
     m = mean(x)    s = sqrt(mean((x - m)^2) + 1e-5)    h = (x - m) / s    y = g h + b         means over the D columns
 
-*RMSNorm* does not centre, and does as well:    r = sqrt(mean(x^2) + 1e-6)    h = x / r    y = g h
+*RMSNorm* does not centre:    r = sqrt(mean(x^2) + 1e-6)    h = x / r    y = g h
 
 Backward. g and b work column by column: dg = sum over tokens of dy h, db = sum of dy, dh = g dy. Then from h to x.
-For RMSNorm h_i = x_i / r, and r itself depends on every x_j: dr/dx_j = x_j / (D r) = h_j / D. So
+For RMSNorm h_i = x_i / r, and r itself depends on every x_j: dr/dx_j = x_j / (D r) = h_j / D. So, with [i = j] for 1
+where i = j and 0 elsewhere,
 
     dh_i/dx_j = [i = j] / r - x_i / r^2 * h_j / D = ([i = j] - h_i h_j / D) / r
     dx_j      = sum_i dh_i dh_i/dx_j = (dh_j - h_j mean(dh h)) / r
@@ -46,11 +47,12 @@ what lies below "norm.", and `NORMS` has both norms in that form.
 
 Hardware: a matrix product adds D_in terms for each number it makes, and every addition rounds: in float32 by up to
 2^-24 of the sum so far. Added one by one, the bound on the error grows with the number of terms; added in pairs, and
-the pairs in pairs, with its logarithm. BLAS stands between: it keeps several partial sums, and uses the fused
-multiply-add, which rounds a product and its addition once instead of twice. The order of the additions is its own, so
-results differ in the last bits from machine to machine. Numbers of 16 bits are multiplied in 16, but their sum must
-be kept in 32. The square in a norm asks for range: float16 ends at 65,504, so the square of 256 is infinite; float32
-and bfloat16 reach 3 10^38. The 1e-6 under the root keeps a vector of zeros finite.
+the pairs in pairs, with its logarithm. BLAS, the library behind NumPy's matrix products, stands between: it keeps
+several partial sums, and uses the fused multiply-add, which rounds a product and its addition once instead of twice.
+The order of the additions is its own, so results differ in the last bits from machine to machine. Numbers of 16 bits
+are multiplied in 16, but their sum must be kept in 32. The square in a norm asks for range: float16 ends at 65,504, so
+the square of 256 is infinite; float32 and bfloat16 reach 3 10^38. The 1e-6 under the root keeps a vector of zeros
+finite.
 """
 
 from collections.abc import Callable
@@ -72,7 +74,7 @@ def prefixed(prefix: str, parameters: Parameters) -> Parameters:
 
 
 def flat(x: np.ndarray) -> np.ndarray:
-    """(..., D) -> (N, D): one large matrix product is faster than many small ones."""
+    """(..., D) -> (B T, D): one large matrix product is faster than many small ones."""
     return x.reshape(-1, x.shape[-1])
 
 

@@ -11,13 +11,13 @@ value v, what is read if it is found.
 Shapes: q (B, H, T, K), k and v (B, H, S, K), z and p (B, H, T, S), o like q. H heads do this side by side, each with
 its own K = D / H columns. S >= T: the queries are the last T of S tokens, so row t of T stands at place S - T + t.
 
-Why sqrt(K)? Let q and k have independent entries of variance 1. Their dot product has K terms of variance 1, so its
-standard deviation is sqrt(K); divided by that, scores start near 1 and softmax starts soft, where its gradients live.
+Why sqrt(K)? Let q and k have independent entries of mean 0 and variance 1. Their dot product has K terms of variance
+1, so its standard deviation is sqrt(K). Divided by that, scores are about as large as 1 and no weight takes all.
 
 Backward
 --------
 From o = p v, a linear map of each:      dp = do v^T        dv = p^T do
-From softmax, one row of it. p_i = exp(z_i) / E with E = sum_r exp(z_r), so dp_i/dz_j = [i = j] p_i - p_i p_j, and
+From softmax, one row of it. p_i = exp(z_i) / sum_r exp(z_r), so dp_i/dz_j = [i = j] p_i - p_i p_j, and
 
     dz_j = sum_i dp_i ([i = j] p_i - p_i p_j) = p_j (dp_j - sum_i dp_i p_i)
 
@@ -172,7 +172,7 @@ if __name__ == "__main__":
     dx, _ = multi_head_backward(dy, saved)
     print("gradient of y[2] by token:", np.abs(dx).sum(axis=(0, 2)).round(2))
 
-    # Without sqrt(K), a row of scores for wide heads is nearly one-hot from the start, and p (1 - p) has no gradient.
+    # Without sqrt(K) one weight of a row takes nearly all when heads are wide, and the slope p (1 - p) is small.
     q, k = rng.normal(size=(2, 200, 256))
     for name, scale in (("plain", 1.0), ("over sqrt(K)", 256**-0.5)):
         weight = softmax(q @ k.T * scale)
