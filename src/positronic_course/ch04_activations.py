@@ -110,5 +110,5 @@ if __name__ == "__main__":
     error = np.abs(gelu(x)[0] - true)
     print(f"tanh form against erf: largest error {error.max():.6f}, at x = {x[error.argmax()]:.2f}")
 
-    # The slope is 1 for large x and 0 for small x; between them swish dips below zero, and its slope with it.
+    # Far below zero swish goes to 0, but not from above: it dips, and its slope is negative there.
     print(f"lowest value of swish: {swish(x)[0].min():.4f} at x = {x[swish(x)[0].argmin()]:.3f}")

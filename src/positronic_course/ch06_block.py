@@ -26,8 +26,8 @@ factors as there are blocks: it would fade or explode, and forget its direction.
 (pre-norm), inside the branch, so that nothing at all stands on the stream itself.
 
 Hardware: to add many small numbers to a large one is what low precision does worst. bfloat16 has 8 bits, so 256 + 1
-is 256 again, and a branch that writes less than 1/512 of what is there has not written. So mixed precision keeps
-sums, and where it can the stream, in float32, and gives 16 bits to the factors of matrix products.
+is 256 again, and a branch that writes less than 1/512 of what is there has not written. So training in 16 bits
+keeps sums, and where it can the stream, in float32, and gives 16 bits to the factors of matrix products.
 """
 
 from dataclasses import dataclass

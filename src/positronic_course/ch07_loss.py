@@ -3,7 +3,8 @@
 Cross-entropy
 -------------
 The model gives every token of the vocabulary a number, its logit z. Softmax makes probabilities of them, and the loss
-is how surprised it was by the token that really came, y: minus the logarithm of its probability, in nats.
+is how surprised it was by the token that really came, y: minus the natural logarithm of its probability. Its unit is
+the nat, as the bit is that of log2: 1 nat is 1 / log 2 bits.
 
     loss = - log p_y = log(sum_w exp(z_w)) - z_y               p = softmax(z)
 
@@ -29,12 +30,12 @@ which the causal mask keeps honest.
 Backward runs the same list from the end. That is all there is to backpropagation: each operation, in reverse, gets
 dL/d(its result) and hands on dL/d(its input).
 
-Hardware: with a vocabulary of tens of thousands the logits are the largest array of a small model. The largest logit
-is taken off first, as in softmax. A sum of n losses rounds at every addition, so NumPy's dot product, which keeps
-partial sums, is kinder than a loop. A model that is right and sure has a loss below 10^-7, which float32 cannot tell
-from 0, since log(1 + 10^-8) is log(1); float16 sees nothing below 10^-3. And dz has 1 / n in it: for n = 100,000
-tokens most of its numbers lie below 6 10^-8, where float16 ends, which is why training in float16 multiplies the loss
-by a large number first and divides the gradients by it afterwards.
+Hardware: with a vocabulary of tens of thousands the logits are the largest array of a small model. The largest logit is
+taken off first, as in softmax. A sum of n losses rounds at every addition, so NumPy's dot product, which keeps partial
+sums, is kinder than a loop. A model that is right and sure has a loss that float32 cannot tell from 0: 1 + 10^-8 is 1
+there, and in float16 1 + 4 10^-4 is. And dz has 1 / n in it: for n = 100,000 tokens most of its numbers lie below 6
+10^-8, where float16 ends, which is why training in float16 multiplies the loss by a large number first and divides the
+gradients by it afterwards.
 """
 
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ class ModelConfig(BlockConfig):
         turned = {"rotary": self.d_model // self.n_heads, "sinusoidal": self.d_model, "learned": 0}[self.positions]
         if turned % 2:
             raise CourseError(
-                f"{self.positions} positions work on pairs, and {turned} columns are odd; change d_model."
+                f"{self.positions} positions work on pairs, and {turned} columns are odd; change d_model or n_heads."
             )
 
 
