@@ -15,22 +15,26 @@ from positronic.errors import DataError
 __all__ = ["columns", "values"]
 
 
-def columns(field: str, there: Collection[str]) -> list[str]:
-    """The fields of the record itself that are read, of those `there`; the error says which there are."""
+def columns(field: str, there: Collection[str], data: object, place: str = "") -> list[str]:
+    """The fields of the record itself that are read, of those `there`.
+
+    data, place: what was named, and where in it the record stands, for the error.
+    """
     if field in there:
         return [field]
     names = [part if part in there else part.partition(".")[0] for part in field.split("+")]
     if lost := [name for name in names if name not in there]:
-        raise DataError(f"has no field {lost[0]!r}; its fields are {', '.join(there) or 'none'}")
+        has = ", ".join(there) or "none"
+        raise DataError(f"{place or data} has no field {lost[0]!r}; its fields are {has}. Choose one: {data}#FIELD.")
     return names
 
 
-def values(field: str, record: Mapping[str, Any]) -> list[Any]:
+def values(field: str, record: Mapping[str, Any], data: object, place: str) -> list[Any]:
     """What stands in the fields that are read, in order."""
     if field in record:
         return [record[field]]
     found = []
-    for name, part in zip(columns(field, record.keys()), field.split("+"), strict=True):
+    for name, part in zip(columns(field, record.keys(), data, place), field.split("+"), strict=True):
         inner = part[len(name) + 1 :]
         found += _inside(record[name], inner.split(".") if inner else [])
     return found

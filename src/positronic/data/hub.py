@@ -119,7 +119,7 @@ def _write(folder: Path, data: HubSet, field: str | None, what: dict[str, Any]) 
     with _explaining(data):
         found, commit = _opened(data)
         if field is not None and found.column_names:
-            found = found.select_columns(_columns(data, field, found.column_names))
+            found = found.select_columns(columns(field, found.column_names, data))
         rows = iter(islice(found, data.take))
     log.warning("%s is read once, into %s", data, folder.parent)
     number = 0
@@ -129,7 +129,7 @@ def _write(folder: Path, data: HubSet, field: str | None, what: dict[str, Any]) 
     ):
         while (row := _next(data, rows)) is not None:
             if number == 0 and field is not None:
-                _columns(data, field, list(row))
+                columns(field, row.keys(), data)
             packed.write(json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n")
             number += 1
             if number % REPORTED == 0:
@@ -144,13 +144,6 @@ def _next(data: HubSet, rows: Iterator[dict[str, Any]]) -> dict[str, Any] | None
     with _explaining(data):
         return next(rows, None)
     return None
-
-
-def _columns(data: HubSet, field: str, there: list[str]) -> list[str]:
-    try:
-        return columns(field, there)
-    except DataError as error:
-        raise DataError(f"{data} {error}. Choose one: {data}#FIELD.") from error
 
 
 def _opened(data: HubSet) -> tuple[Any, str | None]:

@@ -26,7 +26,7 @@ def rows(path: Path, field: str | None = None) -> Iterator[tuple[int, dict[str, 
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
-            wanted = None if field is None else _wanted(path, field, file.schema_arrow.names)
+            wanted = None if field is None else columns(field, file.schema_arrow.names, path)
             for batch in file.iter_batches(BATCH, columns=wanted):
                 for record in batch.to_pylist():
                     number += 1
@@ -35,10 +35,3 @@ def rows(path: Path, field: str | None = None) -> Iterator[tuple[int, dict[str, 
         reason = " ".join(str(error).split()).rstrip(".")
         where = f" behind row {number}" if number else ""
         raise DataError(f"{path} is no whole parquet file{where} ({reason}). Fetch or write it again.") from error
-
-
-def _wanted(path: Path, field: str, there: list[str]) -> list[str]:
-    try:
-        return columns(field, there)
-    except DataError as error:
-        raise DataError(f"{path} {error}. Choose one: {path}#FIELD.") from error

@@ -141,12 +141,7 @@ class TextFiles:
                 yield Document(text, where)
 
     def _text(self, record: Any, place: str) -> str:
-        texts = [record]
-        if isinstance(record, dict):
-            try:
-                texts = values(self.field, record)
-            except DataError as error:
-                raise DataError(f"{place} {error}. Choose one: {self.path}#FIELD.") from error
+        texts = values(self.field, record, self.path, place) if isinstance(record, dict) else [record]
         if len(texts) != 1:
             texts = [text for text in texts if text]
         for text in texts:
