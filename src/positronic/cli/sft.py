@@ -115,11 +115,7 @@ class Command:
     def _sources(self) -> tuple[str, ...]:
         from positronic.recipes import blended
 
-        if self.blend is not None:
-            return blended(self.blend, self.data, self.take, conversations=True)[0]
-        if self.take is not None:
-            raise ConfigError("--take bounds a blend; bound a data set in its name: hf:NAME?take=ROWS.")
-        return self.data
+        return blended(self.blend, self.data, self.take, conversations=True)[0]
 
     def _show_mask(self) -> None:
         from positronic.data import open_chats

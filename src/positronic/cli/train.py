@@ -98,15 +98,11 @@ class Command:
         """`run` with the sources and the model that were named."""
         from positronic.recipes import blended
 
-        if self.blend is not None:
-            data, valid = blended(self.blend, self.data, self.take, conversations=False)
-            run = replace(run, data=data, valid=valid)
-        elif self.take is not None:
-            raise ConfigError("--take bounds a blend; bound a data set in its name: hf:NAME?take=ROWS.")
-        elif self.data:
-            run = replace(run, data=self.data)
-        if self.valid:
-            run = replace(run, valid=self.valid)
+        data, valid = blended(self.blend, self.data, self.take, conversations=False)
+        if data:
+            run = replace(run, data=data)
+        if self.valid or valid:
+            run = replace(run, valid=self.valid or valid)
         if self.resume and self.model is not None:
             run = replace(run, model=find_model_config(self.model))
         return run if self.init is None else replace(run, init=str(self.init))

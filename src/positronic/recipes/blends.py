@@ -150,17 +150,21 @@ def blend(name: str) -> Blend:
 
 
 def blended(
-    name: str, folders: Sequence[str], take: int | None, *, conversations: bool
+    name: str | None, given: Sequence[str], take: int | None, *, conversations: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(data, valid) of a blend that is trained or tuned on; `folders`: none or one, where its sources lie."""
+    """(data, valid) to train or tune on: what is `given`, or a blend, whose sources may lie in the one folder given."""
+    if name is None:
+        if take is not None:
+            raise ConfigError("--take bounds a blend; bound a data set in its name: hf:NAME?take=ROWS.")
+        return tuple(given), ()
     found = blend(name)
     if found.conversations != conversations:
         what, command = ("conversations", "sft") if found.conversations else ("text", "train")
         raise ConfigError(f"The blend {name} is of {what}; give it to `positronic {command}`.")
-    if len(folders) > 1 or (found.take is None and not folders):
+    if len(given) > 1 or (found.take is None and not given):
         raise ConfigError(f"--blend {name} mixes the sources of one folder; give it with --data FOLDER.")
     if take is not None and (found.take is None or take < len(found.parts)):
         limits = "its files are read whole" if found.take is None else f"it has {len(found.parts)} sources"
         raise ConfigError(f"--take {take} does not fit the blend {name}: {limits}. Leave it out, or take more rows.")
-    folder = Path(folders[0]) if folders else None
+    folder = Path(given[0]) if given else None
     return found.data(folder, take), () if folder is None else found.valid_paths(folder)
