@@ -13,6 +13,7 @@ end with their last assistant turn; those without one teach nothing and are pass
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -74,14 +75,11 @@ class ChatFiles:
     def __init__(self, path: Path, name: str, names: Mapping[str, str] = NAMES):
         self.path, self.name, self.names = path, name, dict(names)
         self.files = find_files(path, SUFFIXES, "conversations")
-        self._fingerprint = ""
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Of the reader, the names filled in, and the files' names and stored bytes; computed once."""
-        how = f"chat {READER} {canonical_json(self.names)}"
-        self._fingerprint = self._fingerprint or files_fingerprint(how, self.path, self.files)
-        return self._fingerprint
+        """Of the reader, the names filled in, and the files' names and stored bytes."""
+        return files_fingerprint(f"chat {READER} {canonical_json(self.names)}", self.path, self.files)
 
     def __iter__(self) -> Iterator[Conversation]:
         found = False

@@ -15,6 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
@@ -73,13 +74,11 @@ class PairFiles:
     def __init__(self, path: Path, name: str):
         self.path, self.name = path, name
         self.files = find_files(path, SUFFIXES, "pairs of answers")
-        self._fingerprint = ""
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Of the reader and of the files' names and stored bytes; computed once."""
-        self._fingerprint = self._fingerprint or files_fingerprint(f"pairs {READER}", self.path, self.files)
-        return self._fingerprint
+        """Of the reader and of the files' names and stored bytes."""
+        return files_fingerprint(f"pairs {READER}", self.path, self.files)
 
     def __iter__(self) -> Iterator[Pair]:
         for path in self.files:

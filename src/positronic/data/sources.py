@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -110,13 +111,11 @@ class TextFiles:
     def __init__(self, path: Path, field: str, name: str):
         self.path, self.field, self.name = path, field, name
         self.files = find_files(path, SUFFIXES, "documents")
-        self._fingerprint = ""
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Of the files' names and stored bytes; computed once."""
-        self._fingerprint = self._fingerprint or files_fingerprint(f"text {READER} {self.field}", self.path, self.files)
-        return self._fingerprint
+        """Of the files' names and stored bytes."""
+        return files_fingerprint(f"text {READER} {self.field}", self.path, self.files)
 
     def __iter__(self) -> Iterator[Document]:
         found = False
