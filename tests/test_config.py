@@ -33,7 +33,8 @@ def test_json_and_back_is_identity_through_nesting():
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"sise": 1}, "no field 'sise'. Did you mean"),
+        ({"bond": 1}, "no field 'bond'. Did you mean bound"),
+        ({"sise": 1}, "no field 'sise'. Choose one of bound"),
         ({"bound": "3"}, "config.bound"),
         ({"bound": True}, "config.bound"),
         ({"widths": [1, 2.5]}, "config.widths.1"),

@@ -173,10 +173,10 @@ def diff(ours: Config, theirs: Config) -> list[str]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """One sentence with the nearest known names, for error messages."""
+    """One sentence with the nearest known names, or all if none is near, for error messages."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known
-    return f"Did you mean {', '.join(near)}?"
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"Did you mean {', '.join(near)}?" if near else f"Choose one of {', '.join(known)}."
 
 
 _ABSENT = object()
