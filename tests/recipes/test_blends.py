@@ -198,5 +198,7 @@ def test_the_commands_name_every_blend_and_describe_prints_its_sources(capsys):
         assert main(["describe", name]) == 0
         printed = capsys.readouterr().out
         assert all(part.source.partition("?")[0].partition("#")[0] in printed for part in found.parts)
+    assert main(["describe", "publised-sft"]) == 2
+    assert "preset or blend. Did you mean published-sft" in capsys.readouterr().err
     assert main(["describe", "metric-sft", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["parts"][0]["source"].endswith("Deepthink-Reasoning:train")

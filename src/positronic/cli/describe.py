@@ -11,6 +11,7 @@ Examples:
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -33,13 +34,18 @@ class Command:
     """Print one JSON object."""
 
     def run(self) -> None:
-        from positronic.config import override
+        from positronic.config import did_you_mean, override
+        from positronic.models import PRESETS
         from positronic.observe import describe
         from positronic.recipes import BLENDS
 
         if self.model in BLENDS:
             self._blend(BLENDS[self.model])
             return
+        named = [*PRESETS, *BLENDS]
+        if self.model not in named and not self.model.endswith(".json") and not Path(self.model).is_dir():
+            nearest = did_you_mean(self.model, named)
+            raise ConfigError(f"{self.model!r} is no folder, config file, preset or blend. {nearest}")
         found = describe(override(find_model_config(self.model), self.set))
         if self.json:
             print_json(found.to_json())
@@ -59,7 +65,7 @@ class Command:
         command = "sft" if blend.conversations else "train"
         where = f"{blend.take:,} rows of the Hugging Face hub" if blend.take else "files of a folder, --data FOLDER"
         print(f"positronic {command} --blend {self.model}: {where}")
-        sources = blend.data() if blend.take else blend.shares
+        sources = [quote(text) for text in blend.data()] if blend.take else blend.shares
         for source, part in zip(sources, blend.parts, strict=True):
             print(f"{part.share / total:7.1%}  {source}\n         {'; '.join(filter(None, (part.licence, part.note)))}")
 
