@@ -1,0 +1,171 @@
+"""Adam, AdamW and the learning rate.
+
+A gradient says which way is up; an optimiser says how far to go down. Parameters and gradients are flat dicts of arrays
+with the same names (chapter 3), and a step moves the parameters in place.
+
+From descent to Adam
+--------------------
+Plain descent, w <- w - rate * g, has one rate for all weights; but the row of a rare letter in the embedding receives a
+small gradient now and then, and the gain of a norm a large one always. Adam measures each weight by itself, with two
+moving averages of what its gradient has been:
+
+    m_t = b1 m_{t-1} + (1 - b1) g_t          where the gradient points         b1 = 0.9:  about the last 10 steps
+    v_t = b2 v_{t-1} + (1 - b2) g_t^2        how large it is                   b2 = 0.99: about the last 100 steps
+
+Both begin at 0 and are too small at first. How much? Unroll the first, with gradients whose mean is always g:
+
+    m_t = (1 - b1) (g_t + b1 g_{t-1} + ... + b1^{t-1} g_1)        mean of m_t = (1 - b1^t) g
+
+so dividing by 1 - b1^t mends it exactly; the same holds for v with b2. The step is
+
+    w <- w - rate * m^ / (sqrt(v^) + epsilon)                     m^ = m / (1 - b1^t),  v^ = v / (1 - b2^t)
+
+Multiply every gradient by 1000: m^ and sqrt(v^) both grow by 1000 and the step stays the same. A weight moves by about
+`rate` a step at most, whatever the scale of the loss; epsilon only matters where the gradient is practically zero.
+
+AdamW
+-----
+Weights should not grow without need: pull each towards zero. Adding decay * w to the gradient would send the pull
+through the division by sqrt(v^) too, and weights with large gradients would hardly feel it. AdamW pulls beside Adam:
+
+    w <- w - rate * decay * w                                     matrices only: a gain rests at 1, not at 0
+
+The rate
+--------
+At the start m and v are averages of a few gradients, and the step is mostly noise: warm up from zero. At the end the
+noise of small batches keeps the weights trembling around the best ones: cool down. With s the step, from 0, of n:
+
+    rate = peak (s + 1) / warm_up                                                     while s < warm_up
+    rate = peak (floor + (1 - floor) (1 + cos(pi u)) / 2)     u = (s - warm_up) / (n - warm_up), from 0 to 1
+
+Clipping
+--------
+One strange batch can have a gradient many times longer than the others, and v takes b2's time to notice. Measure the
+length of all gradients together, sqrt(sum of all squares); if it is above the limit, shorten all of them alike, which
+keeps the direction.
+
+Hardware: float32 has 24 bits of fraction and reaches down to about 1e-38; the square of a gradient of 1e-20 is already
+below that, and the root of v loses what m still has. bfloat16 has the same range with 8 bits: a weight of 1 can only
+become 0.996 or stay, so that an update of 0.001 vanishes. This is why training in low precision keeps the weights and
+their averages in float32.
+"""
+
+import math
+
+import numpy as np
+
+from positronic_course.ch03_linear_and_norms import Parameters
+
+
+class Adam:
+    """Two averages of the gradient for each weight, and how many steps they have seen.
+
+    m and v are single vectors over all parameters, one after the other: a step is then a few long operations, however
+    many small arrays there are. Two more vectors are kept to be written anew: fetching memory for them in every step
+    took twice as long as the arithmetic.
+    """
+
+    def __init__(self, parameters: Parameters, beta1: float = 0.9, beta2: float = 0.99, epsilon: float = 1e-8):
+        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+        self.steps = 0
+        self.m = np.concatenate([np.zeros_like(w).ravel() for w in parameters.values()])
+        self.v = np.zeros_like(self.m)
+        self.g, self.move = np.empty_like(self.m), np.empty_like(self.m)
+
+    def step(self, parameters: Parameters, gradients: Parameters, rate: float) -> None:
+        """Move the parameters, in place."""
+        g, move = self.g, self.move
+        np.concatenate([gradients[name].ravel() for name in parameters], out=g)
+        self.steps += 1
+        np.subtract(g, self.m, out=move)
+        move *= 1 - self.beta1
+        self.m += move
+        g *= g
+        g -= self.v
+        g *= 1 - self.beta2
+        self.v += g
+        # m^ / (sqrt(v^) + epsilon), with both corrections taken out of the long vectors and into two numbers.
+        c1, c2 = 1 - self.beta1**self.steps, math.sqrt(1 - self.beta2**self.steps)
+        np.sqrt(self.v, out=move)
+        move += self.epsilon * c2
+        np.divide(self.m, move, out=move)
+        move *= rate * c2 / c1
+        at = 0
+        for w in parameters.values():
+            w -= move[at : at + w.size].reshape(w.shape)
+            at += w.size
+
+    def to_arrays(self) -> Parameters:
+        """What a checkpoint needs to go on exactly here."""
+        return {"m": self.m, "v": self.v, "steps": np.array(self.steps)}
+
+    def from_arrays(self, arrays: Parameters) -> None:
+        """Go on from what `to_arrays` gave."""
+        self.m, self.v, self.steps = arrays["m"].copy(), arrays["v"].copy(), int(arrays["steps"])
+
+
+class AdamW:
+    """Adam, and beside it a pull of every matrix towards zero."""
+
+    def __init__(self, parameters: Parameters, decay: float = 0.1, beta2: float = 0.99):
+        self.adam = Adam(parameters, beta2=beta2)
+        self.decay = decay
+
+    def step(self, parameters: Parameters, gradients: Parameters, rate: float) -> None:
+        """Move the parameters, in place."""
+        for w in parameters.values():
+            if w.ndim == 2:
+                w *= 1 - rate * self.decay
+        self.adam.step(parameters, gradients, rate)
+
+    def to_arrays(self) -> Parameters:
+        """What a checkpoint needs to go on exactly here."""
+        return self.adam.to_arrays()
+
+    def from_arrays(self, arrays: Parameters) -> None:
+        """Go on from what `to_arrays` gave."""
+        self.adam.from_arrays(arrays)
+
+
+def warm_up_cosine(step: int, steps: int, peak: float, warm_up: int, floor: float = 0.1) -> float:
+    """The rate of one step, counted from 0: up in a straight line, down along half a cosine to floor * peak."""
+    if step < warm_up:
+        return peak * (step + 1) / warm_up
+    through = min(1.0, (step - warm_up) / max(1, steps - warm_up))
+    return peak * (floor + (1 - floor) * (1 + math.cos(math.pi * through)) / 2)
+
+
+def clip(gradients: Parameters, limit: float) -> float:
+    """Shorten all gradients alike, in place, to the limit of their common length; returns the length they had."""
+    length = math.sqrt(sum(float(np.vdot(g, g)) for g in gradients.values()))
+    if length > limit:
+        for g in gradients.values():
+            g *= limit / length
+    return length
+
+
+if __name__ == "__main__":
+    # A valley a thousand times steeper across than along: L = (1000 x^2 + y^2) / 2, from x = y = 1.
+    steep = np.array([1000.0, 1.0])
+    for name in ("descent", "Adam"):
+        place = {"xy": np.ones(2)}
+        adam = Adam(place)
+        for step in range(200):
+            slope = {"xy": steep * place["xy"]}
+            if name == "descent":
+                place["xy"] -= 1e-3 * slope["xy"]  # twice this rate and x would fly away
+            else:
+                adam.step(place, slope, warm_up_cosine(step, 200, 0.05, 10, 0.0))
+        print(f"{name:8} after 200 steps: x = {place['xy'][0]:.4f}, y = {place['xy'][1]:.4f}")
+
+    # The rate over a run of 100 steps.
+    for step in (0, 4, 9, 10, 32, 55, 77, 99):
+        rate = warm_up_cosine(step, 100, 1.0, 10)
+        print(f"step {step:3}  rate {rate:.3f}  {'#' * round(40 * rate)}")
+
+    # Few bits: a thousand updates of 0.0001 should bring 1 to 0.9; float16 has nothing between 0.9995 and 1.
+    for dtype in (np.float64, np.float32, np.float16):
+        w = np.ones(1, dtype)
+        for _ in range(1000):
+            w -= dtype(0.0001)
+        print(f"{np.dtype(dtype).name}: {w[0]:.4f}")
