@@ -15,7 +15,12 @@ One letter means one thing everywhere:
 Read `chNN_*.py`, run it (`python -m positronic_course.ch05_attention`), then solve `exercises/exNN_*.py`.
 """
 
+import os
+
 __all__ = ["CHAPTERS", "CourseError"]
+
+# Matrices of this size are multiplied before a second thread has woken up: one is faster. NumPy asks at its import.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 CHAPTERS = {
     "ch01_tokenizers": "Bytes and tokenizers",
