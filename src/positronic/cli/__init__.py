@@ -34,7 +34,10 @@ COMMANDS = {
     "reference": "learn a recipe's curve and its band from runs of several seeds",
     "health": "look at every organ of a model: is it alive, and what to do if not",
     "ablate": "what each organ and layer is worth, in bits per byte",
+    "course": "build a language model by hand, in NumPy alone: scripts and chapters",
 }
+FORWARDING = {"course"}
+"""Commands that give all words after the first to another program, flags too."""
 
 USAGE = """usage: positronic COMMAND [...]
 
@@ -88,6 +91,8 @@ def _parse(name: str, words: list[str]) -> Any:
     import tyro
 
     module = importlib.import_module("positronic.cli." + name.replace(" ", "_"))
+    if name in FORWARDING and words and not words[0].startswith("-"):
+        words = ["--", *words]
     return tyro.cli(
         module.Command,
         args=words,
