@@ -77,6 +77,7 @@ def test_so_it_does_from_other_seeds(seed, tmp_path):
 
 def test_most_words_of_its_samples_are_words_of_the_stories(improved, capsys):
     text = course(capsys, "generate_text", "The ", "--model-path", improved["out"], "--num-samples", 3)
+    assert improved["sample_words"]["known"] > 0.65 * improved["sample_words"]["all"] > 25
     samples = re.findall(r"--- \d of 3\n(.*?)(?=\n---|\Z)", text, re.S)
     assert len(samples) == len(set(samples)) == 3
     words = [word for sample in samples for word in re.findall(r"[A-Za-z]+", sample)[1:-1]]
@@ -226,6 +227,7 @@ def test_a_text_of_ones_own_is_trained_on(tmp_path):
         (["train_simple", "--data-file", "nowhere.txt"], "nowhere.txt cannot be read: No such file"),
         (["train_simple", "--data-file", "latin.txt"], "latin.txt is not UTF-8 text"),
         (["train_simple", "--epochs", "0"], "epochs is 0; use 1 or more"),
+        (["train_simple", "--rate", "0"], "The learning rate is 0.0; use more than 0"),
         (["train_simple", "--seed", "-1"], "seed is -1; use 0 or more"),
         (["train_simple", "--long-training", "--epochs", "3"], "Leave one of them out"),
         (["train_simple", "--tokenizer", "line.txt"], "line.txt is not a tokenizer"),

@@ -13,6 +13,7 @@ Examples:
 import argparse
 import json
 import platform
+import re
 import shutil
 import sys
 import time
@@ -68,6 +69,7 @@ def flags(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--clean", action="store_true", help="forget the model in --out and begin again")
     parser.add_argument("--long-training", action="store_true", help=f"{LONG} epochs")
     parser.add_argument("--epochs", type=int, help=f"how often the text is read ({TrainingConfig.epochs})")
+    parser.add_argument("--rate", type=float, default=TrainingConfig.peak, help=f"at its peak ({TrainingConfig.peak})")
     parser.add_argument("--data-file", type=Path, help="a UTF-8 text; without it, the course's stories")
     parser.add_argument("--tokenizer", type=Path, help="tokenizer.json of train_bpe; without it, characters")
     parser.add_argument("--out", type=Path, default=MODEL, help=f"where the model is kept ({MODEL})")
@@ -89,7 +91,7 @@ def settings(a: argparse.Namespace) -> tuple[ModelConfig, TrainingConfig, Corpus
         )
     epochs = LONG if a.long_training else TrainingConfig.epochs if a.epochs is None else a.epochs
     config = ModelConfig(vocab_size=len(corpus.tokenizer), **CONFIGS[a.config])
-    return config, TrainingConfig(epochs=epochs, seed=a.seed), corpus
+    return config, TrainingConfig(epochs=epochs, peak=a.rate, seed=a.seed), corpus
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
@@ -170,8 +172,10 @@ def report(trainer: Trainer, a: argparse.Namespace, timing: dict[str, float]) ->
             "losses": losses,
             "history": trainer.history,
             "timing": timing,
+            "machine": {"system": platform.system(), "processor": platform.processor() or platform.machine()},
             "versions": {"python": platform.python_version(), "numpy": np.__version__},
             "sample": sample,
+            "sample_words": known_words(sample, read_text(a.data_file)),
         }
         print(json.dumps(result, indent=2, ensure_ascii=False))
         return
@@ -179,9 +183,14 @@ def report(trainer: Trainer, a: argparse.Namespace, timing: dict[str, float]) ->
         print(f"{part:8}  {loss['nats_per_token']:.3f} nats a token  {loss['bits_per_byte']:.3f} bits per byte")
     if timing["tokens"]:
         print(f"{timing['tokens'] / timing['cpu_s']:,.0f} tokens a CPU-second")
-    print(
-        f"\n{sample}\n\nThe model is in {a.out}; let it write: python -m positronic_course.scripts.generate_text PROMPT"
-    )
+    print(f"\n{sample}\n\nLet it write more:")
+    print(f"  python -m positronic_course.scripts.generate_text PROMPT --model-path {a.out}")
+
+
+def known_words(sample: str, text: str) -> dict[str, int]:
+    """How many words a sample has, the first and the last left out, which may be cut; and how many the text has too."""
+    words, known = re.findall(r"\w+", sample)[1:-1], set(re.findall(r"\w+", text))
+    return {"all": len(words), "known": sum(word in known for word in words)}
 
 
 if __name__ == "__main__":
