@@ -20,7 +20,7 @@ With logits z (W,), in this order:
 
     temperature t   p = softmax(z / t): t < 1 sharpens, t > 1 flattens; t = 0 means the largest z, always
     top-k           only the k most probable tokens; 0 keeps all
-    top-p           only the most probable tokens that together reach the mass p; 1 keeps all
+    top-p           of these, only the most probable that together reach the mass p; 1 keeps all
 
 and one of those that are left is drawn in proportion to its probability: with u uniform in [0, 1), the first token at
 which the sum of the probabilities so far exceeds u. Why cut at all? The many tokens that are each very improbable are

@@ -48,10 +48,10 @@ def read_text(path: Path | None) -> str:
 
 def progress(done: int, of: int, text: str, lasting: bool) -> None:
     """A bar that stays on its line in a terminal; elsewhere a line each time that is worth one."""
-    filled = 30 * done // of
-    bar = f"[{'#' * filled}{'.' * (30 - filled)}] {text}"
+    filled = 20 * done // of
+    bar = f"[{'#' * filled}{'.' * (20 - filled)}] {text}"
     if sys.stderr.isatty():
-        print(f"\r{bar}", end="\n" if done == of else "", file=sys.stderr, flush=True)
+        print(f"\r{bar}\x1b[K", end="\n" if done == of else "", file=sys.stderr, flush=True)
     elif lasting:
         print(bar, file=sys.stderr, flush=True)
 
