@@ -3,7 +3,7 @@ from typing import Literal
 
 import pytest
 
-from positronic.config import Config, ModelConfig, canonical_json, diff, override
+from positronic.config import Config, ModelConfig, canonical_json, did_you_mean, diff, override
 from positronic.errors import ConfigError
 
 
@@ -89,3 +89,10 @@ def test_diff_lists_exactly_the_fields_that_differ():
 def test_an_impossible_model_config_is_refused(wrong):
     with pytest.raises(ConfigError):
         ModelConfig(**wrong)
+
+
+def test_many_names_are_not_listed():
+    many = [str(number) for number in range(1000)]
+    assert did_you_mean("x", many) == "Check its spelling."
+    assert did_you_mean("x", many[:2]) == "Choose one of 0, 1."
+    assert did_you_mean("9990", many).startswith("Did you mean 999")

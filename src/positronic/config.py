@@ -172,11 +172,17 @@ def diff(ours: Config, theirs: Config) -> list[str]:
     ]
 
 
+LISTED = 50
+"""Names that a sentence may list."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """One sentence with the nearest known names, or all if none is near, for error messages."""
+    """One sentence with the nearest known names, or all, if none is near and they are not many."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"Did you mean {', '.join(near)}?" if near else f"Choose one of {', '.join(known)}."
+    if near:
+        return f"Did you mean {', '.join(near)}?"
+    return f"Choose one of {', '.join(known)}." if len(known) <= LISTED else "Check its spelling."
 
 
 _ABSENT = object()
