@@ -74,7 +74,7 @@ def prefixed(prefix: str, parameters: Parameters) -> Parameters:
 
 
 def flat(x: np.ndarray) -> np.ndarray:
-    """(..., D) -> (B T, D): one large matrix product is faster than many small ones."""
+    """(..., D) -> (n, D), n tokens: one large matrix product is faster than many small ones."""
     return x.reshape(-1, x.shape[-1])
 
 
