@@ -25,6 +25,7 @@ __all__ = [
     "cache_folder",
     "chunks",
     "file_sha256",
+    "files_below",
     "lines",
     "missing",
     "plain_suffix",
@@ -122,6 +123,12 @@ def _not_utf8(path: Path, offset: int) -> DataError:
         f"{path} is not UTF-8: the byte at offset {offset} of its content begins no character. "
         f"Convert it (iconv -f ENCODING -t UTF-8), or take it out."
     )
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Where all files below `folder` lie in it; hidden ones are passed over."""
+    places = (entry.relative_to(folder) for entry in folder.rglob("*") if entry.is_file())
+    return [place for place in places if not any(part.startswith(".") for part in place.parts)]
 
 
 def file_sha256(path: Path) -> str:

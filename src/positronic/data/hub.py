@@ -29,7 +29,7 @@ from typing import Any
 
 from positronic.config import canonical_json, did_you_mean
 from positronic.data.fields import columns
-from positronic.data.files import cache_folder, missing, written_whole
+from positronic.data.files import cache_folder, files_below, missing, written_whole
 from positronic.errors import DataError
 
 __all__ = ["PREFIX", "HubSet", "fetch"]
@@ -106,8 +106,7 @@ def _state(data: HubSet) -> str | None:
     """Hash of the names, sizes and times of a local data set's files; None: it is on the hub."""
     path = Path(data.name).expanduser()
     if path.is_dir():
-        inner = ((entry.relative_to(path), entry) for entry in path.rglob("*") if entry.is_file())
-        seen = ((place, entry.stat()) for place, entry in inner if not any(p.startswith(".") for p in place.parts))
+        seen = ((place, (path / place).stat()) for place in files_below(path))
         state = sorted([place.as_posix(), stat.st_size, stat.st_mtime_ns] for place, stat in seen)
         return hashlib.sha256(canonical_json(state).encode()).hexdigest()
     if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", data.name):

@@ -20,7 +20,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from positronic.data.fields import values
-from positronic.data.files import PACKED, file_sha256, lines, missing, plain_suffix, text_chunks, whole_text
+from positronic.data.files import (
+    PACKED,
+    file_sha256,
+    files_below,
+    lines,
+    missing,
+    plain_suffix,
+    text_chunks,
+    whole_text,
+)
 from positronic.data.hub import PREFIX, HubSet, fetch
 from positronic.data.parquet import rows
 from positronic.errors import DataError
@@ -169,8 +178,7 @@ def find_files(path: Path, suffixes: tuple[str, ...], what: str) -> tuple[Path, 
         return (path,)
     if not path.is_dir():
         raise missing(path)
-    below = [entry.relative_to(path) for entry in path.rglob("*") if entry.is_file()]
-    seen = [entry for entry in below if not any(part.startswith(".") for part in entry.parts)]
+    seen = files_below(path)
     chosen = sorted((entry for entry in seen if plain_suffix(entry) in suffixes), key=lambda entry: entry.as_posix())
     if not chosen:
         there = ", ".join(sorted({entry.suffix or "none" for entry in seen})) or "no files at all"
