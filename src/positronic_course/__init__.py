@@ -2,8 +2,7 @@
 
 Fourteen chapters, read from top to bottom: each derives what it needs, writes it down in a few lines of NumPy and
 lets you try it. Nothing is used before it is defined, every gradient is derived by hand and checked by finite
-differences, and the model that stands at the end learns to write small stories in about a minute on one core of a
-laptop.
+differences, and the model that stands at the end learns the words of small stories in seconds, on one core.
 
 One letter means one thing everywhere:
 

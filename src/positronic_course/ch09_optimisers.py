@@ -21,7 +21,8 @@ so dividing by 1 - b1^t mends it exactly; the same holds for v with b2. The step
     w <- w - rate * m^ / (sqrt(v^) + epsilon)                     m^ = m / (1 - b1^t),  v^ = v / (1 - b2^t)
 
 Multiply every gradient by 1000: m^ and sqrt(v^) both grow by 1000 and the step stays the same. A weight moves by about
-`rate` a step at most, whatever the scale of the loss; epsilon only matters where the gradient is practically zero.
+`rate` a step at most, whatever the scale of the loss; epsilon, 1e-8, only matters where the
+gradient is nearly as small.
 
 AdamW
 -----
@@ -61,8 +62,7 @@ class Adam:
     """Two averages of the gradient for each weight, and how many steps they have seen.
 
     m and v are single vectors over all parameters, one after the other: a step is then a few long operations, however
-    many small arrays there are. Two more vectors are kept to be written anew: fetching memory for them in every step
-    took twice as long as the arithmetic.
+    many small arrays there are. Two more vectors are kept to be written anew, so that no step has to ask for memory.
     """
 
     def __init__(self, parameters: Parameters, beta1: float = 0.9, beta2: float = 0.99, epsilon: float = 1e-8):
@@ -153,7 +153,7 @@ if __name__ == "__main__":
         for step in range(200):
             slope = {"xy": steep * place["xy"]}
             if name == "descent":
-                place["xy"] -= 1e-3 * slope["xy"]  # twice this rate and x would fly away
+                place["xy"] -= 1e-3 * slope["xy"]  # above twice this rate x would fly away
             else:
                 adam.step(place, slope, warm_up_cosine(step, 200, 0.05, 10, 0.0))
         print(f"{name:8} after 200 steps: x = {place['xy'][0]:.4f}, y = {place['xy'][1]:.4f}")

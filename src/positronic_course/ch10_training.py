@@ -19,8 +19,8 @@ The loss on text that was trained on says how well the model remembers; on text 
 As long as both fall, it learns the language. When only the first falls, it learns the text by heart. Both are given
 in nats a token, and in bits per byte, which does not depend on how the tokenizer cuts (chapter 1):
 
-    nats a token  = L summed over all targets / number of targets
-    bits per byte = L summed over all targets / log 2 / bytes of all targets
+    nats a token  = sum of the losses of all targets / number of targets
+    bits per byte = sum of the losses of all targets / log 2 / bytes of all targets
 
 What is kept
 ------------
