@@ -56,6 +56,12 @@ acts in three ways: it stays (u goes through), it turns its own pull, and it is 
 
 Forward keeps the phases before each step, and nothing else; the fields are cheap enough to be worked out again.
 
+In a block
+----------
+x -> y has the shape of feed_forward, so either can be the second half f of a block: x <- x + f(norm(x)). `bank` and `out`
+are 4 D N numbers and the gated feed-forward half is 3 D F, so N = 3 F / 4 makes them equally large. Phases should begin
+spread over the circle, or nothing can gather: a spread of about 1.8 radians leaves each ring an order near 1/5.
+
 Hardware: a phase in float32 has about 2^-24 relative error, 1e-6 radians at 8 radians; in bfloat16, with 8 bits, it
 would be 0.03 radians, which moves its sine in the second digit. Phases therefore stay in float32 even where matrices do
 not. An angle is also a natural fixed-point number: let an unsigned integer of 16 bits count 1/65536 of a turn, and
@@ -64,9 +70,13 @@ overflow, elsewhere an error, is exactly the wrap from one turn into the next.
 Source: Kuramoto 1975; the lag is from Sakaguchi and Kuramoto 1986.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
-from positronic_course.ch03_linear_and_norms import Parameters, flat, linear, linear_backward
+from positronic_course.ch03_linear_and_norms import NORMS, Parameters, flat, linear, linear_backward, part, prefixed
+from positronic_course.ch05_attention import Turn, multi_head, multi_head_backward
+from positronic_course.ch06_block import feed_forward, feed_forward_backward
 
 Field = tuple[np.ndarray, np.ndarray]
 """Two numbers a ring: what it feels along the x and along the y axis, each (..., R)."""
@@ -158,3 +168,89 @@ def oscillators_backward(dy: np.ndarray, saved: tuple) -> tuple[np.ndarray, Para
     dboth = np.concatenate([each(dfirst), each(da)], -1)
     dx, dbank, _ = linear_backward(dboth, saved_bank)
     return dx, {"bank": dbank, "coupling": dcoupling, "lag": dlag, "out": dout}
+
+
+HALVES: dict[str, tuple[Callable, Callable]] = {
+    "feed_forward": (feed_forward, feed_forward_backward),
+    "oscillators": (oscillators, oscillators_backward),
+}
+"""What can be the second half of a block: f(x, p) -> y, saved; f_backward(dy, saved) -> dx, gradients."""
+
+
+def initialise_rings(D: int, R: int, n: int, rng: np.random.Generator, dtype: type = np.float32) -> Parameters:
+    """A new half for a stream of width D whose norm gives entries of variance 1: each ring pulls itself alone."""
+    bank = rng.normal(size=(D, 2 * R * n)) * np.repeat([1.8, 0.5], R * n) / D**0.5
+    out = rng.normal(scale=0.02, size=(2 * R * n, D))
+    drawn = {"bank": bank, "coupling": np.eye(R), "lag": np.zeros(R), "out": out}
+    return {name: value.astype(dtype) for name, value in drawn.items()}
+
+
+def block(x: np.ndarray, p: Parameters, n_heads: int, turn: Turn, half: str) -> tuple[np.ndarray, tuple]:
+    """The block of chapter 6 with RMSNorm, and any of HALVES as its second half."""
+    norm, f = NORMS["rms"][0], HALVES[half][0]
+    normed, saved_norm_1 = norm(x, part(p, "attention_norm."))
+    read, saved_attention = multi_head(normed, part(p, "attention."), n_heads, turn)
+    read += x
+    normed, saved_norm_2 = norm(read, part(p, "feed_norm."))
+    y, saved_half = f(normed, part(p, "feed."))
+    return y + read, (half, saved_norm_1, saved_attention, saved_norm_2, saved_half)
+
+
+def block_backward(dy: np.ndarray, saved: tuple) -> tuple[np.ndarray, Parameters]:
+    """dx, gradients."""
+    half, saved_norm_1, saved_attention, saved_norm_2, saved_half = saved
+    norm_backward, f_backward = NORMS["rms"][1], HALVES[half][1]
+    dnormed, feed = f_backward(dy, saved_half)
+    dread, feed_norm = norm_backward(dnormed, saved_norm_2)
+    dread += dy
+    dnormed, attention = multi_head_backward(dread, saved_attention)
+    dx, attention_norm = norm_backward(dnormed, saved_norm_1)
+    gradients = {"attention_norm": attention_norm, "attention": attention, "feed_norm": feed_norm, "feed": feed}
+    return dx + dread, {name: g for parts in gradients for name, g in prefixed(f"{parts}.", gradients[parts]).items()}
+
+
+if __name__ == "__main__":
+    from importlib.resources import files
+
+    from positronic_course.ch01_tokenizers import CharTokenizer
+    from positronic_course.ch02_embeddings import embed, embed_backward, rotation
+    from positronic_course.ch07_loss import cross_entropy, cross_entropy_backward
+    from positronic_course.ch09_optimisers import Adam
+
+    rng = np.random.default_rng(0)
+
+    # A ring of 64 in time: each has its own speed, and yet they gather. Stronger coupling, more order.
+    theta, omega = rng.uniform(-np.pi, np.pi, (1, 64)), rng.normal(scale=0.3, size=(1, 64))
+    for K in (0.0, 0.5, 1.0, 2.0):
+        end, _ = integrate(theta, omega, np.array([[K]]), np.zeros(1), steps=200, dt=0.1)
+        print(f"K = {K}: order {np.hypot(*order(theta))[0]:.2f} -> {np.hypot(*order(end))[0]:.2f}")
+
+    # One block, trained to foresee the next character, with either half, equally many parameters and the same rows.
+    corpus = files("positronic_course").joinpath("corpus.txt").read_text("utf-8")
+    tokenizer = CharTokenizer.learn(corpus)
+    text, D, H, T = tokenizer.encode(corpus), 64, 4, 64
+    turn = rotation(np.arange(T), D // H)
+    for half in HALVES:
+        rng = np.random.default_rng(1)
+
+        def draw(*shape: int) -> np.ndarray:
+            return rng.normal(scale=0.05, size=shape).astype(np.float32)
+
+        parameters = {f"attention.{name}": draw(D, D) for name in ("query", "key", "value", "out")}
+        parameters |= {"embedding": draw(len(tokenizer), D)}
+        parameters |= {f"{name}_norm.gain": np.ones(D, np.float32) for name in ("attention", "feed")}
+        feed = {"up": draw(D, 172), "gate": draw(D, 172), "down": draw(172, D)}
+        parameters |= prefixed("feed.", initialise_rings(D, 4, 32, rng) if half == "oscillators" else feed)
+        adam, losses = Adam(parameters), []
+        for step in range(120):
+            rows = text[np.random.default_rng(step).integers(0, len(text) - T, 8)[:, None] + np.arange(T + 1)]
+            x, saved_embed = embed(rows[:, :-1], parameters["embedding"])
+            x, saved = block(x, parameters, H, turn, half)
+            loss, saved_loss = cross_entropy((flat(x) @ parameters["embedding"].T).reshape(8, T, -1), rows[:, 1:])
+            dlogits = flat(cross_entropy_backward(saved_loss))
+            dx, gradients = block_backward((dlogits @ parameters["embedding"]).reshape(x.shape), saved)
+            gradients["embedding"] = dlogits.T @ flat(x) + embed_backward(dx, saved_embed)
+            adam.step(parameters, gradients, 3e-3)
+            losses.append(float(loss))
+        size = sum(value.size for value in parameters.values())
+        print(f"{half:12} {size:,} parameters: {losses[0]:.2f} -> {np.mean(losses[-10:]):.2f} nats a character")

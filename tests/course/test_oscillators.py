@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from positronic.kernels.kuramoto import RingField, integrate_reference
+from positronic_course.ch02_embeddings import rotation
+from positronic_course.ch03_linear_and_norms import prefixed
+from positronic_course.ch06_block import BlockConfig
+from positronic_course.ch06_block import block as chapter_6_block
+from positronic_course.ch09_optimisers import Adam
 from positronic_course.ch13_oscillators import (
+    block,
+    block_backward,
+    initialise_rings,
     integrate,
     integrate_backward,
     order,
@@ -137,3 +145,45 @@ def test_a_ring_that_pulls_itself_falls_into_step():
     before, after = (np.hypot(*order(phases)) for phases in (theta, end))
     assert (after > 0.99).all(), after
     assert (before < 0.9).all()
+
+
+def block_parameters(half, D=8, F=12):
+    rng = np.random.default_rng(4)
+    shapes = {f"attention.{name}": (D, D) for name in ("query", "key", "value", "out")}
+    shapes |= {"attention_norm.gain": (D,), "feed_norm.gain": (D,)}
+    if half == "feed_forward":
+        shapes |= {"feed.up": (D, F), "feed.gate": (D, F), "feed.down": (F, D)}
+        return {name: rng.normal(size=shape) / D**0.5 for name, shape in shapes.items()}
+    rings = prefixed("feed.", initialise_rings(D, 2, 3, rng, np.float64))
+    return {name: rng.normal(size=shape) / D**0.5 for name, shape in shapes.items()} | rings
+
+
+def test_with_the_old_half_it_is_the_block_of_chapter_6():
+    p, x = block_parameters("feed_forward"), np.random.default_rng(5).normal(size=(2, 5, 8))
+    turn = rotation(np.arange(5), 4, dtype=np.float64)
+    theirs, _ = chapter_6_block(x, p, BlockConfig(d_model=8, n_heads=2, d_hidden=12), turn)
+    assert relative(block(x, p, 2, turn, "feed_forward")[0], theirs) < 1e-14
+
+
+def test_every_gradient_of_a_block_with_oscillators_equals_finite_differences():
+    p, rng = block_parameters("oscillators"), np.random.default_rng(5)
+    x, push, turn = rng.normal(size=(1, 4, 8)), rng.normal(size=(1, 4, 8)), rotation(np.arange(4), 4, dtype=np.float64)
+    y, saved = block(x, p, 2, turn, "oscillators")
+    dx, gradients = block_backward(push, saved)
+    assert gradients.keys() == p.keys()
+    for name, at in (p | {"x": x}).items():
+        measured = measured_gradient(lambda: (block(x, p, 2, turn, "oscillators")[0] * push).sum(), at, 1e-5)
+        assert relative((gradients | {"x": dx})[name], measured) < 1e-6, name
+
+
+def test_a_block_with_oscillators_learns_what_it_is_shown():
+    """One batch: outputs come closer to random ones that the block cannot guess."""
+    p, rng = block_parameters("oscillators"), np.random.default_rng(6)
+    x, wanted, turn = rng.normal(size=(2, 6, 8)), rng.normal(size=(2, 6, 8)), rotation(np.arange(6), 4, dtype=np.float64)
+    adam, losses = Adam(p), []
+    for _ in range(300):
+        y, saved = block(x, p, 2, turn, "oscillators")
+        losses.append(((y - wanted) ** 2).mean())
+        _, gradients = block_backward(2 * (y - wanted) / y.size, saved)
+        adam.step(p, gradients, 0.02)
+    assert losses[-1] < 0.2 * losses[0], (losses[0], losses[-1])
