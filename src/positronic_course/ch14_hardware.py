@@ -210,7 +210,7 @@ def cost(kind: str, T: int, D_in: int, D_out: int) -> Cost:
     return Cost(kind, 0 if kind == "ternary" else outputs * D_in, outputs * (D_in - 1), stored)
 
 
-def relative_error(y: np.ndarray, truth: np.ndarray) -> float:
+def off_by(y: np.ndarray, truth: np.ndarray) -> float:
     """Length of the difference over the length of the truth."""
     return float(np.linalg.norm(y - truth) / np.linalg.norm(truth))
 
@@ -225,7 +225,9 @@ if __name__ == "__main__":
     # The order of a sum. In float32, sixteen million and one more is still sixteen million.
     values = rng.random(1_000_000, dtype=np.float32)
     exact = values.astype(np.float64).sum()
-    print(f"a million numbers: off by {add_in_order(values) - exact:+.3f} in order, {add_as_tree(values) - exact:+.4f} as a tree")
+    print(
+        f"a million numbers: off by {add_in_order(values) - exact:+.3f} in order, {add_as_tree(values) - exact:+.4f} as a tree"
+    )
     a, b = 1 + 2.0**-30, 1 - 2.0**-30
     print(f"a * b - 1: {a * b - 1.0} in two roundings, {fused_multiply_add(a, b, -1.0)} in one")
 
@@ -245,7 +247,7 @@ if __name__ == "__main__":
     for kind, y in results.items():
         one = cost(kind, 1, D_in, D_out)
         print(
-            f"{kind:8} error {relative_error(y, x @ w):7.4f}   {one.weight_bytes:9,} bytes   one token: "
+            f"{kind:8} error {off_by(y, x @ w):7.4f}   {one.weight_bytes:9,} bytes   one token: "
             f"{one.multiplications:7,} products, {one.additions:7,} sums, {one.operations_a_byte:4.1f} operations a byte, "
             "{:.2f} + {:.2f} microjoules".format(*one.microjoules)
         )

@@ -22,9 +22,9 @@ from positronic_course.ch14_hardware import (
     integer_product,
     integer_product_by_floats,
     multiply_fixed,
+    off_by,
     pack,
     quantise,
-    relative_error,
     ternarise,
     ternary_linear,
     to_fixed,
@@ -102,8 +102,8 @@ def test_the_two_errors_of_int8_apart():
     y = int8_linear(x, q, scale)
     assert y.dtype == np.float32
     exact = (q_x.astype(np.float64) * scale_x) @ (q.astype(np.float64) * scale)
-    assert relative_error(y, exact) < 3e-7
-    assert relative_error(exact, x.astype(np.float64) @ w) < 0.015
+    assert off_by(y, exact) < 3e-7
+    assert off_by(exact, x.astype(np.float64) @ w) < 0.015
 
 
 def test_trits_are_packed_five_to_a_byte_and_come_back():
@@ -128,10 +128,12 @@ def test_ternary_products_are_sums_with_signs():
     assert not trits[np.abs(w) < 0.49 * scale].any()
     q_x, scale_x = quantise(x, axis=1)
     whole = q_x.astype(np.int64)
-    sums = np.array([[whole[t][column == 1].sum() - whole[t][column == -1].sum() for column in trits.T] for t in range(5)])
+    sums = np.array(
+        [[whole[t][column == 1].sum() - whole[t][column == -1].sum() for column in trits.T] for t in range(5)]
+    )
     y = ternary_linear(x, pack(trits), scale, 7)
     assert y.dtype == np.float32
-    assert relative_error(y, sums * (scale_x.astype(np.float64) * scale)) < 3e-7
+    assert off_by(y, sums * (scale_x.astype(np.float64) * scale)) < 3e-7
 
 
 def test_a_matrix_that_is_ternary_already_loses_nothing():

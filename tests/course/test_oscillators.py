@@ -1,10 +1,13 @@
 """Chapter 13: rings of oscillators, and their adjoint by hand."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
 
 from positronic.kernels.kuramoto import RingField, integrate_reference
+from positronic_course import ch13_oscillators
 from positronic_course.ch02_embeddings import rotation
 from positronic_course.ch03_linear_and_norms import prefixed
 from positronic_course.ch06_block import BlockConfig
@@ -22,6 +25,7 @@ from positronic_course.ch13_oscillators import (
     velocity,
     velocity_by_pairs,
 )
+from positronic_course.checking import check_gradients, relative_error
 
 STEPS, DT = 3, 0.4
 
@@ -43,23 +47,6 @@ def weights(D=6, R=2, n=4, dtype=np.float64):
     return {name: rng.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
 
 
-def relative(a, b):
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
-
-
-def measured_gradient(loss, at, step=1e-6):
-    """Central differences of loss() with respect to the array `at`, one number after the other."""
-    gradient = np.zeros_like(at)
-    for place in np.ndindex(at.shape):
-        before = at[place]
-        at[place] = before + step
-        above = loss()
-        at[place] = before - step
-        gradient[place] = (above - loss()) / (2 * step)
-        at[place] = before
-    return gradient
-
-
 def by_torch(theta, omega, coupling, lag):
     """The main package's definition, pair by pair, with no centre; sizes as the course has them."""
     R, n = theta.shape[-2:]
@@ -69,7 +56,7 @@ def by_torch(theta, omega, coupling, lag):
 
 def test_the_mean_field_is_the_sum_over_all_pairs():
     parts = rings()
-    assert relative(velocity(*parts), velocity_by_pairs(*parts)) < 1e-13
+    assert relative_error(velocity(*parts), velocity_by_pairs(*parts)) < 1e-13
 
 
 def test_two_oscillators_worked_by_hand():
@@ -85,7 +72,7 @@ def test_phases_equal_the_main_package_s_definition():
     parts = rings()
     ours, _ = integrate(*parts, STEPS, DT)
     theirs = by_torch(*(torch.from_numpy(part) for part in parts))
-    assert relative(ours, theirs.numpy()) < 1e-13
+    assert relative_error(ours, theirs.numpy()) < 1e-13
 
 
 def test_the_adjoint_equals_autograd():
@@ -94,20 +81,51 @@ def test_the_adjoint_equals_autograd():
     push = np.random.default_rng(2).normal(size=end.shape)
     leaves = [torch.from_numpy(part).requires_grad_() for part in parts]
     by_torch(*leaves).backward(torch.from_numpy(push))
-    for name, ours, leaf in zip(("theta", "omega", "coupling", "lag"), integrate_backward(push, saved), leaves, strict=True):
-        assert relative(ours, leaf.grad.numpy()) < 1e-12, name
+    for name, ours, leaf in zip(
+        ("theta", "omega", "coupling", "lag"), integrate_backward(push, saved), leaves, strict=True
+    ):
+        assert relative_error(ours, leaf.grad.numpy()) < 1e-12, name
 
 
-@pytest.mark.parametrize("name", ["x", "bank", "coupling", "lag", "out"])
-def test_the_block_s_gradients_equal_finite_differences(name):
-    p, rng = weights(), np.random.default_rng(3)
-    x, push = rng.normal(size=(2, 3, 6)), rng.normal(size=(2, 3, 6))
-    y, saved = oscillators(x, p, STEPS, DT)
-    dx, gradients = oscillators_backward(push, saved)
-    derived = (gradients | {"x": dx})[name]
-    measured = measured_gradient(lambda: (oscillators(x, p, STEPS, DT)[0] * push).sum(), (p | {"x": x})[name])
-    assert derived.shape == measured.shape
-    assert relative(derived, measured) < 1e-6
+def errors_of_oscillators():
+    """Of every gradient, against finite differences; through the module, so that a planted mistake is seen."""
+
+    def f(x, **p):
+        return ch13_oscillators.oscillators(x, p, STEPS, DT)
+
+    x = np.random.default_rng(3).normal(size=(2, 3, 6))
+    return check_gradients(f, lambda dy, saved: ch13_oscillators.oscillators_backward(dy, saved), {"x": x} | weights())
+
+
+def test_every_gradient_equals_finite_differences():
+    errors = errors_of_oscillators()
+    assert errors.keys() == {"x", "bank", "coupling", "lag", "out"}
+    assert max(errors.values()) < 1e-6, errors
+
+
+MISTAKES = [
+    ("integrate_backward", "-dt * (u * sin)", "dt * (u * sin)"),
+    ("integrate_backward", "dHx * Hy - dHy * Hx", "dHx * Hy + dHy * Hx"),
+    ("integrate_backward", "np.sin(lag) * dHx + np.cos(lag) * dHy", "np.cos(lag) * dHy - np.sin(lag) * dHx"),
+    ("integrate_backward", "dGx @ coupling", "dGx @ coupling.T"),
+    ("integrate_backward", "domega += dt * u", "domega += u"),
+    ("integrate_backward", "u - through_own_pull", "u + through_own_pull"),
+    ("integrate_backward", "* sin) / n", "* sin)"),
+    ("integrate_backward", "reversed(before)", "before"),
+    ("oscillators_backward", "dsin * cos - dcos * sin", "dcos * sin - dsin * cos"),
+    ("oscillators_backward", "1 - omega * omega", "1 + omega * omega"),
+]
+"""Function, a line's part, and what a tired hand might have written."""
+
+
+@pytest.mark.parametrize(("function", "right", "wrong"), MISTAKES)
+def test_a_planted_mistake_is_caught(monkeypatch, function, right, wrong):
+    source = inspect.getsource(getattr(ch13_oscillators, function))
+    assert source.count(right) == 1, f"{function} no longer says {right!r} once; plant the mistake elsewhere"
+    names = dict(vars(ch13_oscillators))
+    exec(source.replace(right, wrong), names)
+    monkeypatch.setattr(ch13_oscillators, function, names[function])
+    assert max(errors_of_oscillators().values()) > 1e-4
 
 
 def test_the_block_s_gradients_equal_autograd():
@@ -121,9 +139,9 @@ def test_the_block_s_gradients_equal_autograd():
     end = by_torch(first, a.tanh(), leaf["coupling"], leaf["lag"]).flatten(-2)
     expected = torch.cat([end.cos(), end.sin()], -1) @ leaf["out"]
     expected.backward(torch.from_numpy(push))
-    assert relative(y, expected.detach().numpy()) < 1e-13
+    assert relative_error(y, expected.detach().numpy()) < 1e-13
     for name, ours in (gradients | {"x": dx}).items():
-        assert relative(ours, leaf[name].grad.numpy()) < 1e-12, name
+        assert relative_error(ours, leaf[name].grad.numpy()) < 1e-12, name
 
 
 def test_float32_stays_float32():
@@ -136,7 +154,7 @@ def test_float32_stays_float32():
 def test_a_common_turn_of_all_phases_passes_through():
     theta, *others = rings()
     straight, turned = integrate(theta, *others)[0], integrate(theta + 0.7, *others)[0]
-    assert relative(turned, straight + 0.7) < 1e-13
+    assert relative_error(turned, straight + 0.7) < 1e-13
 
 
 def test_a_ring_that_pulls_itself_falls_into_step():
@@ -162,24 +180,25 @@ def test_with_the_old_half_it_is_the_block_of_chapter_6():
     p, x = block_parameters("feed_forward"), np.random.default_rng(5).normal(size=(2, 5, 8))
     turn = rotation(np.arange(5), 4, dtype=np.float64)
     theirs, _ = chapter_6_block(x, p, BlockConfig(d_model=8, n_heads=2, d_hidden=12), turn)
-    assert relative(block(x, p, 2, turn, "feed_forward")[0], theirs) < 1e-14
+    assert relative_error(block(x, p, 2, turn, "feed_forward")[0], theirs) < 1e-14
 
 
 def test_every_gradient_of_a_block_with_oscillators_equals_finite_differences():
     p, rng = block_parameters("oscillators"), np.random.default_rng(5)
-    x, push, turn = rng.normal(size=(1, 4, 8)), rng.normal(size=(1, 4, 8)), rotation(np.arange(4), 4, dtype=np.float64)
-    y, saved = block(x, p, 2, turn, "oscillators")
-    dx, gradients = block_backward(push, saved)
-    assert gradients.keys() == p.keys()
-    for name, at in (p | {"x": x}).items():
-        measured = measured_gradient(lambda: (block(x, p, 2, turn, "oscillators")[0] * push).sum(), at, 1e-5)
-        assert relative((gradients | {"x": dx})[name], measured) < 1e-6, name
+    x, turn = rng.normal(size=(1, 4, 8)), rotation(np.arange(4), 4, dtype=np.float64)
+    errors = check_gradients(lambda x, **p: block(x, p, 2, turn, "oscillators"), block_backward, {"x": x} | p)
+    assert errors.keys() == {"x"} | p.keys()
+    assert max(errors.values()) < 1e-6, errors
 
 
 def test_a_block_with_oscillators_learns_what_it_is_shown():
     """One batch: outputs come closer to random ones that the block cannot guess."""
     p, rng = block_parameters("oscillators"), np.random.default_rng(6)
-    x, wanted, turn = rng.normal(size=(2, 6, 8)), rng.normal(size=(2, 6, 8)), rotation(np.arange(6), 4, dtype=np.float64)
+    x, wanted, turn = (
+        rng.normal(size=(2, 6, 8)),
+        rng.normal(size=(2, 6, 8)),
+        rotation(np.arange(6), 4, dtype=np.float64),
+    )
     adam, losses = Adam(p), []
     for _ in range(300):
         y, saved = block(x, p, 2, turn, "oscillators")

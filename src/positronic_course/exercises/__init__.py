@@ -14,6 +14,8 @@ from functools import wraps
 
 import numpy as np
 
+from positronic_course.checking import numeric_gradient
+
 __all__ = ["NotYet", "Wrong", "expect", "questions", "run", "slope", "true", "verdict"]
 
 Values = np.ndarray | np.generic | float | int | bool | list | tuple
@@ -48,7 +50,11 @@ def _hint(a: np.ndarray, b: np.ndarray, small: float) -> str:
         return ", the opposite sign"
     factor = np.vdot(a, b) / (np.vdot(b, b) or 1.0)
     if np.abs(factor) > 1e-9 and (np.abs(a - factor * b) <= 10 * small).all() and b.size > 1:
-        return f"; all of it is {factor:.4g} times too large" if factor > 1 else f"; all of it is {factor:.4g} of the truth"
+        return (
+            f"; all of it is {factor:.4g} times too large"
+            if factor > 1
+            else f"; all of it is {factor:.4g} of the truth"
+        )
     return ""
 
 
@@ -63,17 +69,9 @@ def true(claim: bool | np.bool_, otherwise: str) -> None:
 
 
 def slope(f: Callable[[np.ndarray], float], x: np.ndarray, step: float = 1e-5) -> np.ndarray:
-    """df/dx, measured: each number of x is moved a little up and down. f returns one number; like x, float64."""
+    """df/dx, measured: each number of x is moved a little up and down. f takes an array and returns one number."""
     x = np.array(x, dtype=float)
-    measured = np.zeros_like(x)
-    for place in np.ndindex(x.shape):
-        middle = x[place]
-        x[place] = middle + step
-        above = f(x)
-        x[place] = middle - step
-        measured[place] = (above - f(x)) / (2 * step)
-        x[place] = middle
-    return measured
+    return numeric_gradient(lambda: f(x), x, step)
 
 
 def questions(names: Mapping[str, object]) -> dict[str, tuple[Callable, Callable]]:

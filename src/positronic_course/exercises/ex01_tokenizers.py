@@ -1,6 +1,6 @@
 """Exercises: bytes and tokenizers.
 
-    python -m positronic_course.exercises.ex01_tokenizers
+python -m positronic_course.exercises.ex01_tokenizers
 """
 
 from positronic_course.exercises import expect, run, true

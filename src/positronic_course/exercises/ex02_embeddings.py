@@ -1,6 +1,6 @@
 """Exercises: embeddings and positions.
 
-    python -m positronic_course.exercises.ex02_embeddings
+python -m positronic_course.exercises.ex02_embeddings
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """Exercises: linear maps and norms.
 
-    python -m positronic_course.exercises.ex03_linear_and_norms
+python -m positronic_course.exercises.ex03_linear_and_norms
 """
 
 import numpy as np

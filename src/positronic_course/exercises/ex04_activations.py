@@ -1,6 +1,6 @@
 """Exercises: activations.
 
-    python -m positronic_course.exercises.ex04_activations
+python -m positronic_course.exercises.ex04_activations
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """Exercises: attention.
 
-    python -m positronic_course.exercises.ex05_attention
+python -m positronic_course.exercises.ex05_attention
 """
 
 import numpy as np
@@ -30,7 +30,9 @@ def check_causal_weights(answer):
     z = np.random.default_rng(0).normal(size=(4, 4))
     p = answer(z)
     expect("the sums of the rows", p.sum(1), np.ones(4))
-    expect("log(p[3, 2] / p[3, 0]), which is the difference of the scores", np.log(p[3, 2] / p[3, 0]), z[3, 2] - z[3, 0])
+    expect(
+        "log(p[3, 2] / p[3, 0]), which is the difference of the scores", np.log(p[3, 2] / p[3, 0]), z[3, 2] - z[3, 0]
+    )
     expect("p of scores that are 10000 larger", answer(z + 10_000), p)
     z[0, 3] = 50
     true(np.array_equal(answer(z), p), "Row 0 changed with its score for token 3, which is in its future.")

@@ -1,6 +1,6 @@
 """Exercises: the block and the residual stream.
 
-    python -m positronic_course.exercises.ex06_block
+python -m positronic_course.exercises.ex06_block
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """Exercises: loss, and the whole model.
 
-    python -m positronic_course.exercises.ex07_loss
+python -m positronic_course.exercises.ex07_loss
 """
 
 import numpy as np

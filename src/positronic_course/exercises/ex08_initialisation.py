@@ -1,6 +1,6 @@
 """Exercises: initialisation.
 
-    python -m positronic_course.exercises.ex08_initialisation
+python -m positronic_course.exercises.ex08_initialisation
 """
 
 import numpy as np

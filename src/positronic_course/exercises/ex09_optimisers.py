@@ -1,6 +1,6 @@
 """Exercises: Adam, AdamW and the learning rate.
 
-    python -m positronic_course.exercises.ex09_optimisers
+python -m positronic_course.exercises.ex09_optimisers
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """Exercises: training, validation, checkpoints.
 
-    python -m positronic_course.exercises.ex10_training
+python -m positronic_course.exercises.ex10_training
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """Exercises: generation.
 
-    python -m positronic_course.exercises.ex11_generation
+python -m positronic_course.exercises.ex11_generation
 """
 
 import numpy as np
@@ -33,16 +33,19 @@ def check_warmed(answer):
         expect("at temperature 0.001", answer(z, 0.001), [0, 1, 0])
 
 
-def nucleus(p: np.ndarray, top_p: float) -> np.ndarray:
-    """p (W,) with all but the smallest set of likeliest tokens that holds at least top_p set to 0, and a sum of 1 again."""
+def min_p(p: np.ndarray, share: float) -> np.ndarray:
+    """Another cut: keep the tokens of p (W,) that have at least `share` of the largest probability, and make them sum to 1.
+
+    Where the model is sure, few are left; where it is not, many. Which of top-k and top-p does that, too?
+    """
     return ...
 
 
-def check_nucleus(answer):
+def check_min_p(answer):
     p = np.array([0.25, 0.5, 0.125, 0.125])
-    expect("top_p 0.5: one token is enough", answer(p, 0.5), [0, 1, 0, 0])
-    expect("top_p 0.6: two are needed, 1/4 and 1/2", answer(p, 0.6), [1 / 3, 2 / 3, 0, 0])
-    expect("top_p 1", answer(p, 1.0), p)
+    expect("share 1: the likeliest alone", answer(p, 1.0), [0, 1, 0, 0])
+    expect("share 0.5: 1/2 and 1/4", answer(p, 0.5), [1 / 3, 2 / 3, 0, 0])
+    expect("share 0.1: all", answer(p, 0.1), p)
 
 
 def draw(z: np.ndarray, u: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Exercises: looking at attention.
 
-    python -m positronic_course.exercises.ex12_looking
+python -m positronic_course.exercises.ex12_looking
 """
 
 import numpy as np
@@ -17,28 +17,20 @@ def check_most_read(answer):
     expect("most_read", answer(np.array([[1.0, 0, 0], [0.7, 0.3, 0], [0.2, 0.5, 0.3]])), [0, 0, 1])
 
 
-def entropy(p: np.ndarray) -> np.ndarray:
-    """How spread out each row's attention is, in bits: - sum of p log2 p over the last axis, where 0 log 0 is 0."""
+def by_distance(p: np.ndarray) -> np.ndarray:
+    """The mean weight at every distance (T,), from weights p (T, T): at 0 what tokens read of themselves, at 1 of the one before.
+
+    The mean at distance d is over the T - d tokens that have a token so far back.
+    """
     return ...
 
 
-def check_entropy(answer):
-    p = np.array([[1, 0, 0, 0], [0.5, 0.5, 0, 0], [0.25, 0.25, 0.25, 0.25], [0.5, 0.25, 0.125, 0.125]])
-    with np.errstate(divide="raise", invalid="raise"):
-        expect("the entropies of two heads", answer(np.stack([p, p[::-1]])), [[0, 1, 2, 1.75], [1.75, 2, 1, 0]])
-
-
-def reach(p: np.ndarray) -> np.ndarray:
-    """How many tokens back each head reads, on average over its tokens: p (H, T, T) -> (H,)."""
-    return ...
-
-
-def check_reach(answer):
-    T = 5
-    itself, previous, even = np.eye(T), np.eye(T, k=-1), np.tri(T) / np.arange(1, T + 1)[:, None]
-    previous[0, 0] = 1
-    # Itself: 0. The one before: 1 for all but the first. Evenly over t + 1 tokens: t / 2 back, on average (T - 1) / 4.
-    expect("of three heads", answer(np.stack([itself, previous, even])), [0, 4 / 5, 1])
+def check_by_distance(answer):
+    p = np.array([[1.0, 0, 0], [0.7, 0.3, 0], [0.2, 0.6, 0.2]])
+    # By hand: (1 + 0.3 + 0.2) / 3, (0.7 + 0.6) / 2, 0.2 / 1.
+    expect("the means", answer(p), [0.5, 0.65, 0.2])
+    even = np.tri(4) / np.arange(1, 5)[:, None]
+    expect("the weights of every reader, added up again", (answer(even) * np.arange(4, 0, -1)).sum(), 4)
 
 
 def flow(weights: list[np.ndarray]) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Exercises: from attention to oscillators. One ring throughout, phases theta (n,), without frequencies and lag.
 
-    python -m positronic_course.exercises.ex13_oscillators
+python -m positronic_course.exercises.ex13_oscillators
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """Exercises: towards hardware.
 
-    python -m positronic_course.exercises.ex14_hardware
+python -m positronic_course.exercises.ex14_hardware
 """
 
 import numpy as np
@@ -23,19 +23,26 @@ def check_accumulator_bits(answer):
     expect("133145 products, just above 2^31", answer(133_145), 33)
 
 
-def quantised(x: np.ndarray) -> tuple[np.ndarray, float]:
-    """(q, scale) of x (n,), not all 0: whole numbers of int8 from -127 to 127, as fine as possible, x about scale * q."""
+def with_zero_point(low: float, high: float) -> tuple[float, int]:
+    """(scale, zero) so that the bytes q = 0 .. 255 stand for scale * (q - zero), from about low <= 0 to high >= 0.
+
+    After a ReLU no number is negative, and half of -127 .. 127 would be wasted. The zero must be a whole number itself:
+    then the number 0 is exact, as padding and ReLU need it, and the ends are missed by half a unit at most.
+    """
     return ..., ...
 
 
-def check_quantised(answer):
-    x = np.random.default_rng(0).normal(size=1000)
-    q, scale = answer(x)
-    true(q.dtype == np.int8, f"q has the dtype {q.dtype}; it should be int8.")
-    expect("the largest |q|: finer would not fit, coarser would waste", np.abs(q.astype(int)).max(), 127)
-    worst = np.abs(x - scale * q).max()
-    true(worst <= scale / 2 * (1 + 1e-9), f"x is missed by up to {worst:.5f}; half a unit is {scale / 2:.5f}.")
-    expect("the two ends of -3, 0, 3", answer(np.array([-3.0, 0.0, 3.0]))[0], [-127, 0, 127])
+def check_with_zero_point(answer):
+    for low, high in ((0.0, 5.1), (-1.0, 1.553), (-2.55, 0.0)):
+        scale, zero = answer(low, high)
+        true(zero == round(zero), f"The zero for {low} to {high} is {zero}; it should be a whole number.")
+        expect(f"255 units for {low} to {high}", 255 * scale, high - low)
+        worst = max(abs(scale * (0 - zero) - low), abs(scale * (255 - zero) - high))
+        true(
+            worst <= scale / 2 * 1.001,
+            f"An end of {low} to {high} is missed by {worst:.4f}, more than half of {scale:.4f}.",
+        )
+    expect("scale and zero for -1 to 1.55", answer(-1.0, 1.55), [0.01, 100])
 
 
 def pack_fours(values: np.ndarray) -> np.ndarray:

@@ -12,12 +12,8 @@ def warmed(z: np.ndarray, temperature: float) -> np.ndarray:
     return p / p.sum()
 
 
-def nucleus(p: np.ndarray, top_p: float) -> np.ndarray:
-    order = np.argsort(-p, kind="stable")
-    before = np.cumsum(p[order]) - p[order]
-    kept = np.zeros_like(p)
-    chosen = order[before < top_p]
-    kept[chosen] = p[chosen]
+def min_p(p: np.ndarray, share: float) -> np.ndarray:
+    kept = p * (p >= share * p.max())
     return kept / kept.sum()
 
 

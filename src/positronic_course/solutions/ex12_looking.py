@@ -7,13 +7,8 @@ def most_read(p: np.ndarray) -> np.ndarray:
     return p.argmax(axis=1)
 
 
-def entropy(p: np.ndarray) -> np.ndarray:
-    return -(p * np.log2(np.where(p > 0, p, 1))).sum(axis=-1)
-
-
-def reach(p: np.ndarray) -> np.ndarray:
-    at = np.arange(p.shape[-1])
-    return (p * (at[:, None] - at)).sum(axis=-1).mean(axis=-1)
+def by_distance(p: np.ndarray) -> np.ndarray:
+    return np.array([np.diagonal(p, -d).mean() for d in range(len(p))])
 
 
 def flow(weights: list[np.ndarray]) -> np.ndarray:

@@ -7,9 +7,9 @@ def accumulator_bits(n: int) -> int:
     return (n * 127 * 127).bit_length() + 1
 
 
-def quantised(x: np.ndarray) -> tuple[np.ndarray, float]:
-    scale = np.abs(x).max() / 127
-    return np.rint(x / scale).astype(np.int8), scale
+def with_zero_point(low: float, high: float) -> tuple[float, int]:
+    scale = (high - low) / 255
+    return scale, round(-low / scale)
 
 
 def pack_fours(values: np.ndarray) -> np.ndarray:
