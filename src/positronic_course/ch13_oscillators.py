@@ -20,15 +20,16 @@ a few *Euler steps*: theta <- theta + dt * velocity.
 
 Why it costs so little
 ----------------------
-Attention also compares all pairs. Its weights are exp(q . k), and no product of one factor for q and another for k makes
-an exponential of their product: all T * T pairs have to be worked out. The sine of a difference is such a product,
+Attention also compares all pairs. Its weights are exp(q . k), and no product of one factor for q and another for k
+makes an exponential of their product: all T * T pairs have to be worked out. The sine of a difference is such a
+product,
 
     sin(theta_j - a) = sin theta_j cos a - cos theta_j sin a
 
 so the sum over j can be taken first. Write the means over ring s as C_s = mean cos theta_j and S_s = mean sin theta_j:
 
     Gx = K C                      Gy = K S                            (R,)  what each ring hears
-    Hx = cos lag Gx + sin lag Gy  Hy = cos lag Gy - sin lag Gx        (R,)  the same turned back by the lag: the *mean field*
+    Hx = cos lag Gx + sin lag Gy  Hy = cos lag Gy - sin lag Gx        (R,)  turned back by the lag: the *mean field*
     velocity_i = omega_i + Hy cos theta_i - Hx sin theta_i            r the ring of i
 
 N + R * R operations a step in place of N * N, and exactly the same number. (C, S) is an arrow of length at most 1: the
@@ -36,8 +37,8 @@ N + R * R operations a step in place of N * N, and exactly the same number. (C, 
 
 In and out
 ----------
-One matrix makes phases and frequencies of the stream, tanh bounds the frequencies, and one matrix reads where the phases
-came to rest. Angles are read by cosine and sine, which know nothing of whole turns:
+One matrix makes phases and frequencies of the stream, tanh bounds the frequencies, and one matrix reads where the
+phases came to rest. Angles are read by cosine and sine, which know nothing of whole turns:
 
     theta, a = the halves of x @ bank       omega = tanh a                          bank (D, 2N)
     y        = [cos theta_end, sin theta_end] @ out                                 out (2N, D)
@@ -58,9 +59,10 @@ Forward keeps the phases before each step, and nothing else; the fields are chea
 
 In a block
 ----------
-x -> y has the shape of feed_forward, so either can be the second half f of a block: x <- x + f(norm(x)). `bank` and `out`
-are 4 D N numbers and the gated feed-forward half is 3 D F, so N = 3 F / 4 makes them equally large. Phases should begin
-spread over the circle, or nothing can gather: a spread of about 1.8 radians leaves each ring an order near 1/5.
+x -> y has the shape of feed_forward, so either can be the second half f of a block: x <- x + f(norm(x)). `bank` and
+`out` are 4 D N numbers and the gated feed-forward half is 3 D F, so N = 3 F / 4 makes them equally large. Phases
+should begin spread over the circle, or nothing can gather: a spread of about 1.8 radians leaves each ring an order
+near 1/5.
 
 Hardware: a phase in float32 has about 2^-24 relative error, 1e-6 radians at 8 radians; in bfloat16, with 8 bits, it
 would be 0.03 radians, which moves its sine in the second digit. Phases therefore stay in float32 even where matrices do
@@ -233,14 +235,14 @@ if __name__ == "__main__":
     for half in HALVES:
         rng = np.random.default_rng(1)
 
-        def draw(*shape: int) -> np.ndarray:
-            return rng.normal(scale=0.05, size=shape).astype(np.float32)
-
-        parameters = {f"attention.{name}": draw(D, D) for name in ("query", "key", "value", "out")}
-        parameters |= {"embedding": draw(len(tokenizer), D)}
+        shapes = {"embedding": (len(tokenizer), D)}
+        shapes |= {f"attention.{name}": (D, D) for name in ("query", "key", "value", "out")}
+        if half == "feed_forward":
+            shapes |= {"feed.up": (D, 172), "feed.gate": (D, 172), "feed.down": (172, D)}
+        parameters = {name: rng.normal(scale=0.05, size=shape).astype(np.float32) for name, shape in shapes.items()}
         parameters |= {f"{name}_norm.gain": np.ones(D, np.float32) for name in ("attention", "feed")}
-        feed = {"up": draw(D, 172), "gate": draw(D, 172), "down": draw(172, D)}
-        parameters |= prefixed("feed.", initialise_rings(D, 4, 32, rng) if half == "oscillators" else feed)
+        if half == "oscillators":
+            parameters |= prefixed("feed.", initialise_rings(D, 4, 32, rng))
         adam, losses = Adam(parameters), []
         for step in range(120):
             rows = text[np.random.default_rng(step).integers(0, len(text) - T, 8)[:, None] + np.arange(T + 1)]

@@ -8,9 +8,9 @@ what one linear map y = x @ w costs, then makes the weights four and twenty time
 Floating point (IEEE 754)
 -------------------------
 A float32 is a sign bit, e (8 bits) and f (23 bits), and stands for +-1.f * 2^(e - 127). From 1.2e-38 to 3.4e38 every
-number has a float32 within u = 2^-24 of it, relatively; below, precision fades to nothing (*subnormal* numbers), above is
-infinity. float16 has 5 and 10 bits: its largest number is 65504, so exp(12) already is infinite, which is one reason
-why softmax subtracts the largest score first. bfloat16 has 8 and 7 bits: float32's range, two or three digits.
+number has a float32 within u = 2^-24 of it, relatively; below, precision fades to nothing (*subnormal* numbers), above
+is infinity. float16 has 5 and 10 bits: its largest number is 65504, so exp(12) already is infinite, which is one
+reason why softmax subtracts the largest score first. bfloat16 has 8 and 7 bits: float32's range, two or three digits.
 
 *Accumulation order.* Every addition rounds: fl(a + b) = (a + b)(1 + d), |d| <= u. Add n numbers one after the other and
 the first of them has been through n - 1 roundings: the error grows like n u in the worst case. Add halves to halves, as
@@ -24,8 +24,8 @@ different last bits on two machines, and why a * b - b * a can come out as somet
 Fixed point
 -----------
 An integer m that stands for m * 2^-f, f agreed on beforehand. Adding is integer addition, which is exact and therefore
-associative: every order gives the same bits. The product of two stands for m1 m2 2^-2f, so it is shifted right by f. What
-is out of range must *saturate*; if it wraps, the largest value becomes the smallest.
+associative: every order gives the same bits. The product of two stands for m1 m2 2^-2f, so it is shifted right by f.
+What is out of range must *saturate*; if it wraps, the largest value becomes the smallest.
 
 Eight bits
 ----------
@@ -38,21 +38,21 @@ One scale for each token of x and for each output of w, since neither depends on
     y[t, o] = sum_i x[t, i] w[i, o]  is about  s_x[t] s_w[o] * sum_i q_x[t, i] q_w[i, o]
 
 The sum is exact in whole numbers. Each product is at most 127^2, so 32 bits hold any sum of up to 133,144 of them.
-NumPy multiplies integer matrices slowly. But float32 is itself exact for whole numbers up to 2^24, in any order: sums of
-up to 1,040 products may go through the fast float routine, and be added up as integers afterwards.
+NumPy multiplies integer matrices slowly. But float32 is itself exact for whole numbers up to 2^24, in any order: sums
+of up to 1,040 products may go through the fast float routine, and be added up as integers afterwards.
 
 Three values
 ------------
-Weights of -1, 0, 1 times one scale (the mean of |w|): a product by them is an addition, a subtraction or nothing.
-Five such *trits* have 3^5 = 243 combinations and fit into one byte: 1.6 bits a weight, where log2 3 = 1.585 is the least
+Weights of -1, 0, 1 times one scale (the mean of |w|): a product by them is an addition, a subtraction or nothing. Five
+such *trits* have 3^5 = 243 combinations and fit into one byte: 1.6 bits a weight, where log2 3 = 1.585 is the least
 possible. A model has to be trained in this form; a matrix that was not loses most of its meaning, as you will see.
 
 What is scarce
 --------------
-y needs about 2 T D_in D_out operations and reads D_in D_out weights. Operations for each byte of weights: T / 2 in float32.
-A processor does 10 to 100 operations in the time that one byte takes to come from memory. So with T = 1, a model that
-writes one token after the other, the arithmetic waits for the weights, and four times fewer bytes are four times the
-speed. The same holds for energy: fetching a float32 from memory costs as much as 170 multiplications of it.
+y needs about 2 T D_in D_out operations and reads D_in D_out weights. Operations for each byte of weights: T / 2 in
+float32. A processor does 10 to 100 operations in the time that one byte takes to come from memory. So with T = 1, a
+model that writes one token after the other, the arithmetic waits for the weights, and four times fewer bytes are four
+times the speed. The same holds for energy: fetching a float32 from memory costs as much as 170 multiplications of it.
 
 Source: Goldberg 1991, "What every computer scientist should know about floating-point arithmetic"; Horowitz 2014,
 "Computing's energy problem"; Ma et al. 2024, "The era of 1-bit LLMs", for the mean as the scale.
@@ -225,9 +225,8 @@ if __name__ == "__main__":
     # The order of a sum. In float32, sixteen million and one more is still sixteen million.
     values = rng.random(1_000_000, dtype=np.float32)
     exact = values.astype(np.float64).sum()
-    print(
-        f"a million numbers: off by {add_in_order(values) - exact:+.3f} in order, {add_as_tree(values) - exact:+.4f} as a tree"
-    )
+    in_order, as_tree = add_in_order(values) - exact, add_as_tree(values) - exact
+    print(f"a million numbers: off by {in_order:+.3f} in order, {as_tree:+.4f} as a tree")
     a, b = 1 + 2.0**-30, 1 - 2.0**-30
     print(f"a * b - 1: {a * b - 1.0} in two roundings, {fused_multiply_add(a, b, -1.0)} in one")
 
@@ -248,6 +247,6 @@ if __name__ == "__main__":
         one = cost(kind, 1, D_in, D_out)
         print(
             f"{kind:8} error {off_by(y, x @ w):7.4f}   {one.weight_bytes:9,} bytes   one token: "
-            f"{one.multiplications:7,} products, {one.additions:7,} sums, {one.operations_a_byte:4.1f} operations a byte, "
+            f"{one.multiplications:7,} products, {one.additions:7,} sums, {one.operations_a_byte:4.1f} a byte, "
             "{:.2f} + {:.2f} microjoules".format(*one.microjoules)
         )

@@ -141,7 +141,7 @@ HARMLESS = {
 
 @each_exercise
 def test_every_slip_in_a_solution_is_caught(file, name):
-    check, solution = check_and_solution(file, name)
+    check, _ = check_and_solution(file, name)
     survivors = []
     for said, mutant in mutants(functions(source("solutions", file))[name]):
         names = dict(vars(import_module(f"positronic_course.solutions.{file}")))

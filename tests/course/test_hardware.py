@@ -3,6 +3,7 @@
 import math
 import struct
 from dataclasses import astuple, dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -180,7 +181,7 @@ def test_bytes_are_those_of_the_arrays():
 def test_one_token_is_bound_by_memory_and_the_costs_fall_with_the_bits():
     costs = [cost(kind, 1, 384, 1536) for kind in PICOJOULES]
     assert costs[0].operations_a_byte == pytest.approx(0.5, rel=1e-2)
-    for heavy, light in zip(costs, costs[1:], strict=False):
+    for heavy, light in pairwise(costs):
         assert light.weight_bytes < heavy.weight_bytes
         assert sum(light.microjoules) < sum(heavy.microjoules)
     assert astuple(cost("float32", 1, 2, 3)) == ("float32", 6, 3, 24)

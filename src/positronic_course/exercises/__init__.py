@@ -4,8 +4,9 @@ One file a chapter. In each function put your own lines in the place of `return 
 
     python -m positronic_course.exercises.ex05_attention
 
-For every exercise it says `ok`, `not yet`, or what is wrong. A check never holds the answer: it compares with something
-else that must be true, such as a slope measured by finite differences, a number worked by hand, or a sum that must be 1.
+For every exercise it says `ok`, `not yet`, or what is wrong. A check never holds the answer: it compares with
+something else that must be true, such as a slope measured by finite differences, a number worked by hand, or a sum
+that must be 1.
 """
 
 import traceback
@@ -21,11 +22,11 @@ __all__ = ["NotYet", "Wrong", "expect", "questions", "run", "slope", "true", "ve
 Values = np.ndarray | np.generic | float | int | bool | list | tuple
 
 
-class NotYet(Exception):
+class NotYet(Exception):  # noqa: N818  (no error: where a learner stands)
     """The place of the answer still holds `...`."""
 
 
-class Wrong(Exception):
+class Wrong(Exception):  # noqa: N818
     """The answer is not right; the sentence says what about it."""
 
 

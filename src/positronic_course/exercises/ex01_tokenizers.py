@@ -22,7 +22,8 @@ def check_utf8_length(answer):
 def best_pair(words: dict[str, int]) -> str:
     """The two neighbouring characters that occur most often, as a string of two; words: word -> how often it occurs.
 
-    Each place counts: "aaa" holds the pair "aa" twice. Of pairs that occur equally often, take the first in the alphabet.
+    Each place counts: "aaa" holds the pair "aa" twice. Of pairs that are equally frequent, take the first in the
+    alphabet.
     """
     return ...
 

@@ -21,7 +21,7 @@ def check_scores(answer):
 
 
 def causal_weights(z: np.ndarray) -> np.ndarray:
-    """p (T, T) from scores z (T, T): softmax of each row over the tokens up to and with its own; 0 for those after it."""
+    """p (T, T) from scores z (T, T): softmax of each row over the tokens up to its own, 0 for those after it."""
     return ...
 
 

@@ -42,7 +42,7 @@ def check_relu_scale(answer):
 
 
 def branch_scale(n_layers: int) -> float:
-    """Two branches a layer write numbers of variance 1 into a stream. Which factor on each keeps their sum at variance 1?"""
+    """Two branches a layer write numbers of variance 1 into a stream. Which factor on each keeps the sum at 1, too?"""
     return ...
 
 

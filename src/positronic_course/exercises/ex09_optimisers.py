@@ -9,9 +9,9 @@ from positronic_course.exercises import expect, run
 
 
 def first_move(g: np.ndarray, rate: float) -> np.ndarray:
-    """By how much does Adam's first step change the weights? g: the first gradient, no entry 0; epsilon is left out. (easy)
+    """By how much does Adam's first step change the weights? (easy)
 
-    Put t = 1 into the formulas; much cancels.
+    g: the first gradient, with no entry 0; epsilon is left out. Put t = 1 into the formulas; much cancels.
     """
     return ...
 
@@ -21,7 +21,7 @@ def check_first_move(answer):
 
 
 def half_life(beta: float) -> float:
-    """After how many steps has a gradient's share in the moving average m <- beta m + (1 - beta) g fallen to one half?"""
+    """After how many steps of m <- beta m + (1 - beta) g has the share of one gradient in m fallen to one half?"""
     return ...
 
 

@@ -20,9 +20,10 @@ def check_inputs_and_targets(answer):
 
 
 def best_step(losses: list[float], patience: int) -> int:
-    """Number of the validation whose weights are kept, when training ends after `patience` validations without a new best.
+    """The number of the validation whose weights are kept.
 
-    Losses after the end are never seen, even if they are lower.
+    Training ends after `patience` validations without a new best. Losses after the end are never seen, even if
+    they are lower.
     """
     return ...
 
@@ -40,8 +41,8 @@ def check_best_step(answer):
 def together(gradients: list[np.ndarray], tokens: list[int]) -> np.ndarray:
     """The gradient of one large batch from those of its parts. (a derivation)
 
-    Memory is short, so the batch is sent through in parts; part i holds tokens[i] tokens, and gradients[i] is that of its
-    own mean loss a token. Write the mean over all tokens through the means of the parts, then take the gradient.
+    Memory is short, so the batch is sent through in parts; part i holds tokens[i] tokens, and gradients[i] is that of
+    its own mean loss a token. Write the mean over all tokens through the means of the parts, then take the gradient.
     """
     return ...
 

@@ -34,7 +34,7 @@ def check_warmed(answer):
 
 
 def min_p(p: np.ndarray, share: float) -> np.ndarray:
-    """Another cut: keep the tokens of p (W,) that have at least `share` of the largest probability, and make them sum to 1.
+    """Keep the tokens of p (W,) that have at least `share` of the largest probability, and make them sum to 1.
 
     Where the model is sure, few are left; where it is not, many. Which of top-k and top-p does that, too?
     """
@@ -51,9 +51,9 @@ def check_min_p(answer):
 def draw(z: np.ndarray, u: np.ndarray) -> np.ndarray:
     """One sample of softmax(z), z (W,), for every row of uniform random numbers u (n, W) in 0..1. (a derivation)
 
-    With no softmax, no sum, no loop: add a noise to the logits and take the largest. Which noise? If E = -log u, then E
-    is exponentially distributed, and the token with the smallest E_w / exp(z_w) is the first of W clocks to ring: it is w
-    with a chance of exp(z_w) / sum of exp(z). Take a logarithm of that.
+    With no softmax, no sum, no loop: add a noise to the logits and take the largest. Which noise? If E = -log u, then
+    E is exponentially distributed, and the token with the smallest E_w / exp(z_w) is the first of W clocks to ring: it
+    is w with a chance of exp(z_w) / sum of exp(z). Take a logarithm of that.
     """
     return ...
 

@@ -18,7 +18,7 @@ def check_most_read(answer):
 
 
 def by_distance(p: np.ndarray) -> np.ndarray:
-    """The mean weight at every distance (T,), from weights p (T, T): at 0 what tokens read of themselves, at 1 of the one before.
+    """The mean weight (T,) at every distance, from weights p (T, T): at 0 of the token itself, at 1 of the one before.
 
     The mean at distance d is over the T - d tokens that have a token so far back.
     """

@@ -1,6 +1,7 @@
 """Solutions: bytes and tokenizers."""
 
 from collections import Counter
+from itertools import pairwise
 from math import log
 
 
@@ -11,7 +12,7 @@ def utf8_length(code: int) -> int:
 def best_pair(words: dict[str, int]) -> str:
     counts: Counter[str] = Counter()
     for word, times in words.items():
-        for a, b in zip(word, word[1:], strict=False):
+        for a, b in pairwise(word):
             counts[a + b] += times
     return min(counts, key=lambda pair: (-counts[pair], pair))
 
