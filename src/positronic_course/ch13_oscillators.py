@@ -6,14 +6,14 @@ Here is another half of the second kind. It asks its numbers not to pass through
     x (..., D)        the stream; every token is treated alone, so the leading axes may be anything
     R rings of n      N = R n oscillators; oscillator i of ring r has a phase theta[r, i], an angle in radians
     omega             its own frequency, radians per unit of time
-    K (R, R)          how strongly ring r is pulled by ring s, learnt
+    J (R, R)          coupling: how strongly ring r is pulled by ring s, learnt
     lag (R,)          the angle by which a ring wants to stay behind, learnt
 
 The definition, pair by pair
 ----------------------------
 Kuramoto's model: everybody turns at a speed of their own and is pulled towards everybody else.
 
-    d theta_i / dt = omega_i + sum over rings s of K[r, s] * mean over j in s of sin(theta_j - theta_i - lag_r)
+    d theta_i / dt = omega_i + sum over rings s of J[r, s] * mean over j in s of sin(theta_j - theta_i - lag_r)
 
 The pull is zero when i is where it wants to be, and changes sign on the other side: alike phases stay together. We take
 a few *Euler steps*: theta <- theta + dt * velocity.
@@ -26,13 +26,13 @@ product,
 
     sin(theta_j - a) = sin theta_j cos a - cos theta_j sin a
 
-so the sum over j can be taken first. Write the means over ring s as C_s = mean cos theta_j and S_s = mean sin theta_j:
+so the sum over j can be taken first. Write the means over ring s as X_s = mean cos theta_j and Y_s = mean sin theta_j:
 
-    Gx = K C                      Gy = K S                            (R,)  what each ring hears
-    Hx = cos lag Gx + sin lag Gy  Hy = cos lag Gy - sin lag Gx        (R,)  turned back by the lag: the *mean field*
-    velocity_i = omega_i + Hy cos theta_i - Hx sin theta_i            r the ring of i
+    Gx = J X                      Gy = J Y                            (R,)  what each ring hears
+    Px = cos lag Gx + sin lag Gy  Py = cos lag Gy - sin lag Gx        (R,)  turned back by the lag: the *mean field*
+    velocity_i = omega_i + Py cos theta_i - Px sin theta_i            r the ring of i
 
-N + R * R operations a step in place of N * N, and exactly the same number. (C, S) is an arrow of length at most 1: the
+N + R * R operations a step in place of N * N, and exactly the same number. (X, Y) is an arrow of length at most 1: the
 *order* of the ring, 1 when all its oscillators stand together.
 
 In and out
@@ -48,12 +48,12 @@ Backward
 Let u = dL/d theta after a step (the *adjoint*), and walk the steps from the last to the first. Within one step theta
 acts in three ways: it stays (u goes through), it turns its own pull, and it is part of its ring's mean.
 
-    dHy = dt * sum over the ring of u cos theta        dHx = -dt * sum over the ring of u sin theta
-    dlag = dHx Hy - dHy Hx                             because dHx/dlag = Hy and dHy/dlag = -Hx
-    dGx = cos lag dHx - sin lag dHy                    dGy = sin lag dHx + cos lag dHy
-    dK  = dGx C^T + dGy S^T                            dC = K^T dGx, dS = K^T dGy
+    dPy = dt * sum over the ring of u cos theta        dPx = -dt * sum over the ring of u sin theta
+    dlag = dPx Py - dPy Px                             because dPx/dlag = Py and dPy/dlag = -Px
+    dGx = cos lag dPx - sin lag dPy                    dGy = sin lag dPx + cos lag dPy
+    dJ  = dGx X^T + dGy Y^T                            dX = J^T dGx, dY = J^T dGy
     domega += dt u
-    u <- u - dt u (Hy sin theta + Hx cos theta) + (dS cos theta - dC sin theta) / n
+    u <- u - dt u (Py sin theta + Px cos theta) + (dY cos theta - dX sin theta) / n
 
 Forward keeps the phases before each step, and nothing else; the fields are cheap enough to be worked out again.
 
@@ -92,20 +92,20 @@ def velocity_by_pairs(theta: np.ndarray, omega: np.ndarray, coupling: np.ndarray
 
 
 def order(theta: np.ndarray) -> Field:
-    """C and S (..., R), the mean cosine and sine of each ring's phases."""
+    """X and Y (..., R), the mean cosine and sine of each ring's phases."""
     return np.cos(theta).mean(-1), np.sin(theta).mean(-1)
 
 
-def mean_field(C: np.ndarray, S: np.ndarray, coupling: np.ndarray, lag: np.ndarray) -> Field:
-    """Hx and Hy (..., R)."""
-    Gx, Gy = C @ coupling.T, S @ coupling.T
+def mean_field(X: np.ndarray, Y: np.ndarray, coupling: np.ndarray, lag: np.ndarray) -> Field:
+    """Px and Py (..., R)."""
+    Gx, Gy = X @ coupling.T, Y @ coupling.T
     return np.cos(lag) * Gx + np.sin(lag) * Gy, np.cos(lag) * Gy - np.sin(lag) * Gx
 
 
 def velocity(theta: np.ndarray, omega: np.ndarray, coupling: np.ndarray, lag: np.ndarray) -> np.ndarray:
     """The same as `velocity_by_pairs`, through the mean field."""
-    Hx, Hy = mean_field(*order(theta), coupling, lag)
-    return omega + Hy[..., None] * np.cos(theta) - Hx[..., None] * np.sin(theta)
+    Px, Py = mean_field(*order(theta), coupling, lag)
+    return omega + Py[..., None] * np.cos(theta) - Px[..., None] * np.sin(theta)
 
 
 def integrate(
@@ -126,17 +126,17 @@ def integrate_backward(du: np.ndarray, saved: tuple) -> tuple[np.ndarray, np.nda
     domega, dcoupling, dlag = np.zeros_like(u), np.zeros_like(coupling), np.zeros_like(lag)
     for theta in reversed(before):
         cos, sin = np.cos(theta), np.sin(theta)
-        C, S = cos.mean(-1), sin.mean(-1)
-        Hx, Hy = mean_field(C, S, coupling, lag)
-        dHx, dHy = -dt * (u * sin).sum(-1), dt * (u * cos).sum(-1)
-        dlag += flat(dHx * Hy - dHy * Hx).sum(0)
-        dGx = np.cos(lag) * dHx - np.sin(lag) * dHy
-        dGy = np.sin(lag) * dHx + np.cos(lag) * dHy
-        dcoupling += flat(dGx).T @ flat(C) + flat(dGy).T @ flat(S)
-        dC, dS = dGx @ coupling, dGy @ coupling
+        X, Y = cos.mean(-1), sin.mean(-1)
+        Px, Py = mean_field(X, Y, coupling, lag)
+        dPx, dPy = -dt * (u * sin).sum(-1), dt * (u * cos).sum(-1)
+        dlag += flat(dPx * Py - dPy * Px).sum(0)
+        dGx = np.cos(lag) * dPx - np.sin(lag) * dPy
+        dGy = np.sin(lag) * dPx + np.cos(lag) * dPy
+        dcoupling += flat(dGx).T @ flat(X) + flat(dGy).T @ flat(Y)
+        dX, dY = dGx @ coupling, dGy @ coupling
         domega += dt * u
-        through_own_pull = dt * u * (Hy[..., None] * sin + Hx[..., None] * cos)
-        through_the_mean = (dS[..., None] * cos - dC[..., None] * sin) / n
+        through_own_pull = dt * u * (Py[..., None] * sin + Px[..., None] * cos)
+        through_the_mean = (dY[..., None] * cos - dX[..., None] * sin) / n
         u = u - through_own_pull + through_the_mean
     return u, domega, dcoupling, dlag
 
@@ -223,9 +223,9 @@ if __name__ == "__main__":
 
     # A ring of 64 in time: each has its own speed, and yet they gather. Stronger coupling, more order.
     theta, omega = rng.uniform(-np.pi, np.pi, (1, 64)), rng.normal(scale=0.3, size=(1, 64))
-    for K in (0.0, 0.5, 1.0, 2.0):
-        end, _ = integrate(theta, omega, np.array([[K]]), np.zeros(1), steps=200, dt=0.1)
-        print(f"K = {K}: order {np.hypot(*order(theta))[0]:.2f} -> {np.hypot(*order(end))[0]:.2f}")
+    for J in (0.0, 0.5, 1.0, 2.0):
+        end, _ = integrate(theta, omega, np.array([[J]]), np.zeros(1), steps=200, dt=0.1)
+        print(f"J = {J}: order {np.hypot(*order(theta))[0]:.2f} -> {np.hypot(*order(end))[0]:.2f}")
 
     # One block, trained to foresee the next character, with either half, equally many parameters and the same rows.
     corpus = files("positronic_course").joinpath("corpus.txt").read_text("utf-8")

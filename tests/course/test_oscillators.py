@@ -60,7 +60,7 @@ def test_the_mean_field_is_the_sum_over_all_pairs():
 
 
 def test_two_oscillators_worked_by_hand():
-    # One ring, phases 0 and pi / 2, K = 2: each pulls the other by 2 / 2 sin(pi / 2) = 1, and itself by nothing.
+    # One ring, phases 0 and pi / 2, J = 2: each pulls the other by 2 / 2 sin(pi / 2) = 1, and itself by nothing.
     theta, still = np.array([[0.0, np.pi / 2]]), np.zeros((1, 2))
     assert velocity_by_pairs(theta, still, np.array([[2.0]]), np.zeros(1)) == pytest.approx(np.array([[1.0, -1.0]]))
     # A lag of pi / 2: each pulls itself by sin(0 - pi / 2) = -1, and the others are sin(0) = 0 and sin(-pi) = 0.
@@ -105,8 +105,8 @@ def test_every_gradient_equals_finite_differences():
 
 MISTAKES = [
     ("integrate_backward", "-dt * (u * sin)", "dt * (u * sin)"),
-    ("integrate_backward", "dHx * Hy - dHy * Hx", "dHx * Hy + dHy * Hx"),
-    ("integrate_backward", "np.sin(lag) * dHx + np.cos(lag) * dHy", "np.cos(lag) * dHy - np.sin(lag) * dHx"),
+    ("integrate_backward", "dPx * Py - dPy * Px", "dPx * Py + dPy * Px"),
+    ("integrate_backward", "np.sin(lag) * dPx + np.cos(lag) * dPy", "np.cos(lag) * dPy - np.sin(lag) * dPx"),
     ("integrate_backward", "dGx @ coupling", "dGx @ coupling.T"),
     ("integrate_backward", "domega += dt * u", "domega += u"),
     ("integrate_backward", "u - through_own_pull", "u + through_own_pull"),
