@@ -2,9 +2,9 @@
 
     python -m positronic_course.notebooks --out docs/course
 
-writes README.md, a page chNN_name.md and a notebook notebooks/chNN_name.ipynb for each chapter. The same modules give the
-same bytes. A chapter is cut into its docstring, its definitions, its demonstration (where a comment at the margin begins a
-new piece) and the exercises of its file.
+writes README.md, a page chNN_name.md and a notebook notebooks/chNN_name.ipynb for each chapter. The same modules give
+the same bytes. A chapter is cut into its docstring, its definitions, its demonstration (where a comment at the margin
+begins a new piece) and the exercises of its file.
 """
 
 import argparse
@@ -34,16 +34,17 @@ if importlib.util.find_spec("positronic_course") is None:
 """
 
 HOW_TO = """\
-Every page is one module of `positronic_course`, cut into prose and code; the notebooks hold the same and run on Colab and
-Kaggle, too. All are written by `python -m positronic_course.notebooks`: change the modules, not the pages.
+Every page is one module of `positronic_course`, cut into prose and code; the notebooks hold the same and run on Colab
+and Kaggle, too. All are written by `python -m positronic_course.notebooks`: change the modules, not the pages.
 
 What a learner does with a chapter:
 
 1. Read it from top to bottom. The derivation stands before the code.
-2. Run its demonstration: `python -m positronic_course.ch05_attention`. Change a number, guess what will happen, run it again.
+2. Run its demonstration: `python -m positronic_course.ch05_attention`. Change a number, guess what will happen, run it
+   again.
 3. Solve its exercises in `src/positronic_course/exercises/`: put your lines in the place of `return ...` and run
-   `python -m positronic_course.exercises.ex05_attention`. It says `ok`, `not yet`, or what is wrong with the number. In a
-   notebook the same checks stand below each question.
+   `python -m positronic_course.exercises.ex05_attention`. It says `ok`, `not yet`, or what is wrong with the number.
+   In a notebook the same checks stand below each question.
 4. Only then look into `src/positronic_course/solutions/`.
 """
 

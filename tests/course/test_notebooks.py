@@ -96,7 +96,8 @@ def test_the_first_cell_installs_only_where_the_course_is_missing(monkeypatch):
     exec(code, {})
     assert asked == []
     exec(code.replace('"positronic_course"', '"no_course_here"'), {})
-    assert asked == [[sys.executable, *"-m pip install --quiet --no-deps git+https://example.org/mine.git".split()]]
+    install = ["-m", "pip", "install", "--quiet", "--no-deps", "git+https://example.org/mine.git"]
+    assert asked == [[sys.executable, *install]]
 
 
 @pytest.mark.slow

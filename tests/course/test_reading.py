@@ -11,7 +11,7 @@ import positronic_course
 from positronic_course import CHAPTERS
 
 PACKAGE = Path(positronic_course.__file__).parent
-LETTER = r"(?<![\w.'`\"]){}(?![\w'`\"’])"
+LETTER = r"(?<![\w.'`\"]){}(?![\w'`\"])"
 """One capital letter by itself, as in `x (B, T, D)` or `E[ids]`."""
 SHARED = {
     letter for row in re.findall(r"((?:[A-Z], )*[A-Z])  ", positronic_course.__doc__) for letter in row.split(", ")
