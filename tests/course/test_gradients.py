@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from positronic.kernels.kuramoto import RingField, integrate_reference
 from positronic_course import CHAPTERS
 from positronic_course.checking import check_gradients, named, numeric_gradient, relative_error
 from positronic_course.scripts import gradient_check
-from positronic_course.scripts.gradient_check import TOLERANCE, Case, cases
+from positronic_course.scripts.gradient_check import TOLERANCE, Case, H, cases
 
 CASES = cases()
 IDS = [f"{case.chapter} {case.operation}" for case in CASES]
@@ -87,6 +88,26 @@ def model(ids, config, **p):
     return norm(x, **below(p, "final.")) @ p["embedding"].T
 
 
+def integrate(theta, omega, coupling, lag, steps=4, dt=0.5):
+    """The main package's definition, pair by pair, without the centre that the course leaves out."""
+    R, n = theta.shape[-2:]
+    none = torch.zeros((), dtype=theta.dtype)
+    field = RingField(coupling, lag, none.expand(R), none, none)
+    end = integrate_reference(theta.flatten(-2), omega.flatten(-2), None, field, (n,) * R, steps, dt)
+    return end.view(theta.shape)
+
+
+def oscillators(x, bank, coupling, lag, out):
+    theta, a = (half.unflatten(-1, (len(lag), -1)) for half in (x @ bank).chunk(2, dim=-1))
+    end = integrate(theta, a.tanh(), coupling, lag).flatten(-2)
+    return torch.cat([end.cos(), end.sin()], dim=-1) @ out
+
+
+def oscillator_block(x, turn, **p):
+    x = x + multi_head(norm(x, **below(p, "attention_norm.")), H, turn, **below(p, "attention."))
+    return x + oscillators(norm(x, **below(p, "feed_norm.")), **below(p, "feed."))
+
+
 def cross_entropy(logits, targets, weights):
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return losses.mean() if weights is None else (losses * weights.flatten()).sum() / weights.sum()
@@ -109,6 +130,9 @@ IN_TORCH = {
     "block": block,
     "cross_entropy": cross_entropy,
     "model": model,
+    "integrate": integrate,
+    "oscillators": oscillators,
+    "oscillator_block": oscillator_block,
 }
 """By the operation's name up to the first comma."""
 
@@ -198,6 +222,17 @@ MISTAKES = [
     ("ch07_loss", "cross_entropy_backward", "dlogits[at] -= share", "dlogits[at] += share"),
     ("ch07_loss", "cross_entropy_backward", "p * share[:, None]", "p / len(p)"),
     ("ch07_loss", "backward", "dembedding += embed_backward", "dembedding -= embed_backward"),
+    ("ch13_oscillators", "integrate_backward", "-dt * (u * sin)", "dt * (u * sin)"),
+    ("ch13_oscillators", "integrate_backward", "dPx * Py - dPy * Px", "dPx * Py + dPy * Px"),
+    ("ch13_oscillators", "integrate_backward", "sin(lag) * dPx + np.cos", "sin(lag) * dPx - np.cos"),
+    ("ch13_oscillators", "integrate_backward", "dGx @ coupling", "dGx @ coupling.T"),
+    ("ch13_oscillators", "integrate_backward", "domega += dt * u", "domega += u"),
+    ("ch13_oscillators", "integrate_backward", "u - through_own_pull", "u + through_own_pull"),
+    ("ch13_oscillators", "integrate_backward", "* sin) / n", "* sin)"),
+    ("ch13_oscillators", "integrate_backward", "reversed(before)", "before"),
+    ("ch13_oscillators", "oscillators_backward", "dsin * cos - dcos * sin", "dcos * sin - dsin * cos"),
+    ("ch13_oscillators", "oscillators_backward", "1 - omega * omega", "1 + omega * omega"),
+    ("ch13_oscillators", "block_backward", "dread += dy", "pass"),
 ]
 """Chapter, function, part of a line, and what a tired hand might have written: signs, forgotten terms, mix-ups."""
 

@@ -19,11 +19,13 @@ from positronic_course import ch05_attention as ch05
 from positronic_course import ch06_block as ch06
 from positronic_course import ch07_loss as ch07
 from positronic_course import ch08_initialisation as ch08
+from positronic_course import ch13_oscillators as ch13
 from positronic_course.checking import check_gradients
 
 TOLERANCE = 1e-6
 
 B, T, S, D, H, F, W = 2, 3, 5, 8, 2, 6, 7
+R, N = 3, 12
 """Sizes of the arrays: small, because every number is moved twice, and different wherever that can show a mistake."""
 
 
@@ -161,7 +163,25 @@ def losses_and_models(rng: np.random.Generator) -> Iterator[Case]:
         yield Case("ch07", title, model, ch07.backward, arrays, constants)
 
 
-CHAPTERS = (embeddings, linear_and_norms, activations, attention, blocks, losses_and_models)
+def oscillators(rng: np.random.Generator) -> Iterator[Case]:
+    def oscillators(x: np.ndarray, **p: np.ndarray) -> tuple:
+        return ch13.oscillators(x, p)
+
+    def block(x: np.ndarray, turn: Any, **p: np.ndarray) -> tuple:
+        return ch13.block(x, p, H, turn, "oscillators")
+
+    between: dict[str, tuple[int, ...]] = {"coupling": (R, R), "lag": (R,)}
+    phases = some(rng, theta=(B, T, R, N // R), omega=(B, T, R, N // R), **between)
+    yield Case("ch13", "integrate", ch13.integrate, ch13.integrate_backward, phases, {"steps": 3, "dt": 0.4})
+    rings = {"bank": (D, 2 * N), "out": (2 * N, D)} | between
+    yield Case("ch13", "oscillators", oscillators, ch13.oscillators_backward, some(rng, **STREAM, **rings))
+    inside: dict[str, tuple[int, ...]] = {f"{at}_norm.gain": (D,) for at in ("attention", "feed")}
+    inside |= {f"attention.{name}": shape for name, shape in HEADS.items()}
+    inside |= {f"feed.{name}": shape for name, shape in rings.items()}
+    yield Case("ch13", "oscillator_block", block, ch13.block_backward, some(rng, **STREAM, **inside), {"turn": turn()})
+
+
+CHAPTERS = (embeddings, linear_and_norms, activations, attention, blocks, losses_and_models, oscillators)
 
 
 def cases(seed: int = 0) -> list[Case]:
