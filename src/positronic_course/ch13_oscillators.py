@@ -32,8 +32,8 @@ so the sum over j can be taken first. Write the means over ring s as X_s = mean 
     Px = cos lag Gx + sin lag Gy  Py = cos lag Gy - sin lag Gx        (R,)  turned back by the lag: the *mean field*
     velocity_i = omega_i + Py cos theta_i - Px sin theta_i            r the ring of i
 
-N + R * R operations a step in place of N * N, and exactly the same number. (X, Y) is an arrow of length at most 1: the
-*order* of the ring, 1 when all its oscillators stand together.
+N + R * R operations a step in place of N * N, and the same number but for rounding. (X, Y) is an arrow of length at
+most 1: the *order* of the ring, 1 when all its oscillators stand together.
 
 In and out
 ----------

@@ -45,12 +45,12 @@ Three values
 ------------
 Weights of -1, 0, 1 times one scale (the mean of |w|): a product by them is an addition, a subtraction or nothing. Five
 such *trits* have 3^5 = 243 combinations and fit into one byte: 1.6 bits a weight, where log2 3 = 1.585 is the least
-possible. A model has to be trained in this form; a matrix that was not loses most of its meaning, as you will see.
+possible. A model has to be trained in this form; a matrix that was not loses half of what it says, as you will see.
 
 What is scarce
 --------------
 y needs about 2 T D_in D_out operations and reads D_in D_out weights. Operations for each byte of weights: T / 2 in
-float32. A processor does 10 to 100 operations in the time that one byte takes to come from memory. So with T = 1, a
+float32. A processor does 5 to 300 operations in the time that one byte takes to come from memory. So with T = 1, a
 model that writes one token after the other, the arithmetic waits for the weights, and four times fewer bytes are four
 times the speed. The same holds for energy: fetching a float32 from memory costs as much as 170 multiplications of it.
 

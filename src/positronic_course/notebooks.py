@@ -153,7 +153,7 @@ def notebook(name: str, package: Path, source: str = SOURCE) -> str:
     cells = []
     for number, piece in enumerate([Piece(FIRST_CELL.format(source=source).rstrip(), True), *pieces(name, package)]):
         cell = {"id": f"cell-{number:03}", "metadata": {}, "source": piece.text.splitlines(keepends=True)}
-        code = {"cell_type": "code", "execution_count": None, "outputs": []}
+        code: dict[str, object] = {"cell_type": "code", "execution_count": None, "outputs": []}
         cells.append(cell | (code if piece.is_code else {"cell_type": "markdown"}))
     metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

@@ -12,13 +12,16 @@ that must be 1.
 import traceback
 from collections.abc import Callable, Mapping
 from functools import wraps
+from typing import Any
 
 import numpy as np
 
 from positronic_course.checking import numeric_gradient
 
-__all__ = ["NotYet", "Wrong", "expect", "questions", "run", "slope", "true", "verdict"]
+__all__ = ["Answer", "NotYet", "Wrong", "expect", "questions", "run", "slope", "true", "verdict"]
 
+Answer = Callable[..., Any]
+"""What a learner wrote, as a check receives it."""
 Values = np.ndarray | np.generic | float | int | bool | list | tuple
 
 
@@ -75,17 +78,17 @@ def slope(f: Callable[[np.ndarray], float], x: np.ndarray, step: float = 1e-5) -
     return numeric_gradient(lambda: f(x), x, step)
 
 
-def questions(names: Mapping[str, object]) -> dict[str, tuple[Callable, Callable]]:
+def questions(names: Mapping[str, Any]) -> dict[str, tuple[Answer, Callable[[Answer], None]]]:
     """Name -> (the function to write, its check), in the order of the file; names: a module's globals()."""
     checks = {name.removeprefix("check_"): check for name, check in names.items() if name.startswith("check_")}
-    return {name: (names[name], check) for name, check in checks.items()}  # type: ignore[misc]
+    return {name: (names[name], check) for name, check in checks.items()}
 
 
-def verdict(check: Callable[[Callable], None], answer: Callable) -> str:
+def verdict(check: Callable[[Answer], None], answer: Answer) -> str:
     """`ok`, `not yet`, or what is wrong with the answer."""
 
     @wraps(answer)
-    def answered(*given: object, **named: object) -> object:
+    def answered(*given: Any, **named: Any) -> Any:
         result = answer(*given, **named)
         parts = result if isinstance(result, tuple) else (result,)
         if any(part is ... or part is None for part in parts):
@@ -99,12 +102,13 @@ def verdict(check: Callable[[Callable], None], answer: Callable) -> str:
     except Wrong as wrong:
         return str(wrong)
     except Exception as error:  # whatever a learner's line may raise: name the line
-        line = traceback.extract_tb(error.__traceback__)[-1]
+        frames = traceback.extract_tb(error.__traceback__)
+        line = [*frames[:1], *(frame for frame in frames if frame.filename == answer.__code__.co_filename)][-1]
         return f"{type(error).__name__}: {error} ({line.name}, line {line.lineno}: {line.line})"
     return "ok"
 
 
-def run(names: Mapping[str, object]) -> None:
+def run(names: Mapping[str, Any]) -> None:
     """Print the verdict on each exercise of a file; names: its globals()."""
     for name, (answer, check) in questions(names).items():
         print(f"{name}: {verdict(check, answer)}")

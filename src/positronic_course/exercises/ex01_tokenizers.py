@@ -3,7 +3,7 @@
 python -m positronic_course.exercises.ex01_tokenizers
 """
 
-from positronic_course.exercises import expect, run, true
+from positronic_course.exercises import Answer, expect, run, true
 
 
 def utf8_length(code: int) -> int:
@@ -14,7 +14,7 @@ def utf8_length(code: int) -> int:
     return ...
 
 
-def check_utf8_length(answer):
+def check_utf8_length(answer: Answer) -> None:
     for character in "A\x7f\x80é߿ࠀ日\uffff\U00010000🌅\U0010ffff":
         expect(f"utf8_length(0x{ord(character):X})", answer(ord(character)), len(character.encode("utf-8")))
 
@@ -28,7 +28,7 @@ def best_pair(words: dict[str, int]) -> str:
     return ...
 
 
-def check_best_pair(answer):
+def check_best_pair(answer: Answer) -> None:
     # Counted by hand: aa 3, ab 3 + 2 = 5, bc 4.
     for words, pair in (
         ({"aab": 3, "ab": 2, "bc": 4}, "ab"),
@@ -48,7 +48,7 @@ def bits_per_byte(nats_a_token: float, n_tokens: int, n_bytes: int) -> float:
     return ...
 
 
-def check_bits_per_byte(answer):
+def check_bits_per_byte(answer: Answer) -> None:
     from math import log
 
     expect("256 equally likely bytes, one a token", answer(log(256), 100, 100), 8)

@@ -5,7 +5,7 @@ python -m positronic_course.exercises.ex02_embeddings
 
 import numpy as np
 
-from positronic_course.exercises import expect, run, slope
+from positronic_course.exercises import Answer, expect, run, slope
 
 
 def turn(pair: np.ndarray, angle: float) -> np.ndarray:
@@ -13,7 +13,7 @@ def turn(pair: np.ndarray, angle: float) -> np.ndarray:
     return ...
 
 
-def check_turn(answer):
+def check_turn(answer: Answer) -> None:
     expect("a quarter turn of (1, 0)", answer(np.array([1.0, 0.0]), np.pi / 2), [0, 1])
     expect("a quarter turn of (0, 1)", answer(np.array([0.0, 1.0]), np.pi / 2), [-1, 0])
     pair = np.array([0.8, -1.7])
@@ -29,7 +29,7 @@ def table_gradient(ids: np.ndarray, dx: np.ndarray, W: int) -> np.ndarray:
     return ...
 
 
-def check_table_gradient(answer):
+def check_table_gradient(answer: Answer) -> None:
     rng = np.random.default_rng(0)
     ids, dx, table = np.array([[2, 0, 2], [2, 3, 0]]), rng.normal(size=(2, 3, 4)), rng.normal(size=(5, 4))
     expect("dE", answer(ids, dx, 5), slope(lambda E: (E[ids] * dx).sum(), table))
@@ -44,7 +44,7 @@ def shift(n: float, frequency: float) -> np.ndarray:
     return ...
 
 
-def check_shift(answer):
+def check_shift(answer: Answer) -> None:
     for n, w in ((1, 0.5), (7, 0.01), (-3, 1.3)):
         for t in (0.0, 2.0, 31.0):
             here, there = (np.array([np.sin(s * w), np.cos(s * w)]) for s in (t, t + n))

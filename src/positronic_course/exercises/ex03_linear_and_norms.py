@@ -5,7 +5,7 @@ python -m positronic_course.exercises.ex03_linear_and_norms
 
 import numpy as np
 
-from positronic_course.exercises import expect, run, slope
+from positronic_course.exercises import Answer, expect, run, slope
 
 
 def bias_gradient(dy: np.ndarray) -> np.ndarray:
@@ -13,7 +13,7 @@ def bias_gradient(dy: np.ndarray) -> np.ndarray:
     return ...
 
 
-def check_bias_gradient(answer):
+def check_bias_gradient(answer: Answer) -> None:
     dy = np.random.default_rng(0).normal(size=(2, 3, 4))
     expect("db", answer(dy), slope(lambda b: ((b + np.zeros((2, 3, 4))) * dy).sum(), np.zeros(4)))
 
@@ -23,7 +23,7 @@ def weight_gradient(x: np.ndarray, dy: np.ndarray) -> np.ndarray:
     return ...
 
 
-def check_weight_gradient(answer):
+def check_weight_gradient(answer: Answer) -> None:
     rng = np.random.default_rng(0)
     x, w, dy = rng.normal(size=(2, 3, 4)), rng.normal(size=(4, 5)), rng.normal(size=(2, 3, 5))
     expect("dw", answer(x, dy), slope(lambda w: ((x @ w) * dy).sum(), w))
@@ -37,7 +37,7 @@ def unit_gradient(x: np.ndarray, dy: np.ndarray) -> np.ndarray:
     return ...
 
 
-def check_unit_gradient(answer):
+def check_unit_gradient(answer: Answer) -> None:
     rng = np.random.default_rng(0)
     x, dy = rng.normal(size=(3, 4)), rng.normal(size=(3, 4))
     expect("dx", answer(x, dy), slope(lambda x: (x / np.sqrt((x * x).sum(1, keepdims=True)) * dy).sum(), x))

@@ -5,7 +5,7 @@ python -m positronic_course.exercises.ex04_activations
 
 import numpy as np
 
-from positronic_course.exercises import expect, run, slope
+from positronic_course.exercises import Answer, expect, run, slope
 
 AWAY_FROM_THE_BEND = np.array([-3.0, -1.2, -0.1, 0.2, 0.9, 2.5])
 
@@ -15,7 +15,7 @@ def leaky_relu(x: np.ndarray, leak: float) -> np.ndarray:
     return ...
 
 
-def check_leaky_relu(answer):
+def check_leaky_relu(answer: Answer) -> None:
     expect("leaky_relu([-2, 0, 0.5, 3], 0.1)", answer(np.array([-2.0, 0.0, 0.5, 3.0]), 0.1), [-0.2, 0, 0.5, 3])
 
 
@@ -24,7 +24,7 @@ def squared_relu_gradient(x: np.ndarray, dy: np.ndarray) -> np.ndarray:
     return ...
 
 
-def check_squared_relu_gradient(answer):
+def check_squared_relu_gradient(answer: Answer) -> None:
     x, dy = AWAY_FROM_THE_BEND, np.array([1.0, -2.0, 0.5, 3.0, -1.0, 2.0])
     expect("dx", answer(x, dy), slope(lambda x: (np.maximum(x, 0) ** 2 * dy).sum(), x))
 
@@ -38,7 +38,7 @@ def softplus_slope(x: np.ndarray) -> np.ndarray:
     return ...
 
 
-def check_softplus_slope(answer):
+def check_softplus_slope(answer: Answer) -> None:
     x = AWAY_FROM_THE_BEND
     expect("the slope", answer(x), slope(lambda x: np.log1p(np.exp(x)).sum(), x))
     with np.errstate(over="raise", invalid="raise"):

@@ -5,7 +5,7 @@ python -m positronic_course.exercises.ex05_attention
 
 import numpy as np
 
-from positronic_course.exercises import expect, run, slope, true
+from positronic_course.exercises import Answer, expect, run, slope, true
 
 
 def scores(q: np.ndarray, k: np.ndarray) -> np.ndarray:
@@ -13,7 +13,7 @@ def scores(q: np.ndarray, k: np.ndarray) -> np.ndarray:
     return ...
 
 
-def check_scores(answer):
+def check_scores(answer: Answer) -> None:
     q, k = np.array([[1.0, 1, 1, 1], [0, 0, 2, 0]]), np.array([[1.0, 2, 3, 4]])
     expect("z", answer(q, k), [[5], [3]])  # (1 + 2 + 3 + 4) / 2 and 2 * 3 / 2
     q, k = np.random.default_rng(0).normal(size=(2, 400, 256))
@@ -25,7 +25,7 @@ def causal_weights(z: np.ndarray) -> np.ndarray:
     return ...
 
 
-def check_causal_weights(answer):
+def check_causal_weights(answer: Answer) -> None:
     expect("p of equal scores", answer(np.zeros((3, 3))), [[1, 0, 0], [1 / 2, 1 / 2, 0], [1 / 3, 1 / 3, 1 / 3]])
     z = np.random.default_rng(0).normal(size=(4, 4))
     p = answer(z)
@@ -43,7 +43,7 @@ def softmax_gradient(p: np.ndarray, dp: np.ndarray) -> np.ndarray:
     return ...
 
 
-def check_softmax_gradient(answer):
+def check_softmax_gradient(answer: Answer) -> None:
     rng = np.random.default_rng(0)
     z, dp = rng.normal(size=(3, 5)), rng.normal(size=(3, 5))
 
@@ -63,7 +63,7 @@ def temperature_gradient(z: np.ndarray, tau: float, p: np.ndarray, dp: np.ndarra
     return ...
 
 
-def check_temperature_gradient(answer):
+def check_temperature_gradient(answer: Answer) -> None:
     rng = np.random.default_rng(0)
     z, dp, tau = rng.normal(size=(3, 5)), rng.normal(size=(3, 5)), 1.7
 

@@ -5,7 +5,7 @@ python -m positronic_course.exercises.ex06_block
 
 import numpy as np
 
-from positronic_course.exercises import expect, run, slope
+from positronic_course.exercises import Answer, expect, run, slope
 
 
 def count(D: int, F: int) -> int:
@@ -16,7 +16,7 @@ def count(D: int, F: int) -> int:
     return ...
 
 
-def check_count(answer):
+def check_count(answer: Answer) -> None:
     expect("count(1, 1): nine single numbers", answer(1, 1), 9)
     expect("count(2, 3): four of 4, three of 6 and two of 2", answer(2, 3), 38)
 
@@ -26,7 +26,7 @@ def gate_gradients(gate: np.ndarray, up: np.ndarray, dy: np.ndarray) -> tuple[np
     return ..., ...
 
 
-def check_gate_gradients(answer):
+def check_gate_gradients(answer: Answer) -> None:
     rng = np.random.default_rng(0)
     gate, up, dy = rng.normal(size=(3, 2, 4))
     dgate, dup = answer(gate, up, dy)
@@ -43,7 +43,7 @@ def stream_gradient(w: np.ndarray, n_layers: int, dy: np.ndarray) -> np.ndarray:
     return ...
 
 
-def check_stream_gradient(answer):
+def check_stream_gradient(answer: Answer) -> None:
     rng = np.random.default_rng(0)
     x, dy, w = rng.normal(size=(2, 3)), rng.normal(size=(2, 3)), 0.3 * rng.normal(size=(3, 3))
 

@@ -5,7 +5,7 @@ python -m positronic_course.exercises.ex07_loss
 
 import numpy as np
 
-from positronic_course.exercises import expect, run, slope
+from positronic_course.exercises import Answer, expect, run, slope
 
 
 def first_loss(W: int) -> float:
@@ -13,7 +13,7 @@ def first_loss(W: int) -> float:
     return ...
 
 
-def check_first_loss(answer):
+def check_first_loss(answer: Answer) -> None:
     expect("a loss of n nats means exp(n) equally likely tokens; exp(first_loss(300))", np.exp(answer(300)), 300)
     expect("first_loss(1): no choice, no surprise", answer(1), 0)
 
@@ -23,7 +23,7 @@ def log_sum_exp(z: np.ndarray) -> np.ndarray:
     return ...
 
 
-def check_log_sum_exp(answer):
+def check_log_sum_exp(answer: Answer) -> None:
     z = np.log(np.array([[1.0, 2.0, 5.0], [0.5, 0.25, 0.25]]))
     expect("of log 1, 2, 5 and log 1/2, 1/4, 1/4", answer(z), [np.log(8), 0])
     with np.errstate(over="raise"):
@@ -43,7 +43,7 @@ def smoothed_gradient(z: np.ndarray, y: int, smoothing: float) -> np.ndarray:
     return ...
 
 
-def check_smoothed_gradient(answer):
+def check_smoothed_gradient(answer: Answer) -> None:
     z, y = np.array([0.3, -1.0, 2.0, 0.7]), 1
 
     def loss(z, smoothing):

@@ -5,7 +5,7 @@ python -m positronic_course.exercises.ex08_initialisation
 
 import numpy as np
 
-from positronic_course.exercises import expect, run
+from positronic_course.exercises import Answer, expect, run
 
 
 def keeping_scale(D_in: int) -> float:
@@ -13,7 +13,7 @@ def keeping_scale(D_in: int) -> float:
     return ...
 
 
-def check_keeping_scale(answer):
+def check_keeping_scale(answer: Answer) -> None:
     expect("keeping_scale(1): one term", answer(1), 1)
     rng = np.random.default_rng(0)
     for D_in in (64, 400):
@@ -31,7 +31,7 @@ def relu_scale(D_in: int) -> float:
     return ...
 
 
-def check_relu_scale(answer):
+def check_relu_scale(answer: Answer) -> None:
     expect("relu_scale(2): of two terms one is lost", answer(2), 1)
     rng = np.random.default_rng(0)
     h = np.maximum(rng.normal(size=(2000, 300)), 0)
@@ -46,7 +46,7 @@ def branch_scale(n_layers: int) -> float:
     return ...
 
 
-def check_branch_scale(answer):
+def check_branch_scale(answer: Answer) -> None:
     rng = np.random.default_rng(0)
     for n_layers in (1, 8, 50):
         stream = (answer(n_layers) * rng.normal(size=(2 * n_layers, 20_000))).sum(0)

@@ -5,7 +5,7 @@ python -m positronic_course.exercises.ex09_optimisers
 
 import numpy as np
 
-from positronic_course.exercises import expect, run
+from positronic_course.exercises import Answer, expect, run
 
 
 def first_move(g: np.ndarray, rate: float) -> np.ndarray:
@@ -16,7 +16,7 @@ def first_move(g: np.ndarray, rate: float) -> np.ndarray:
     return ...
 
 
-def check_first_move(answer):
+def check_first_move(answer: Answer) -> None:
     expect("the move for gradients 1000, -0.001, 2", answer(np.array([1000.0, -0.001, 2.0]), 0.1), [-0.1, 0.1, -0.1])
 
 
@@ -25,7 +25,7 @@ def half_life(beta: float) -> float:
     return ...
 
 
-def check_half_life(answer):
+def check_half_life(answer: Answer) -> None:
     for beta in (0.5, 0.9, 0.999):
         expect(f"beta^half_life for beta = {beta}", beta ** answer(beta), 0.5)
 
@@ -35,7 +35,7 @@ def clipped(gradients: list[np.ndarray], limit: float) -> list[np.ndarray]:
     return ...
 
 
-def check_clipped(answer):
+def check_clipped(answer: Answer) -> None:
     gradients = [np.array([3.0, 0.0]), np.array([[0.0], [4.0]])]  # common length 5
     short = answer(gradients, 1.0)
     expect("the first, from a common length of 5 to 1", short[0], [0.6, 0])
@@ -52,7 +52,7 @@ def corrected(m: float, beta: float, t: int) -> float:
     return ...
 
 
-def check_corrected(answer):
+def check_corrected(answer: Answer) -> None:
     for beta in (0.0, 0.9, 0.999):
         m = 0.0
         for t in range(1, 21):

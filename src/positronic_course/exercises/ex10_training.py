@@ -5,7 +5,7 @@ python -m positronic_course.exercises.ex10_training
 
 import numpy as np
 
-from positronic_course.exercises import expect, run, slope
+from positronic_course.exercises import Answer, expect, run, slope
 
 
 def inputs_and_targets(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -13,7 +13,7 @@ def inputs_and_targets(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ..., ...
 
 
-def check_inputs_and_targets(answer):
+def check_inputs_and_targets(answer: Answer) -> None:
     ids, targets = answer(np.array([[10, 11, 12, 13], [20, 21, 22, 23]]))
     expect("ids", ids, [[10, 11, 12], [20, 21, 22]])
     expect("targets", targets, [[11, 12, 13], [21, 22, 23]])
@@ -28,7 +28,7 @@ def best_step(losses: list[float], patience: int) -> int:
     return ...
 
 
-def check_best_step(answer):
+def check_best_step(answer: Answer) -> None:
     for losses, patience, best in (
         ([3.0, 2.0, 2.5, 2.6, 1.0], 2, 1),  # ends after 2.6
         ([3.0, 2.0, 2.5, 2.6, 1.0], 3, 4),  # waits long enough
@@ -47,7 +47,7 @@ def together(gradients: list[np.ndarray], tokens: list[int]) -> np.ndarray:
     return ...
 
 
-def check_together(answer):
+def check_together(answer: Answer) -> None:
     rng = np.random.default_rng(0)
     w, parts = rng.normal(size=3), [rng.normal(size=(n, 3)) for n in (1, 4, 7)]
 

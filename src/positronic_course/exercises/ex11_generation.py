@@ -5,7 +5,7 @@ python -m positronic_course.exercises.ex11_generation
 
 import numpy as np
 
-from positronic_course.exercises import expect, run
+from positronic_course.exercises import Answer, expect, run
 
 
 def cache_bytes(n_layers: int, D: int, S: int) -> int:
@@ -13,7 +13,7 @@ def cache_bytes(n_layers: int, D: int, S: int) -> int:
     return ...
 
 
-def check_cache_bytes(answer):
+def check_cache_bytes(answer: Answer) -> None:
     expect("one layer, D = 1, one token: one key and one value", answer(1, 1, 1), 8)
     expect("4 layers, D = 128, S = 1000", answer(4, 128, 1000), 4_096_000)
 
@@ -23,7 +23,7 @@ def warmed(z: np.ndarray, temperature: float) -> np.ndarray:
     return ...
 
 
-def check_warmed(answer):
+def check_warmed(answer: Answer) -> None:
     z = np.array([1.0, 3.0, 2.0])
     for temperature in (0.5, 1.0, 3.0):
         p = answer(z, temperature)
@@ -41,7 +41,7 @@ def min_p(p: np.ndarray, share: float) -> np.ndarray:
     return ...
 
 
-def check_min_p(answer):
+def check_min_p(answer: Answer) -> None:
     p = np.array([0.25, 0.5, 0.125, 0.125])
     expect("share 1: the likeliest alone", answer(p, 1.0), [0, 1, 0, 0])
     expect("share 0.5: 1/2 and 1/4", answer(p, 0.5), [1 / 3, 2 / 3, 0, 0])
@@ -58,7 +58,7 @@ def draw(z: np.ndarray, u: np.ndarray) -> np.ndarray:
     return ...
 
 
-def check_draw(answer):
+def check_draw(answer: Answer) -> None:
     z, n = np.array([0.0, 1.0, -1.0, 0.5]), 40_000
     counted = np.bincount(answer(z, np.random.default_rng(0).random((n, 4))), minlength=4) / n
     p = np.exp(z) / np.exp(z).sum()

@@ -5,7 +5,7 @@ python -m positronic_course.exercises.ex12_looking
 
 import numpy as np
 
-from positronic_course.exercises import expect, run, slope
+from positronic_course.exercises import Answer, expect, run, slope
 
 
 def most_read(p: np.ndarray) -> np.ndarray:
@@ -13,7 +13,7 @@ def most_read(p: np.ndarray) -> np.ndarray:
     return ...
 
 
-def check_most_read(answer):
+def check_most_read(answer: Answer) -> None:
     expect("most_read", answer(np.array([[1.0, 0, 0], [0.7, 0.3, 0], [0.2, 0.5, 0.3]])), [0, 0, 1])
 
 
@@ -25,7 +25,7 @@ def by_distance(p: np.ndarray) -> np.ndarray:
     return ...
 
 
-def check_by_distance(answer):
+def check_by_distance(answer: Answer) -> None:
     p = np.array([[1.0, 0, 0], [0.7, 0.3, 0], [0.2, 0.6, 0.2]])
     # By hand: (1 + 0.3 + 0.2) / 3, (0.7 + 0.6) / 2, 0.2 / 1.
     expect("the means", answer(p), [0.5, 0.65, 0.2])
@@ -42,7 +42,7 @@ def flow(weights: list[np.ndarray]) -> np.ndarray:
     return ...
 
 
-def check_flow(answer):
+def check_flow(answer: Answer) -> None:
     rng = np.random.default_rng(0)
     weights = [np.tril(rng.random((4, 4))) for _ in range(3)]
     weights = [p / p.sum(1, keepdims=True) for p in weights]

@@ -5,7 +5,7 @@ python -m positronic_course.exercises.ex13_oscillators
 
 import numpy as np
 
-from positronic_course.exercises import expect, run, slope
+from positronic_course.exercises import Answer, expect, run, slope
 
 
 def mean_arrow(theta: np.ndarray) -> float:
@@ -13,7 +13,7 @@ def mean_arrow(theta: np.ndarray) -> float:
     return ...
 
 
-def check_mean_arrow(answer):
+def check_mean_arrow(answer: Answer) -> None:
     expect("three phases 0.4", answer(np.full(3, 0.4)), 1)
     expect("0 and pi", answer(np.array([0, np.pi])), 0)
     expect("0 and a quarter turn", answer(np.array([0, np.pi / 2])), 0.5**0.5)
@@ -24,7 +24,7 @@ def pull(theta: np.ndarray, J: float) -> np.ndarray:
     return ...
 
 
-def check_pull(answer):
+def check_pull(answer: Answer) -> None:
     theta, J = np.random.default_rng(0).normal(size=7) * 2, 1.3
     pairs = [J * sum(np.sin(other - own) for other in theta) / 7 for own in theta]
     expect("the velocities", answer(theta, J), pairs)
@@ -39,7 +39,7 @@ def step_gradient(theta: np.ndarray, J: float, dt: float, u: np.ndarray) -> np.n
     return ...
 
 
-def check_step_gradient(answer):
+def check_step_gradient(answer: Answer) -> None:
     rng = np.random.default_rng(0)
     theta, u = rng.normal(size=6) * 2, rng.normal(size=6)
 

@@ -5,7 +5,7 @@ python -m positronic_course.exercises.ex14_hardware
 
 import numpy as np
 
-from positronic_course.exercises import expect, run, true
+from positronic_course.exercises import Answer, expect, run, true
 
 
 def accumulator_bits(n: int) -> int:
@@ -16,7 +16,7 @@ def accumulator_bits(n: int) -> int:
     return ...
 
 
-def check_accumulator_bits(answer):
+def check_accumulator_bits(answer: Answer) -> None:
     expect("one product, 16129, below 2^14 and with a sign", answer(1), 15)
     expect("two products, 32258, below 2^15", answer(2), 16)
     expect("133144 products, just below 2^31", answer(133_144), 32)
@@ -32,7 +32,7 @@ def with_zero_point(low: float, high: float) -> tuple[float, int]:
     return ..., ...
 
 
-def check_with_zero_point(answer):
+def check_with_zero_point(answer: Answer) -> None:
     for low, high in ((0.0, 5.1), (-1.0, 1.553), (-2.55, 0.0)):
         scale, zero = answer(low, high)
         true(zero == round(zero), f"The zero for {low} to {high} is {zero}; it should be a whole number.")
@@ -53,7 +53,7 @@ def pack_fours(values: np.ndarray) -> np.ndarray:
     return ...
 
 
-def check_pack_fours(answer):
+def check_pack_fours(answer: Answer) -> None:
     packed = answer(np.array([1, 2, -1, 7, -8, -3]))
     expect("the bytes of 1, 2, -1, 7, -8, -3", packed, [0b0010_0001, 0b0111_1111, 0b1101_1000])
     true(packed.dtype == np.uint8, f"the bytes have the dtype {packed.dtype}; they should be uint8.")
@@ -68,7 +68,7 @@ def balance(bytes_a_weight: float, operations_a_second: float, bytes_a_second: f
     return ...
 
 
-def check_balance(answer):
+def check_balance(answer: Answer) -> None:
     n_weights = 1_000_000
     for size, speed, memory in ((4, 1e11, 2e10), (1, 1e15, 3.35e12), (0.2, 1e11, 5e10)):
         tokens = answer(size, speed, memory)

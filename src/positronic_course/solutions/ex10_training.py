@@ -19,4 +19,4 @@ def best_step(losses: list[float], patience: int) -> int:
 
 def together(gradients: list[np.ndarray], tokens: list[int]) -> np.ndarray:
     # mean over all = sum_i n_i mean_i / sum_i n_i
-    return sum(n * g for n, g in zip(tokens, gradients, strict=True)) / sum(tokens)
+    return np.average(gradients, axis=0, weights=tokens)
