@@ -129,7 +129,8 @@ def exercise_pieces(file: str, source: str) -> Iterator[Piece]:
     )
     needed = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     own = [ast.unparse(node) for node in needed if "positronic_course.exercises" not in ast.unparse(node)]
-    yield Piece("\n".join([*own, f"from positronic_course.exercises import {file}, verdict"]), True)
+    blocks = ["\n".join(own), f"from positronic_course.exercises import {file}, verdict"]
+    yield Piece("\n\n".join(block for block in blocks if block), True)
     for node in tree.body:
         if not isinstance(node, ast.FunctionDef) or node.name.startswith("check_"):
             continue
