@@ -42,7 +42,7 @@ def letters(text):
 
 def is_defined_by(letter, text):
     """Something says what it is: `E = ...`, `P_t = ...`, `table E`, or a line that begins with `E (W, D)` and words."""
-    given = [rf"{letter}(_\w)? = ", rf"\b(table|matrix|the number) {letter}\b", rf"{letter} \([^)]*\) +[a-z]"]
+    given = [rf"{letter}(_\w)? = ", rf"\b(table|matrix|the number) {letter}\b", rf"{letter} \([^)]*\),? +[a-z]"]
     return any(re.search(r"(?<!\w)" + pattern, text) for pattern in given)
 
 
