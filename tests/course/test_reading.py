@@ -37,7 +37,7 @@ def documentation(text):
 
 def letters(text):
     """Capital letters used as symbols; a sentence may begin with the word A."""
-    return set(re.findall(LETTER.format("([A-Z])"), re.sub(r"\bA (?=[a-z])", "", text)))
+    return set(re.findall(LETTER.format("([A-Z])"), re.sub(r"\bA(?= [a-z]|$)", "", text, flags=re.M)))
 
 
 def is_defined_by(letter, text):
