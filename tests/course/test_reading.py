@@ -41,8 +41,13 @@ def letters(text):
 
 
 def is_defined_by(letter, text):
-    """Something says what it is: `E = ...`, `P_t = ...`, `table E`, or a line that begins with `E (W, D)` and words."""
-    given = [rf"{letter}(_\w)? = ", rf"\b(table|matrix|the number) {letter}\b", rf"{letter} \([^)]*\),? +[a-z]"]
+    """Something says what it is: `E = ...`, `P_t = ...`, `table E`, `E, the table`, or `E (W, D)` and words."""
+    given = [
+        rf"{letter}(_\w)? = ",
+        rf"\b(table|matrix|the number) {letter}\b",
+        rf"{letter} \([^)]*\),? +[a-z]",
+        rf"{letter},? (its|the) [a-z]",
+    ]
     return any(re.search(r"(?<!\w)" + pattern, text) for pattern in given)
 
 
