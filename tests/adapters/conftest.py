@@ -7,7 +7,7 @@ import pytest
 
 from one_thread import one_thread  # noqa: F401  (autouse here)
 
-sys.path.extend(str(Path(__file__).parents[1] / room) for room in ("models", "generation"))
+sys.path.extend(str(Path(__file__).parents[1] / room) for room in ("models", "generation", "../examples"))
 
 transformers = pytest.importorskip("transformers")
 transformers.utils.logging.set_verbosity_error()

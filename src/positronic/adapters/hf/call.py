@@ -8,7 +8,7 @@ from torch import Tensor
 from positronic.errors import GenerationError
 from positronic.state import Step
 
-__all__ = ["refuse_unknown", "step_of"]
+__all__ = ["longest_document", "refuse_unknown", "step_of"]
 
 SAID_BY_POSITIONS = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
 """Where packed documents begin, in the words of other models' kernels; position_ids say the same."""
@@ -34,6 +34,13 @@ def step_of(tokens: Tensor, attention_mask: Tensor | None, position_ids: Tensor 
         segments = begins.cumsum(1)
         segments = segments if bool((segments[:, -1] > 1).any()) else None
     return Step(tokens, tokens, valid, segments)
+
+
+def longest_document(step: Step) -> int:
+    """Tokens of the longest document in a call: a packed row may hold more of them than the model has positions."""
+    if step.segments is None:
+        return step.tokens.shape[1]
+    return max(int(row.bincount().max()) for row in step.segments)
 
 
 def refuse_unknown(others: Mapping[str, Any]) -> None:

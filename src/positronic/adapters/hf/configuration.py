@@ -39,6 +39,8 @@ class PositronicConfig(PreTrainedConfig):
                 f"model: change neither, or train a model with the other tokenizer."
             )
         super().__post_init__(**kwargs)
+        if not hasattr(self, "auto_map"):
+            self.auto_map: dict[str, str] = {}  # TRL asks the config of any family it does not know
 
     @staticmethod
     def of(core: ModelConfig) -> "PositronicConfig":

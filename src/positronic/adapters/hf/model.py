@@ -5,7 +5,7 @@
 
 The core is one module under the name `model`, so a checkpoint folder of ours loads as it stands: Transformers adds the
 prefix, and every weight of the folder has a place. Some trainers never ask for logits: they multiply what `base_model`
-gives by the weight of `get_output_embeddings()`, a window on the embedding itself.
+gives by the weight of `get_output_embeddings()`, a window on the embedding itself. PEFT looks for it among the modules.
 """
 
 import os
@@ -14,13 +14,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
 from positronic.adapters.hf.cache import StateCache
-from positronic.adapters.hf.call import refuse_unknown, step_of
+from positronic.adapters.hf.call import longest_document, refuse_unknown, step_of
 from positronic.adapters.hf.completing import complete
 from positronic.adapters.hf.configuration import PositronicConfig
 from positronic.adapters.hf.loss import auxiliary_loss
@@ -32,6 +33,24 @@ from positronic.nn import init
 from positronic.state import Step
 
 __all__ = ["PositronicForCausalLM", "PositronicModel", "PositronicPreTrainedModel"]
+
+
+class Window(nn.Module):
+    """The embedding seen as the head that it is: a matrix under a name of its own, and no parameter more."""
+
+    bias = None
+
+    def __init__(self, embedding: nn.Module):
+        super().__init__()
+        self._seen = (embedding,)  # in a tuple, so that it is not registered a second time
+
+    @property
+    def weight(self) -> Tensor:
+        """(W, D)"""
+        return cast(Tensor, self._seen[0].weight)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden, self.weight)
 
 
 class PositronicPreTrainedModel(PreTrainedModel):
@@ -49,6 +68,7 @@ class PositronicPreTrainedModel(PreTrainedModel):
     def __init__(self, config: PositronicConfig):
         super().__init__(config)
         self.model = ModelConfig.from_json(config.core).build()
+        self.lm_head = Window(self.model.embed)
         self.gradient_checkpointing = False
         self._no_split_modules = [type(self.model).__name__]
         self.post_init()
@@ -125,9 +145,9 @@ class PositronicPreTrainedModel(PreTrainedModel):
                 f"out, or give StateCache(model.lm.init_state(rows))."
             )
         columns, most = input_ids.shape[1], self.config.max_position_embeddings
-        if columns + (0 if cache is None else cache.length) > most:  # padding counts as columns, not as positions
-            check_room(columns + (0 if cache is None else int(cache.state.position.max())), most)
         step = step_of(input_ids, attention_mask, position_ids)
+        if columns + (0 if cache is None else cache.length) > most:  # padding counts as columns, not as positions
+            check_room(longest_document(step) + (0 if cache is None else int(cache.state.position.max())), most)
         out = self.lm(input_ids, None if cache is None else cache.state, step)
         if cache is not None:
             assert out.state is not None, "a call with a state returns one"
@@ -138,11 +158,7 @@ class PositronicPreTrainedModel(PreTrainedModel):
         return self.model.embed
 
     def get_output_embeddings(self) -> nn.Module:
-        """A window on the embedding, which is the head's only matrix."""
-        size, width = self.model.embed.weight.shape
-        head = nn.Linear(width, size, bias=False, device="meta")
-        head.weight = self.model.embed.weight
-        return head
+        return self.lm_head
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True

@@ -1,0 +1,161 @@
+"""Every family lives where its users already do: a fresh process, pipelines, Trainer, TRL, PEFT and lm-eval.
+
+The trainings are those of `examples/`, run whole. A family joins by its line in `FAMILIES` of `family_example`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from hf_example import MODELS, greedy, rows
+from torch.nn import functional as F
+
+pytest.importorskip("trl")
+pytest.importorskip("peft")
+pytest.importorskip("lm_eval")
+
+import fresh_process
+import hf_trainer
+import lm_eval_tasks
+import peft_lora
+import trl_dpo
+import trl_sft
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+import positronic
+from positronic.checkpoint import save
+from positronic.models import build
+from positronic.text import Message, byte_tokenizer, render
+
+TOKENIZER = byte_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """A speaking model of every family."""
+    place = tmp_path_factory.mktemp("families")
+    return {name: save(place / name, model.speaking(), TOKENIZER) for name, model in MODELS.items()}
+
+
+@pytest.fixture(scope="session")
+def fresh(folders, tmp_path_factory):
+    """What one new process finds in all folders."""
+    out = tmp_path_factory.mktemp("fresh") / "answers.json"
+    words = [sys.executable, fresh_process.__file__, str(out), *map(str, folders.values())]
+    subprocess.run(words, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
+    found = json.loads(out.read_text("utf-8"))
+    return {name: found[str(folder)] for name, folder in folders.items()}
+
+
+def test_a_fresh_process_reads_the_same_logits(family, ours, fresh):
+    tokens = torch.tensor([TOKENIZER.encode(fresh_process.PROMPTS[1])])
+    with torch.no_grad():
+        logits = ours.logits(ours(tokens).hidden)[0]
+    assert (torch.tensor(fresh[family]["logits"]) - logits).abs().max() < 1e-5 * logits.abs().max()
+
+
+def test_greedy_text_is_ours(family, ours, fresh):
+    wanted = [greedy(ours, TOKENIZER.encode(text), fresh_process.NEW) for text in fresh_process.PROMPTS]
+    assert fresh[family]["alone"] == wanted
+    assert len({tuple(row) for row in wanted}) == len(wanted)
+
+
+def test_text_without_a_cache_and_in_a_padded_batch_is_the_same(family, fresh):
+    assert fresh[family]["uncached"] == fresh[family]["alone"]
+    assert fresh[family]["together"] == fresh[family]["alone"]
+
+
+def test_the_pipeline_answers_strings_and_chats(family, ours, fresh):
+    assert fresh[family]["pipeline"] == [TOKENIZER.decode(row) for row in fresh[family]["alone"]]
+    asked = render(TOKENIZER, [Message.from_dict(one) for one in fresh_process.CHAT], generate=True).ids
+    answer = TOKENIZER.decode(greedy(ours, asked, fresh_process.NEW))
+    assert fresh[family]["chat"] == {"role": "assistant", "content": answer}
+
+
+@dataclass(frozen=True)
+class Training:
+    """An example that was run."""
+
+    trainer: Any
+    before: float
+    after: float
+    base: Path
+    out: Path
+
+    @property
+    def batch(self) -> dict[str, torch.Tensor]:
+        return next(iter(self.trainer.get_train_dataloader()))
+
+
+@pytest.fixture(scope="session", params=[hf_trainer, trl_sft, trl_dpo, peft_lora], ids=lambda one: one.__name__)
+def example(request) -> ModuleType:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def training(example, family, tmp_path_factory) -> Training:
+    place = tmp_path_factory.mktemp(f"{example.__name__}-{family}")
+    model = build(MODELS[family].config, 0)
+    with torch.no_grad():
+        model.embed.weight.mul_(6)  # as large as after training: LoRA leaves it alone, and logits have to differ
+    base = save(place / "base", model, TOKENIZER)
+    found = example.main(["--model", str(base), "--out", str(place / "out")])
+    return Training(*found, base, place / "out")
+
+
+def test_thirty_steps_lower_the_loss_on_all_rows_by_a_fifth(training):
+    assert training.after < 0.8 * training.before
+
+
+def test_what_the_user_asks_carries_no_loss(training):
+    """Label by label, and what is left is the answers in full."""
+    batch = training.batch
+    ids = batch["input_ids"]
+    counted = batch["completion_mask"].bool() if "completion_mask" in batch else batch["labels"] != -100
+    said = [TOKENIZER.decode(row[mask].tolist(), special=True) for row, mask in zip(ids, counted, strict=True)]
+    answers = [answer + "<|im_end|>" for text in said for answer in text.replace("\n", "").split("<|im_end|>")[:-1]]
+    assert len(answers) >= len(ids)
+    assert {"It is", "Who kn"} >= {answer[:6].rstrip("0123456789. ") for answer in answers}
+
+
+def test_what_was_learned_is_read_again(training, example):
+    tokens = rows(2, 24)
+    with torch.no_grad():
+        if example is peft_lora:
+            base = AutoModelForCausalLM.from_pretrained(training.base)
+            learned = PeftModel.from_pretrained(base, training.out / "adapter")(tokens).logits
+        else:
+            learned = training.trainer.model.eval()(tokens).logits
+        read, _ = positronic.load(training.out / ("merged" if example is peft_lora else "tuned"))
+        logits = read.logits(read(tokens).hidden)
+    assert (logits - learned).abs().max() < 1e-4 * learned.abs().max()
+
+
+def test_a_packed_row_costs_what_its_chats_cost_alone(family, folders, tmp_path):
+    """No attention and no memory of a family reaches from one chat into the next."""
+    packed = trl_sft.trainer(folders[family], tmp_path)
+    batch, model = next(iter(packed.get_train_dataloader())), packed.model.eval()
+    starts = (batch["position_ids"][0] == 0).nonzero()[:, 0].tolist()
+    assert len(starts) > 3
+    sums, count = 0.0, 0
+    with torch.no_grad():
+        together = packed.compute_loss(model, dict(batch)).item()
+        for start, end in zip(starts, [*starts[1:], None], strict=True):
+            ids, labels = batch["input_ids"][:, start:end], batch["labels"][0, start + 1 : end]
+            sums += F.cross_entropy(model(ids).logits[0, :-1], labels, ignore_index=-100, reduction="sum").item()
+            count += int((labels != -100).sum())
+    assert together == pytest.approx(sums / count, rel=1e-4)
+
+
+def test_lm_eval_gives_our_scores_and_its_own_alike(family, folders, tmp_path):
+    scores = lm_eval_tasks.main(["--model", str(folders[family]), "--out", str(tmp_path)])
+    assert scores["hf"] == scores["ours"]
+    assert scores["bits_per_byte"] > 0
