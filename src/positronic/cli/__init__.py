@@ -24,6 +24,7 @@ COMMANDS = {
     "fractal": "build or verify a table of fractal phases",
     "train": "train a model from text, resume a run, or start from another's weights",
     "sft": "tune a model on conversations, the assistant's words alone",
+    "lora": "tune thin matrices beside a model's own (PEFT), and merge them into it",
     "dpo": "teach a tuned model which of two answers is preferred",
     "generate": "continue a prompt, or answer it",
     "chat": "talk to a tuned model",
