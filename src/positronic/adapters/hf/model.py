@@ -87,6 +87,11 @@ class PositronicPreTrainedModel(PreTrainedModel):
                 f"The weights in {pretrained_model_name_or_path} do not fit its config ({shown}). Restore the "
                 f"config.json and the weights that were saved together."
             )
+        if kwargs.get("device_map") not in (None, "meta") and any(p.is_meta for p in model.parameters()):
+            raise ConfigError(
+                f"device_map={kwargs['device_map']!r} leaves weights outside the device that computes, and layers here "
+                f"read each other's tables; give the whole model one device, as device_map='cuda' does."
+            )
         return (model, found) if output_loading_info else model
 
     def save_pretrained(
@@ -181,6 +186,17 @@ class PositronicPreTrainedModel(PreTrainedModel):
             own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
             with init.keeping(tensor for tensor in own if getattr(tensor, "_is_hf_initialized", False)):
                 reset()
+
+    def _check_and_adjust_attn_implementation(
+        self, attn_implementation: str | None, is_init_check: bool = False, allow_all_kernels: bool = False
+    ) -> str | None:
+        """Transformers' own kernels are refused: a family's scores run in the kernel that can hold them."""
+        if attn_implementation not in (None, "sdpa", "eager"):
+            raise ConfigError(
+                f"attn_implementation={attn_implementation!r} is a kernel for plain dot products; the scores of this "
+                f"model choose their kernel themselves, fused where they allow it. Leave it out."
+            )
+        return super()._check_and_adjust_attn_implementation(attn_implementation, is_init_check, allow_all_kernels)
 
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, every_n_layers: int = 1
