@@ -5,7 +5,7 @@ import sys
 
 MODULES = ("benchmarks.train_step", "benchmarks.oscillators", "benchmarks.metric", "benchmarks.decode")
 """The tokenizer benchmark needs text: python -m benchmarks.tokenizers --help. The course's has one thread for both of
-its engines: OMP_NUM_THREADS=1 python -m benchmarks.course."""
+its engines: OMP_NUM_THREADS=1 python -m benchmarks.course. benchmarks.hf_generate needs Transformers."""
 
 for module in MODULES:
     print(f"== {module}", flush=True)
