@@ -189,7 +189,7 @@ class PositronicPreTrainedModel(PreTrainedModel):
 
     def _check_and_adjust_attn_implementation(
         self, attn_implementation: str | None, is_init_check: bool = False, allow_all_kernels: bool = False
-    ) -> str | None:
+    ) -> str:
         """Transformers' own kernels are refused: a family's scores run in the kernel that can hold them."""
         if attn_implementation not in (None, "sdpa", "eager"):
             raise ConfigError(
