@@ -93,6 +93,8 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(short, tmp_path):
         tune(short, tmp_path / "broken", device="cpu", observer=StopsAtItsFirstCheckpoint())
     assert (tmp_path / "broken" / "checkpoint-4").is_dir()
     assert not (tmp_path / "broken" / "adapter_model.safetensors").exists()
+    with pytest.raises(ConfigError, match=r"holds a run already, up to .*checkpoint-4"):
+        tune(short, tmp_path / "broken", device="cpu")
     tune(short, tmp_path / "broken", go_on=True, device="cpu")
     whole, broken = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "broken"))
     assert whole.keys() == broken.keys()

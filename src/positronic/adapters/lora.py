@@ -157,8 +157,10 @@ def tune(
     rows = max(1, config.batch_tokens // data.seq_len)
     at_once = max(n for n in range(1, min(rows, ROWS_AT_ONCE) + 1) if rows % n == 0)
     steps = config.steps or max(1, round(config.epochs * sum(source.n_rows for source in data.sources) / rows))
-    saved = get_last_checkpoint(str(out)) if go_on else None
+    saved = get_last_checkpoint(str(out)) if out.is_dir() else None
     if not go_on:
+        if saved is not None:
+            raise ConfigError(f"{out} holds a run already, up to {saved}; go on with --resume, or give another --out.")
         out.mkdir(parents=True, exist_ok=True)
         (out / SETTINGS).write_text(json.dumps(config.to_json(), indent=2) + "\n", "utf-8")
     trainer = Trainer(

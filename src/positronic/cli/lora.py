@@ -80,7 +80,11 @@ class Command:
         chats = heldout_conversations(config.data)
         few = chats[:: max(1, len(chats) // MEASURED)]
         start = time.perf_counter()
-        tuned = tune(config, self.out, go_on=self.resume, device=self.device, observer=progress())
+        try:
+            tuned = tune(config, self.out, go_on=self.resume, device=self.device, observer=progress())
+        except KeyboardInterrupt:
+            say(f"Go on from the newest checkpoint with:\n  positronic lora --resume --out {self.out}")
+            raise
         found = tuned.report | {"seconds": round(time.perf_counter() - start, 3)}
         if few:
             found["bits_per_byte"] = {
