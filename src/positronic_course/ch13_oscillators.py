@@ -16,13 +16,13 @@ Kuramoto's model: everybody turns at a speed of their own and is pulled towards 
     d theta_i / dt = omega_i + sum over rings s of J[r, s] * mean over j in s of sin(theta_j - theta_i - lag_r)
 
 The pull is zero when i is where it wants to be, and changes sign on the other side: alike phases stay together. We take
-a few *Euler steps*: theta <- theta + dt * velocity.
+a few *Euler steps* of length dt: theta <- theta + dt * velocity.
 
 Why it costs so little
 ----------------------
 Attention also compares all pairs. Its weights are exp(q . k), and no product of one factor for q and another for k
-makes an exponential of their product: all T * T pairs have to be worked out. The sine of a difference is such a
-product,
+makes an exponential of their product: all T * T pairs have to be worked out. The sine of a difference is a sum of
+two such products,
 
     sin(theta_j - a) = sin theta_j cos a - cos theta_j sin a
 
@@ -61,8 +61,8 @@ In a block
 ----------
 x -> y has the shape of feed_forward, so either can be the second half f of a block: x <- x + f(norm(x)). `bank` and
 `out` are 4 D N numbers and the gated feed-forward half is 3 D F, so N = 3 F / 4 makes them equally large. Phases
-should begin spread over the circle, or nothing can gather: a spread of about 1.8 radians leaves each ring an order
-near 1/5.
+should begin spread over the circle, or nothing can gather: a standard deviation of d radians leaves a large ring an
+order of exp(-d^2 / 2), 1/5 at d = 1.8.
 
 Hardware: a phase in float32 has about 2^-24 relative error, 1e-6 radians at 8 radians; in bfloat16, with 8 bits, it
 would be 0.03 radians, which moves its sine in the second digit. Phases therefore stay in float32 even where matrices do

@@ -18,7 +18,7 @@ a tree, and each has been through log2 n. Float addition is not associative, so 
 other last bits than a sum over one; neither is wrong, but only one order gives the same bits twice.
 
 *Fused multiply-add.* A dot product is many a * b + c. Hardware has one instruction for it that rounds once at the end
-and not also after the product: more exact, and twice the speed. It is the reason why the same source may give
+and not also after the product: more exact, and one step in place of two. It is the reason why the same source may give
 different last bits on two machines, and why a * b - b * a can come out as something other than zero.
 
 Fixed point
@@ -50,9 +50,10 @@ possible. A model has to be trained in this form; a matrix that was not loses ha
 What is scarce
 --------------
 y needs about 2 T D_in D_out operations and reads D_in D_out weights. Operations for each byte of weights: T / 2 in
-float32. A processor does 5 to 300 operations in the time that one byte takes to come from memory. So with T = 1, a
-model that writes one token after the other, the arithmetic waits for the weights, and four times fewer bytes are four
-times the speed. The same holds for energy: fetching a float32 from memory costs as much as 170 multiplications of it.
+float32. With T = 1, a model that writes one token after the other, that is half an operation, and a processor does many
+in the time that one byte takes to come from memory: the arithmetic waits for the weights, and four times fewer bytes
+are nearly four times the speed. The same holds for energy: fetching a float32 from memory costs as much as 170
+multiplications of it.
 
 Source: Goldberg 1991, "What every computer scientist should know about floating-point arithmetic"; Horowitz 2014,
 "Computing's energy problem"; Ma et al. 2024, "The era of 1-bit LLMs", for the mean as the scale.
@@ -222,7 +223,7 @@ if __name__ == "__main__":
     sign, e, f = fields(0.1)
     print(f"0.1 is stored as {1 + f / 2**23:.9f} * 2^{e - 127} = {(1 + f / 2**23) * 2.0 ** (e - 127):.20f}")
 
-    # The order of a sum. In float32, sixteen million and one more is still sixteen million.
+    # The order of a sum. In float32, twenty million and one more is still twenty million.
     values = rng.random(1_000_000, dtype=np.float32)
     exact = values.astype(np.float64).sum()
     in_order, as_tree = add_in_order(values) - exact, add_as_tree(values) - exact
