@@ -3,6 +3,7 @@ from math import sin
 import pytest
 import torch
 from functorch.compile import make_boxed_func
+from ring_example import BANK, FIELDS, RINGS, B, N, R, T, bank_of, draw, field_of, worst_error
 from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -17,11 +18,7 @@ from positronic.kernels.kuramoto import (
 )
 from positronic.lm import Modulation
 
-RINGS = (2, 3, 5)
-B, T, N, R = 2, 3, sum(RINGS), len(RINGS)
-BANK = (4, 8, 16, 32, 64, 128, 256)
 FORMS = {"mean field": integrate_mean_field, "adjoint": integrate_adjoint}
-FIELDS = ["plain", "gain", "per token"]
 MOVES = {"index", "index_put", "index_put_", "index_add", "index_add_", "index_select", "gather", "take", "embedding"}
 MOVES |= {"scatter", "scatter_", "scatter_add", "scatter_add_"}
 
@@ -29,28 +26,6 @@ MOVES |= {"scatter", "scatter_", "scatter_add", "scatter_add_"}
 @pytest.fixture(params=FORMS)
 def form(request):
     return FORMS[request.param]
-
-
-def draw(*shape, seed=0, dtype=torch.float64, std=1.0):
-    return (torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * std).to(dtype)
-
-
-def field_of(kind="plain", n_rings=R, rows=(B, T), dtype=torch.float64):
-    """Random everywhere; "gain" adds kap per token, "per token" al and c too."""
-    lead = rows if kind == "per token" else ()
-    return RingField(
-        coupling=draw(n_rings, n_rings, seed=1, dtype=dtype),
-        lag=draw(*lead, n_rings, seed=2, dtype=dtype),
-        centre=draw(*lead, n_rings, seed=3, dtype=dtype),
-        phase=draw(seed=4, dtype=dtype),
-        speed=draw(seed=5, dtype=dtype),
-        gain=None if kind == "plain" else 1 + draw(*rows, n_rings, seed=6, dtype=dtype, std=0.3),
-    )
-
-
-def bank_of(rows=(B, T), n=N, driven=True, dtype=torch.float64, std=2.0):
-    theta, omega, drive = (draw(*rows, n, seed=s, dtype=dtype) for s in (7, 8, 9))
-    return std * theta, omega.tanh(), drive if driven else None
 
 
 def alone(n_rings=R, **changes):
@@ -283,10 +258,6 @@ def compiled_step(**how):
     after = run(*bank, field, RINGS, 4, 0.5)
     after.square().sum().backward()
     return [after.detach(), *(x.grad for x in given)]
-
-
-def worst_error(ours, theirs):
-    return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_the_compiled_graph_equals_eager_and_moves_nothing_by_index():
