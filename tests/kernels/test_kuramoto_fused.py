@@ -219,7 +219,7 @@ def test_compiled_for_hopper_no_value_changes_its_layout(name):
 @pytest.mark.skipif(GPU or INTERPRETED, reason="the tests above run as they are")
 def test_the_tests_above_pass_under_the_interpreter():
     tests = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__))],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(Path(__file__))],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
