@@ -1,6 +1,7 @@
 """Channel mixers beside each other on one input and one residual stream: time, and what training keeps of a call."""
 
 import argparse
+import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,7 @@ from positronic.state import Step
 from positronic.train import Device, pick_device
 from positronic.train.device import INDUCTOR
 
-__all__ = ["VOCABULARY", "Form", "OneProduct", "measure", "ns_per_token", "ratio", "run"]
+__all__ = ["CALLS", "VOCABULARY", "Form", "OneProduct", "asking", "measure", "ns_per_token", "ratio", "repeat", "run"]
 
 VOCABULARY, DOCUMENT_TOKENS, BOUNDARY = 16_512, 400, 0
 CALLS = 5
@@ -71,6 +72,8 @@ class Form:
     compiled: bool
     rows: int | None = None
     """Rows it gets, where all would not fit into memory."""
+    kernels: str = ""
+    """What POSITRONIC_KERNELS is while it runs."""
 
 
 def measure(
@@ -106,11 +109,16 @@ def measure(
             step, _ = shared(Step.of(tokens[:n], boundary_id=BOUNDARY))
         forward[name] = partial(_forward, block, x[:n], step, device)
         both[name] = partial(_both, block, x[:n].clone().requires_grad_(), step, device)
-        memory[name] = {k: v / (n * length) for k, v in _memory(block, x[:n], step, device).items()}
+        taken = asking(form.kernels, _memory, block, x[:n], step, device)
+        memory[name] = {k: v / (n * length) for k, v in taken.items()}
     settle = torch.cuda.synchronize if cuda else lambda: None
     calls = CALLS if cuda else 1
     timed = {
-        kind: alternate({k: partial(_repeat, run, calls) for k, run in runs.items()}, rounds=rounds, settle=settle)
+        kind: alternate(
+            {k: partial(asking, forms[k].kernels, repeat, run, calls) for k, run in runs.items()},
+            rounds=rounds,
+            settle=settle,
+        )
         for kind, runs in (("forward", forward), ("forward and backward", both))
     }
     shared_s = alternate({"shared": partial(_shared, shared, tokens)}, rounds=rounds, settle=settle)["shared"]
@@ -165,7 +173,17 @@ def _memory(block: nn.Module, x: Tensor, step: Step, device: Device) -> dict[str
     return {"kept": float(kept), "peak": float(torch.cuda.max_memory_allocated() - before)}
 
 
-def _repeat(run: Callable[[], None], calls: int) -> None:
+def asking(kernels: str, call: Callable[..., Any], *given: Any) -> Any:
+    """What a call returns that finds this in POSITRONIC_KERNELS."""
+    before = os.environ.get("POSITRONIC_KERNELS", "")
+    os.environ["POSITRONIC_KERNELS"] = kernels
+    try:
+        return call(*given)
+    finally:
+        os.environ["POSITRONIC_KERNELS"] = before
+
+
+def repeat(run: Callable[[], None], calls: int) -> None:
     for _ in range(calls):
         run()
 

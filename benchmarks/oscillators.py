@@ -4,25 +4,35 @@
     python -m benchmarks.oscillators                       CPU: 2 rows of 256, float32, eager
 
 Everything reads the same input and writes the same residual stream. Peers are three forms of SwiGLU, of which the
-fastest counts: gate and up as two products, as one, and at a width that is a multiple of 128.
+fastest counts: gate and up as two products, as one, and at a width that is a multiple of 128. On a GPU the bare mixer
+and the one with all organs run with the fused dynamics too, and the dynamics run alone beside float64.
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from benchmarks.mixers import VOCABULARY, Form, OneProduct, measure, ratio, run
+from benchmarks.mixers import CALLS, VOCABULARY, Form, OneProduct, asking, measure, ratio, repeat, run
+from benchmarks.record import alternate, spread
+from positronic.kernels.kuramoto import RingField, integrate, integrate_mean_field
 from positronic.mixers.kuramoto import KuramotoConfig
 from positronic.mixers.swiglu import SwiGLUConfig
 from positronic.models import preset
 from positronic.train import Device
 
 EQUAL, ALIGNED = 2_696, 2_688
+GOALS = {"oscillators": 2.0, "with all organs": 5.0}
+"""Times the fastest SwiGLU, forward and backward, on a GPU."""
+FUSED = "fused", "fused-exact"
+CHECKED = 256
+"""Tokens whose phases and gradients are compared with float64."""
 
 
 def compare(rows: int, length: int, rounds: int, device: Device) -> dict[str, Any]:
-    """The peers, the bare oscillators, and these with one organ each and with all."""
+    """The peers, the bare oscillators, these with one organ each and with all, and the fused forms."""
     config: Any = preset("positronic-144m")
     d, branches, whole = config.d_model, 2 * config.n_layers, config.oscillators
     bare: KuramotoConfig = replace(whole, phase_seed=None, controller=None, injections=())
@@ -40,9 +50,87 @@ def compare(rows: int, length: int, rounds: int, device: Device) -> dict[str, An
     }
     compiled = device.torch_device.type == "cuda"
     forms = {name: Form(mixer, compiled) for name, mixer in (peers | ours).items()}
-    shared = whole.shared_parts(VOCABULARY)
-    results = measure(forms, shared, d, rows=rows, length=length, rounds=rounds, device=device)
-    return {"compiled": compiled, **results, "ratio": ratio(results, peers)}
+    for kernels in FUSED if compiled else ():
+        forms[f"oscillators, {kernels}"] = Form(bare.build(d, branches), compiled, kernels=kernels)
+        forms[f"with all organs, {kernels}"] = Form(whole.build(d, branches), compiled, kernels=kernels)
+    results = measure(forms, whole.shared_parts(VOCABULARY), d, rows=rows, length=length, rounds=rounds, device=device)
+    results = {"compiled": compiled, **results, "ratio": ratio(results, peers)}
+    if not compiled:
+        return results
+    goals = _goals(results["ratio"]["forward and backward"])
+    return {**results, "goals": goals, "dynamics": dynamics(bare, rows * length, rounds, device)}
+
+
+def _goals(found: dict[str, float]) -> dict[str, Any]:
+    """What was asked of the bare mixer and of all organs, beside what each form of the dynamics gave."""
+    return {
+        goal: {"asked": asked, **{name: t for name, t in found.items() if name.partition(", ")[0] == goal}}
+        for goal, asked in GOALS.items()
+    }
+
+
+def dynamics(config: KuramotoConfig, tokens: int, rounds: int, device: Device) -> dict[str, Any]:
+    """The rings alone, float32 in and out, compiled: times, and the largest relative error against float64."""
+    place = device.torch_device
+    generator = torch.Generator().manual_seed(0)
+    n, r = config.n_oscillators, len(config.rings)
+    draw = partial(torch.randn, generator=generator)
+    given = [
+        2 * draw(tokens, n),
+        draw(tokens, n).tanh(),
+        0.5 * draw(r, r),
+        0.5 * draw(r),
+        0.5 * draw(r),
+        draw(()),
+        draw(()),
+    ]
+    given = [x.to(place) for x in given]
+    few = [x[:CHECKED].double() if len(x.shape) and len(x) == tokens else x.double() for x in given]
+    right = _phases_and_gradients(partial(_steps, integrate_mean_field, config), few)
+    forms, errors = {}, {}
+    for kernels in ("", *FUSED):
+        whole = torch.compile(partial(_steps, integrate, config), dynamic=False)
+        got = asking(kernels, _phases_and_gradients, whole, [x.float() for x in few])
+        errors[kernels or "mean field"] = [
+            float((x.double() - y).abs().max() / y.abs().max()) for x, y in zip(got, right, strict=True)
+        ]
+        forms[kernels or "mean field"] = kernels, whole
+    settle = torch.cuda.synchronize
+    timed = {
+        kind: alternate(
+            {
+                name: partial(asking, kernels, repeat, partial(call, whole, given), CALLS)
+                for name, (kernels, whole) in forms.items()
+            },
+            rounds=rounds,
+            settle=settle,
+        )
+        for kind, call in (("forward", _phases), ("forward and backward", _phases_and_gradients))
+    }
+    return {
+        "tokens": tokens,
+        "seconds": {
+            kind: {name: spread([t / CALLS for t in seconds]) for name, seconds in runs.items()}
+            for kind, runs in timed.items()
+        },
+        "errors of phases, then of gradients: theta, omega, K, al, c, phi0, Om": errors,
+    }
+
+
+def _steps(form: Any, config: KuramotoConfig, theta: Tensor, omega: Tensor, *field: Tensor) -> Tensor:
+    after: Tensor = form(theta, omega, None, RingField(*field), config.rings, config.steps, config.dt)
+    return after
+
+
+@torch.no_grad()
+def _phases(call: Any, given: list[Tensor]) -> None:
+    call(*given)
+
+
+def _phases_and_gradients(call: Any, given: list[Tensor]) -> list[Tensor]:
+    given = [x.detach().requires_grad_() for x in given]
+    after = call(*given)
+    return [after.detach(), *torch.autograd.grad(after, given, given[0].detach())]
 
 
 if __name__ == "__main__":
