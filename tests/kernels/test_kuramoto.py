@@ -7,11 +7,9 @@ from ring_example import BANK, FIELDS, RINGS, B, N, R, T, bank_of, draw, field_o
 from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from positronic.errors import ConfigError
 from positronic.kernels import kuramoto
 from positronic.kernels.kuramoto import (
     RingField,
-    _fusible,
     integrate,
     integrate_adjoint,
     integrate_mean_field,
@@ -290,43 +288,7 @@ def test_the_definition_runs_where_it_is_asked_for(monkeypatch):
     assert not torch.equal(fast, definition), "both forms round alike: this test sees nothing"
 
 
-def test_a_fused_form_that_cannot_run_says_so_once_and_changes_no_bit(monkeypatch, caplog):
-    bank, field = bank_of(dtype=torch.float32), field_of(dtype=torch.float32)
-    plain = integrate(*bank, field, RINGS, 4, 0.5)
-    monkeypatch.setenv("POSITRONIC_KERNELS", "fused")
-    _fusible.cache_clear()
-    assert all(torch.equal(integrate(*bank, field, RINGS, 4, 0.5), plain) for _ in range(2))
-    assert [record.getMessage() for record in caplog.records] == [
-        "the fused form of the ring dynamics cannot run, for it is for CUDA and the phases are on cpu: "
-        "the mean field runs instead"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("device", "dtype", "rings", "why"),
-    [
-        ("cpu", torch.float32, BANK, "on cpu"),
-        ("cuda", torch.float64, BANK, "float64"),
-        ("cuda", torch.float32, (4, 8), "[4, 8]"),
-        ("cuda", torch.float32, (4, 8, 12), "[4, 8, 12]"),
-        ("cuda", torch.float32, (*BANK, 512), "512]"),
-    ],
-)
-def test_the_fused_form_is_refused_where_it_has_no_kernel(device, dtype, rings, why, monkeypatch, caplog):
-    monkeypatch.setattr(kuramoto, "find_spec", lambda name: name)
-    _fusible.cache_clear()
-    assert not _fusible(device, dtype, rings)
-    assert why in caplog.text
-
-
-def test_without_triton_the_fused_form_is_refused(monkeypatch, caplog):
-    monkeypatch.setattr(kuramoto, "find_spec", lambda name: None)
-    _fusible.cache_clear()
-    assert not _fusible("cuda", torch.float32, BANK)
-    assert "Triton is not installed" in caplog.text
-
-
-def test_a_form_that_does_not_exist_is_named(monkeypatch):
-    monkeypatch.setenv("POSITRONIC_KERNELS", "fast")
-    with pytest.raises(ConfigError, match=r"'fast'.*reference, fused, fused-exact"):
-        integrate(*bank_of(), field_of(), RINGS, 4, 0.5)
+@pytest.mark.parametrize("rings", [(4, 8), (4, 8, 12), (8, 16, 32), (*BANK, 512)])
+def test_rings_without_a_fused_kernel_are_named(rings):
+    assert str(list(rings)) in kuramoto._unfit(rings)
+    assert kuramoto._unfit(BANK) is None

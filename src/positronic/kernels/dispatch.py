@@ -7,17 +7,25 @@ fused-exact   the same with float32 trigonometry in place of the hardware's
 Unset, each mechanism takes the fastest form that has been measured.
 """
 
+import logging
 import os
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import compiler
 
 from positronic.errors import ConfigError
 
-__all__ = ["asked_form", "reference_only", "without_autocast"]
+__all__ = ["FUSED", "asked_form", "fused_runs", "reference_only", "without_autocast"]
 
-FORMS = "reference", "fused", "fused-exact"
+log = logging.getLogger(__name__)
+
+FUSED = "fused", "fused-exact"
+FORMS = "reference", *FUSED
 
 
 def asked_form() -> str | None:
@@ -31,6 +39,30 @@ def asked_form() -> str | None:
 def reference_only() -> bool:
     """Whether the user asked for the definitions in place of the fast forms."""
     return asked_form() == "reference"
+
+
+@compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
+def fused_runs(module: str, device: str, dtype: torch.dtype, unfit: str | None = None) -> bool:
+    """Whether the Triton kernels of a module run for tensors like these; unfit is what the caller has against it.
+
+    Asked while a graph is made, not in it. Once for each reason, a line in the log says why not.
+    """
+    return _runs(module, device, dtype, unfit)
+
+
+@cache
+def _runs(module: str, device: str, dtype: torch.dtype, unfit: str | None) -> bool:
+    if device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        unfit = f"the tensors are on {device}, not on CUDA"
+    elif find_spec("triton") is None:
+        unfit = "Triton is not installed"
+    elif dtype != torch.float32:
+        unfit = f"the tensors are {dtype}, not float32"
+    if unfit is None:
+        import_module(module)  # its operators must exist before a graph names them
+        return True
+    log.warning("%s cannot run, for %s: the plain form runs instead", module, unfit)
+    return False
 
 
 def without_autocast(device_type: str) -> AbstractContextManager[Any]:

@@ -1,4 +1,4 @@
-"""A colony of growing tips: the definition, its factored form for compilers, and an adjoint for eager calls."""
+"""A colony of growing tips: the definition, and forms of it for compilers, for eager calls and for GPUs."""
 
 from torch import Tensor, compiler
 from torch.utils.checkpoint import checkpoint
@@ -6,7 +6,7 @@ from torch.utils.checkpoint import checkpoint
 from positronic.kernels.colony.adjoint import grow_adjoint
 from positronic.kernels.colony.factored import grow_factored, nearness
 from positronic.kernels.colony.reference import ColonyField, Grown, bounded, grow_reference, limited, sense_reference
-from positronic.kernels.dispatch import reference_only, without_autocast
+from positronic.kernels.dispatch import FUSED, asked_form, fused_runs, without_autocast
 
 __all__ = [
     "ColonyField",
@@ -33,8 +33,13 @@ def grow(position: Tensor, growth: Tensor, field: ColonyField, steps: int, dt: f
     and keeps 263 MB.
     """
     with without_autocast(position.device.type):
-        if reference_only():
+        asked = asked_form()
+        if asked == "reference":
             return grow_reference(position, growth, field, steps, dt)
+        if asked in FUSED and fused_runs(f"{__name__}.triton", position.device.type, position.dtype, _unfit(position)):
+            from positronic.kernels.colony.triton import grow_fused
+
+            return grow_fused(position, growth, field, steps, dt)
         if compiler.is_compiling():
             return Grown(
                 *checkpoint(
@@ -42,3 +47,9 @@ def grow(position: Tensor, growth: Tensor, field: ColonyField, steps: int, dt: f
                 )
             )
         return grow_adjoint(position, growth, field, steps, dt)
+
+
+def _unfit(position: Tensor) -> str | None:
+    """What keeps tips from the fused kernel."""
+    tips = position.shape[-2]
+    return None if tips in (32, 64, 96, 128) else f"tips must be 32, 64, 96 or 128, and these are {tips}"
