@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.mixers import CALLS, VOCABULARY, Form, OneProduct, asking, measure, ratio, repeat, run
 from benchmarks.record import alternate, spread
+from positronic.kernels.dispatch import FUSED
 from positronic.kernels.kuramoto import RingField, integrate, integrate_mean_field
 from positronic.mixers.kuramoto import KuramotoConfig
 from positronic.mixers.swiglu import SwiGLUConfig
@@ -26,7 +27,6 @@ from positronic.train import Device
 EQUAL, ALIGNED = 2_696, 2_688
 GOALS = {"oscillators": 2.0, "with all organs": 5.0}
 """Times the fastest SwiGLU, forward and backward, on a GPU."""
-FUSED = "fused", "fused-exact"
 CHECKED = 256
 """Tokens whose phases and gradients are compared with float64."""
 
@@ -50,9 +50,8 @@ def compare(rows: int, length: int, rounds: int, device: Device) -> dict[str, An
     }
     compiled = device.torch_device.type == "cuda"
     forms = {name: Form(mixer, compiled) for name, mixer in (peers | ours).items()}
-    for kernels in FUSED if compiled else ():
-        forms[f"oscillators, {kernels}"] = Form(bare.build(d, branches), compiled, kernels=kernels)
-        forms[f"with all organs, {kernels}"] = Form(whole.build(d, branches), compiled, kernels=kernels)
+    for name, mixer in (("oscillators", bare), ("with all organs", whole)) if compiled else ():
+        forms[f"{name}, fused"] = Form(mixer.build(d, branches), compiled, kernels="fused")
     results = measure(forms, whole.shared_parts(VOCABULARY), d, rows=rows, length=length, rounds=rounds, device=device)
     results = {"compiled": compiled, **results, "ratio": ratio(results, peers)}
     if not compiled:

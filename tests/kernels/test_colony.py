@@ -6,6 +6,7 @@ from colony_example import DT, STEPS, B, F, N, T, edges, error, field_of, tips_o
 from ring_example import draw
 from torch import Tensor
 
+from positronic.kernels import colony
 from positronic.kernels.colony import (
     ColonyField,
     bounded,
@@ -303,3 +304,8 @@ def test_the_definition_runs_where_it_is_asked_for(monkeypatch):
     asked = grow(p, g, field, STEPS, DT)
     assert all(torch.equal(a, b) for a, b in zip(asked, definition, strict=True))
     assert not torch.equal(fast.density, definition.density), "both forms round alike: this test sees nothing"
+
+
+def test_tips_without_a_fused_kernel_are_counted():
+    assert "these are 24" in colony._unfit(torch.empty(2, 24, 3))
+    assert colony._unfit(torch.empty(2, 96, 3)) is None

@@ -13,7 +13,8 @@ Shapes   theta, dt (omega + u) (n, N) for n tokens; rings of 4, 8, ..., 2^(R+1),
 Fields   a, b and c may be per token, as controllers make them, or one for all.
 Accuracy float32 inside: with exact trigonometry as near to float64 as `integrate_mean_field` in float32 is. Else cosine
          and sine are the hardware's, off by 5e-7 after reduction by 2 pi. Equal calls give equal bits.
-Memory   inputs and 16 R bytes a step and token: 448 for 7 rings and 4 steps.
+Cost     of 7 rings and 4 steps, a token: 2,400 machine instructions forward, 3,500 back; 6.5 and 10.9 KB moved. Kept
+         for backward are the inputs and 16 R bytes a step, 448.
 Source   `adjoint`; a warp a token, the slots and what is kept follow measurements of this project on an H200.
 """
 
