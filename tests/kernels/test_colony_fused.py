@@ -107,9 +107,9 @@ def test_the_operators_keep_what_they_promise_to_compilers():
     p, g, *field = (x.detach() for x in drawn(tips_of(1, n=N)))
     centres, answers = torch.cat([field[0], field[1][:, None]], -1), torch.stack(field[2:])
     given = [x.requires_grad_() for x in (p, g, centres, answers)]
-    torch.library.opcheck(kernels._run, (*given, 1, DT), test_utils=("test_schema", "test_faketensor"))
-    *grown, masses = (x.detach() for x in kernels._run(*given, 1, DT))
-    back = (*grown, *(x.detach() for x in given), masses, 1, DT)
+    torch.library.opcheck(kernels._run, (*given, STEPS, DT), test_utils=("test_schema", "test_faketensor"))
+    *grown, masses = (x.detach() for x in kernels._run(*given, STEPS, DT))
+    back = (*grown, *(x.detach() for x in given), masses, STEPS, DT)
     torch.library.opcheck(kernels._run_back, back, test_utils=("test_schema", "test_faketensor"))
 
 

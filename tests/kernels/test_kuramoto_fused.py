@@ -140,7 +140,7 @@ def test_a_compiler_takes_it_for_one_operator_each_way(kind, monkeypatch):
 
 @runs
 def test_the_operators_keep_what_they_promise_to_compilers():
-    n, steps = 2, 2
+    n, steps = 2, 4
     theta, still = (draw(n, N, seed=s, dtype=torch.float32).to(DEVICE) for s in (1, 2))
     coupling, clock = (draw(*shape, dtype=torch.float32).to(DEVICE) for shape in ((R, R), (steps, 2)))
     response = draw(1, 3, R, dtype=torch.float32).to(DEVICE)
