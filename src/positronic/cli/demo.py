@@ -74,8 +74,7 @@ class Command:
         from positronic.eval import baselines, bits_per_byte
         from positronic.models import preset
         from positronic.recipes import RunConfig, train_run
-        from positronic.train import MuonConfig, ScheduleConfig, TrainConfig, progress
-        from positronic.viz import read_events
+        from positronic.train import MuonConfig, ScheduleConfig, TrainConfig, progress, read_events
 
         held_out = heldout_documents(data, one_in=HELD_OUT_ONE_IN, budget_bytes=MEASURED_BYTES)
         texts = [document.text for document in held_out]

@@ -141,7 +141,7 @@ class Command:
 
 def _losses(out: Path) -> str:
     """What a token of the assistant costs, in training and on conversations held out, in nats."""
-    from positronic.viz import read_events
+    from positronic.train import read_events
 
     events = read_events(out / "metrics.jsonl")
     trained = [e["loss"] for e in events if e["event"] == "step" and e["loss"] is not None]

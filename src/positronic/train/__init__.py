@@ -3,7 +3,7 @@
 from positronic.train.device import Device, pick_device
 from positronic.train.init import init_from
 from positronic.train.objectives import DPO, SFT, AuxiliaryWeight, DPOConfig, NextToken, NextTokenConfig, SFTConfig
-from positronic.train.observers import MetricsFile, Observer, TensorBoard
+from positronic.train.observers import MetricsFile, Observer, TensorBoard, read_events
 from positronic.train.optimizers import AdamWConfig, MuonConfig, OptimizerConfig
 from positronic.train.parallel import ALONE, Ranks, launched
 from positronic.train.plan import Plan
@@ -47,6 +47,7 @@ __all__ = [
     "newest",
     "pick_device",
     "progress",
+    "read_events",
     "resume",
     "saved_config",
     "start",

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["Event", "MetricsFile", "Observer", "TensorBoard"]
+__all__ = ["Event", "MetricsFile", "Observer", "TensorBoard", "read_events"]
 
 Event = Mapping[str, Any]
 """JSON values by name; `step` is always among them."""
@@ -60,6 +60,17 @@ class MetricsFile:
         line = json.dumps({"event": name, **event}, allow_nan=False)
         self._file.write(line + "\n")
         self._file.flush()
+
+
+def read_events(metrics: Path) -> list[dict[str, Any]]:
+    """The events of a run in order; a last line cut short by a crash is passed over."""
+    events = []
+    for line in metrics.read_text("utf-8").splitlines():
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            break
+    return events
 
 
 def _sound_bytes(path: Path, after: int) -> int:

@@ -1,6 +1,5 @@
 """The loss curve of a run, drawn from its `metrics.jsonl`."""
 
-import json
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from itertools import cycle
@@ -8,22 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from positronic.errors import DataError
+from positronic.train import read_events
 
-__all__ = ["draw_curve", "draw_curves", "read_events"]
+__all__ = ["draw_curve", "draw_curves"]
 
 SERIES = ("#c2410c", "#1d4ed8", "#0f766e", "#7c3aed", "#a16207", "#be185d", "#475569", "#65a30d")
 INK, TRAINING, HELD_OUT, GRID = "#1f2430", "#8fa3bf", "#c2410c", "#e6e8ec"
-
-
-def read_events(metrics: Path) -> list[dict[str, Any]]:
-    """The events of a run in order; a last line cut short by a crash is passed over."""
-    events = []
-    for line in metrics.read_text("utf-8").splitlines():
-        try:
-            events.append(json.loads(line))
-        except ValueError:
-            break
-    return events
 
 
 def draw_curve(metrics: Path, out: Path, title: str = "", levels: dict[str, float] | None = None) -> bool:

@@ -1,10 +1,11 @@
 """The model card of an exported folder: what this is, how it is opened, and what is left to its owner to say."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from positronic.checkpoint import RunFolder
 from positronic.config import ModelConfig
+from positronic.train import read_events
 
 __all__ = ["Card", "held_out_score"]
 
@@ -62,16 +63,7 @@ If Transformers does not know the model type `positronic`, or asks to allow cust
 
 def held_out_score(checkpoint: Path) -> float | None:
     """Bits per byte that a run wrote down when it saved this checkpoint; None: it did not, or the run is not here."""
-    try:
-        lines = (checkpoint.parent / "metrics.jsonl").read_text("utf-8").splitlines()
-    except OSError:
-        return None
-    found = None
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except ValueError:  # the line a killed run was writing
-            continue
-        if event.get("event") == "evaluation" and checkpoint.name == f"step-{event.get('step', 0):08d}":
-            found = event.get("bits_per_byte")
-    return found
+    run, metrics = RunFolder(checkpoint.parent), checkpoint.parent / "metrics.jsonl"
+    events = read_events(metrics) if metrics.is_file() else []
+    here = [e for e in events if e["event"] == "evaluation" and run.checkpoint_path(e["step"]) == checkpoint]
+    return here[-1].get("bits_per_byte") if here else None
