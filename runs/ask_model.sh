@@ -7,4 +7,5 @@
 set -eu
 . "$(dirname -- "$0")/settings.sh"
 
+trained
 exec "$POSITRONIC" chat "$RUN" ${1:+"$1"} --device "$DEVICE"

@@ -21,6 +21,6 @@ positronic generate "$RUN" --prompt "$PROMPT" --max-new-tokens 120 --device "$DE
 
 step "Next: teach it to answer, then talk to it"
 cat >&2 <<END
-  RUN=$RUN runs/sft_quickstart.sh
-  RUN=$RUN runs/ask_model.sh
+  RUN=$RUN $here/sft_quickstart.sh
+  RUN=$RUN $here/ask_model.sh
 END

@@ -5,12 +5,14 @@
 #   PRESET=                        any other preset or config.json, in place of MIXER and SIZE
 #   DATA=                          a file or folder of text, or embedded; TinyStories where there is a network
 #   STEPS=5000 VOCAB=16512 SEED=0  of a new run
+#   MINUTES=                       of training, in place of STEPS: as many as fit, STEPS at most
 #   DEVICE=auto                    cpu, cuda, cuda:1 or mps
 #   PROMPT="Once upon a time"      what the model continues
 #   POSITRONIC=                    the command; when not given, .venv is set up and used
 # shellcheck shell=sh disable=SC2034
 
-root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+here=$(dirname -- "$0")
+root=$(CDPATH='' cd -- "$here/.." && pwd)
 if [ -z "${POSITRONIC:-}" ]; then
     "$root/positronic.sh" setup
     POSITRONIC="$root/.venv/bin/positronic"
@@ -33,5 +35,16 @@ step() {
 bootstrap() {
     positronic bootstrap --out "$RUN" --device "$DEVICE" \
         ${MIXER:+--mixer "$MIXER"} ${SIZE:+--size "$SIZE"} ${PRESET:+--model "$PRESET"} ${DATA:+--data "$DATA"} \
-        ${STEPS:+--steps "$STEPS"} ${VOCAB:+--vocab-size "$VOCAB"} ${SEED:+--seed "$SEED"}
+        ${STEPS:+--steps "$STEPS"} ${MINUTES:+--minutes "$MINUTES"} ${VOCAB:+--vocab-size "$VOCAB"} ${SEED:+--seed "$SEED"}
+}
+
+# End here where no model has been trained yet.
+trained() {
+    for checkpoint in "$RUN"/step-*; do
+        if [ -d "$checkpoint" ]; then
+            return
+        fi
+    done
+    echo "There is no model in $RUN yet. Train one:  RUN=$RUN $here/bootstrap_tiny_llm.sh" >&2
+    exit 2
 }

@@ -8,6 +8,8 @@ set -eu
 file="${1:-$root/data/tiny_instruct_sample.jsonl}"
 question="${QUESTION:-What is the sun?}"
 
+trained
+
 step "Before: $question"
 positronic generate "$RUN" --chat --prompt "$question" --max-new-tokens 60 --device "$DEVICE"
 
@@ -19,4 +21,4 @@ step "After: $question"
 positronic chat "$RUN" "$question" --max-new-tokens 60 --device "$DEVICE"
 
 step "Next: talk to it"
-echo "  RUN=$RUN runs/ask_model.sh" >&2
+echo "  RUN=$RUN $here/ask_model.sh" >&2

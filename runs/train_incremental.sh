@@ -17,6 +17,6 @@ positronic doctor "$RUN"
 
 step "Next: more of the same, or teach it to answer"
 cat >&2 <<END
-  RUN=$RUN runs/train_incremental.sh ${1:-1000}
-  RUN=$RUN runs/sft_quickstart.sh
+  RUN=$RUN $here/train_incremental.sh ${1:-1000}
+  RUN=$RUN $here/sft_quickstart.sh
 END

@@ -76,7 +76,7 @@ class Command:
         entries = self.vocab_size or (VOCABULARY[self.size or "15m"] if self.model is None else model.vocab_size)
         model = model.replace(vocab_size=entries)
         found = fit_here(model, self.device, given.precision or "auto", given.batch_tokens)
-        say("\n".join(f"{what:18}{value:24}{why}" for what, value, why in found.table()))
+        say("\n".join(f"{what:18}{value:26}{why}" for what, value, why in found.table()))
         if found.device == "cpu" and (self.model, self.size) == (None, None):
             say("A CPU takes many hours for this size; SIZE=tiny (--size tiny) has 2 to 4 million parameters.")
         data = self._text()

@@ -6,7 +6,7 @@ from positronic.cli.console import say
 from positronic.cli.sampling import newest_of, open_model
 from positronic.errors import ConfigError
 
-__all__ = ["next_stop", "sampled"]
+__all__ = ["goes_on", "next_stop", "sample"]
 
 SAMPLE_TOKENS = 80
 
@@ -21,8 +21,8 @@ def next_stop(out: Path, chunk: int) -> int:
     return ((steps[-1] if steps else 0) // chunk + 1) * chunk
 
 
-def sampled(out: Path, prompt: str, device: str) -> bool:
-    """Let the newest model continue `prompt`; whether the user then wants to go on. At the end of input he does not."""
+def sample(out: Path, prompt: str, device: str) -> None:
+    """Let the newest model continue `prompt`, as it comes."""
     from positronic.generation import generate
 
     folder = newest_of(out)
@@ -31,6 +31,10 @@ def sampled(out: Path, prompt: str, device: str) -> bool:
     for piece in generate(model, tokenizer, prompt, max_new_tokens=SAMPLE_TOKENS, seed=1):
         print(piece.text, end="", flush=True)
     print()
+
+
+def goes_on() -> bool:
+    """Whether the user wants the next chunk. At the end of input he does not."""
     try:
         return input("\nContinue? [Y/n] ").strip().lower() not in ("n", "no")
     except EOFError:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from positronic.cli.chunks import next_stop, sampled
+from positronic.cli.chunks import goes_on, next_stop, sample
 from positronic.cli.console import print_json, say
 from positronic.cli.describe import find_model_config
 from positronic.cli.run_flags import Training, TrainingFlags, execute
@@ -77,7 +77,10 @@ class Command:
             state = execute(run, self.out, **given, until=until)  # type: ignore[arg-type]
             if state is None:
                 return 0
-            if state.stopped is not None or self.ask is None or not sampled(self.out, self.ask, self.device):
+            if self.ask is None or state.stopped == "interrupted":
+                break
+            sample(self.out, self.ask, self.device)
+            if state.stopped is not None or not goes_on():
                 break
             resume = True
         again = f"positronic train --resume --out {self.out}"

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from positronic.recipes.reference import OPTIMIZER, Reference, Trace, recipe_of, run_beside, shipped, trace
+from positronic.recipes.reference import OPTIMIZER, WIDTH, Reference, Trace, recipe_of, run_beside, shipped, trace
 from positronic.viz import read_events
 
 __all__ = ["Cause", "Finding", "Verdict", "examine"]
@@ -81,7 +81,7 @@ def examine(run: Path, references: Sequence[Reference] | None = None) -> Verdict
     if (broken := _not_finite(run)) is not None:
         return Verdict("off", broken.words, end, name, broken, differences)
     if len(seen.ends) < LEAST_WINDOWS:
-        return Verdict("too early", f"{end} whole steps are too few to judge; come back after 30.", end)
+        return Verdict("too early", f"Too early to judge; come back after {WIDTH * LEAST_WINDOWS} steps.", end)
     if reference is None:
         found = _without(seen)
         words = why if found is None else f"{found.words} ({why})"
