@@ -14,7 +14,7 @@ from positronic.models import preset
 from positronic.recipes.run import RunConfig
 from positronic.train import AdamWConfig, ScheduleConfig, TrainConfig
 
-__all__ = ["CONTEXT", "MIXERS", "STEPS", "VOCABULARY", "tiny_model", "tiny_run"]
+__all__ = ["CONTEXT", "MIXERS", "STEPS", "VALID_BYTES", "VOCABULARY", "tiny_model", "tiny_run"]
 
 STEPS, CONTEXT, WARMUP = 5000, 512, 500
 SAVE_EVERY, EVALUATE_EVERY, VALID_BYTES = 200, 500, 50_000
