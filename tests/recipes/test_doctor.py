@@ -63,8 +63,8 @@ def test_sabotage_is_flagged_within_200_steps_and_named(recipe, reference, what)
 # From here on: metrics written by hand, whose truth is known.
 
 
-def config(batch_tokens: int = 1024, lr: float = 3e-4, seed: int = 0) -> RunConfig:
-    run = tiny_run(tiny_model("attention", "tiny"), ["text"], batch_tokens=batch_tokens, seed=seed)
+def config(batch_tokens: int = 1024, lr: float = 3e-4, seed: int = 0, text: str = "text") -> RunConfig:
+    run = tiny_run(tiny_model("attention", "tiny"), [text], batch_tokens=batch_tokens, seed=seed)
     return run.replace(train=run.train.replace(optimizer=run.train.optimizer.replace(lr=lr)))
 
 
@@ -152,6 +152,14 @@ def test_another_recipe_has_no_reference_and_hears_why(tmp_path, curve):
     assert "train.batch_tokens is 4096 and the reference's 1024" in found.words
 
 
+def test_a_text_of_another_name_has_no_reference_and_may_lie_in_any_folder(tmp_path, curve):
+    moved = examine(write(tmp_path / "moved", run=config(text="elsewhere/text")), [curve, curve])
+    assert moved.verdict == "normal"
+    found = examine(write(tmp_path / "other", run=config(text="stories")), [curve, curve])
+    assert found.verdict == "no reference"
+    assert "data is ['stories'] and the reference's ['text']" in found.words
+
+
 def test_without_a_reference_a_run_that_never_moves_is_still_stuck(tmp_path):
     found = examine(write(tmp_path / "run", change=with_loss(lambda step, loss: 8.0)), [])
     assert (found.verdict, found.finding.cause) == ("off", "stuck")
@@ -196,5 +204,6 @@ def test_shipped_curves_belong_to_the_small_recipe(curve):
     assert curve.seeds >= SEEDS
     assert curve.ends[-1] >= 200
     size = "tiny" if curve.recipe["model.d_model"] == 256 else "15m"
-    run = tiny_run(tiny_model("attention", size), ["text"], batch_tokens=curve.recipe["train.batch_tokens"])
+    data, batch_tokens = curve.recipe["data"], curve.recipe["train.batch_tokens"]
+    run = tiny_run(tiny_model("attention", size), data, batch_tokens=batch_tokens)
     assert not curve.differences(recipe_of(run))

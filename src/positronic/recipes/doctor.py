@@ -39,6 +39,7 @@ BY_HEART = 0.25
 """Share by which held-out text costs more than what is trained on when that is known by heart."""
 IDLE_AFTER, IDLE_FALL = 100, 0.01
 """Without a reference: steps after which a loss should have fallen by this share."""
+LEARN = "Learn a curve of your own with runs/reference_curve.sh, or `positronic reference`"
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,10 @@ def _choose(
     if fits:
         return fits[0], told[fits[0].name], ""
     if not known:
-        return None, (), "no reference curve comes with this package; make one with `positronic reference`"
+        return None, (), f"no reference curve comes with this package. {LEARN}"
     near = min(known, key=lambda r: len(apart[r.name]))
-    return None, (), f"no reference has this recipe; the nearest is {near.name}, but {'; '.join(told[near.name])}"
+    apart_by = "; ".join(told[near.name])
+    return None, (), f"no reference has this recipe; the nearest is {near.name}, but {apart_by}. {LEARN}"
 
 
 def _told(pairs: dict[str, tuple[Any, Any]]) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ DECIDES = re.compile(
     r"(?!model\.(vocab_size|boundary_id|max_positions)$)model\.|train\.(steps|seq_len|batch_tokens|clip)$"
 )
 OPTIMIZER = re.compile(r"train\.(optimizer|schedule)\.")
-"""Settings that a recipe consists of. The text and its tokenizer show themselves, in the bytes of a token."""
+"""Settings that a recipe consists of, beside the names of its texts."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,9 @@ def shipped() -> list[Reference]:
 
 
 def recipe_of(run: RunConfig) -> dict[str, Any]:
-    """The settings that decide what a run's loss looks like, by their path, as JSON values."""
-    return {path: value for path, value in _leaves(run.to_json()) if DECIDES.match(path) or OPTIMIZER.match(path)}
+    """The settings that decide what a run's loss looks like, by their path, as JSON values; texts without folders."""
+    settings = {path: value for path, value in _leaves(run.to_json()) if DECIDES.match(path) or OPTIMIZER.match(path)}
+    return settings | {"data": [Path(source).name for source in run.data]}
 
 
 def trace(metrics: Path) -> Trace:
