@@ -62,7 +62,7 @@ def measure(name: str, rows: int, rounds: int, where: str) -> dict[str, Any]:
         for k, t in batches.items()
     }
     size = describe(config).total
-    peer = _peer(config, size).to(place)
+    peer = equal_peer(config, size).to(place)
     if cuda:
         peer.compile(dynamic=False)
     same = SameLayers(cast(nn.Module, build(replace(config, boundary_id=None), device=place)))
@@ -107,7 +107,7 @@ def _ours(config: Any, tokens: torch.Tensor, device: Any) -> Any:
     return lambda: stepper(model, objective, [batch], counts, 1.0)()
 
 
-def _peer(config: Any, parameters: int) -> PlainGPT:
+def equal_peer(config: Any, parameters: int) -> PlainGPT:
     """The plain model whose MLP is as wide as makes the parameters equal."""
     d, layers = config.d_model, config.n_layers
     fixed = (config.vocab_size + config.context) * d + layers * (4 * d * d + 2 * d) + d
