@@ -1,0 +1,174 @@
+"""The small pipeline end to end on a CPU: text -> chunks of training -> instructions -> answers, timed and measured.
+
+    python runs/two_cores.py --text STORIES --valid UNSEEN --chats INSTRUCTIONS --out OUT [--minutes 20 | --steps N]
+    python runs/two_cores.py --report OUT/two-cores.json --page docs/results/positron.md
+
+Runs the very scripts (`train_incremental.sh`, which also bootstraps, `sft_quickstart.sh`, `ask_model.sh`), answering
+their questions with yes, so that the recipe is theirs; of --minutes, four fifths go to training. Writes
+OUT/two-cores.json; --report puts it into the page, in the place of what stood there. Interrupted, it goes on.
+"""
+
+import argparse
+import os
+import re
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from experiment import circumstances, opened, say, speed, write_json
+
+from positronic.data import Split, open_source, tokenise
+from positronic.eval import bits_per_byte
+from positronic.observe import describe
+from positronic.recipes import read_run
+from positronic.text import Message, Tokenizer
+from positronic.viz import read_events
+
+SCRIPTS = Path(__file__).parent
+HEADING = "## The small pipeline on two CPU cores"
+TRAINING_SHARE, CHUNK = 0.8, 1000
+EPOCHS = 3
+PROMPTS = ("Once upon a time", "One day, a little girl named Lily", "Tom and his dog")
+QUESTIONS = ("What is the sun?", "Who are you?", "Write a sentence about a cat.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("--text", "--valid", "--chats", "--out", "--report", "--page"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--steps", type=int)
+    a = parser.parse_args()
+    if a.report:
+        import json
+
+        put_section(a.page, section(json.loads(a.report.read_text("utf-8"))))
+        return
+    a.out.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    seconds = pipeline(a.text, a.chats, a.out / "run", a.minutes, a.steps)
+    result = measured(a.text, a.valid, a.chats, a.out / "run")
+    length = f"--minutes {a.minutes:g}" if a.steps is None else f"--steps {a.steps}"
+    names = f"--text {a.text.name} --valid {a.valid.name} --chats {a.chats.name}"
+    tokenizer = Tokenizer.load(a.out / "run" / "last")
+    about = circumstances(f"python runs/two_cores.py {names} {length}", "cpu", tokenizer)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    wall_s = round(time.monotonic() - began, 1)
+    write_json(
+        a.out / "two-cores.json",
+        {**about, "cores": os.cpu_count(), "seconds": seconds, "wall_s": wall_s, "peak_memory_bytes": peak, **result},
+    )
+
+
+def pipeline(text: Path, chats: Path, run: Path, minutes: float, steps: int | None) -> dict[str, float]:
+    """The scripts, one after another; seconds of each."""
+    length = {"MINUTES": f"{TRAINING_SHARE * minutes:g}"} if steps is None else {"STEPS": str(steps)}
+    seconds = {}
+    for words in (
+        ("train_incremental.sh", str(CHUNK)),
+        ("sft_quickstart.sh", str(chats)),
+        ("ask_model.sh", QUESTIONS[0]),
+    ):
+        began = time.monotonic()
+        given = {"POSITRONIC": str(Path(sys.executable).with_name("positronic")), "DEVICE": "cpu", "RUN": str(run)}
+        given |= {"SIZE": "tiny", "DATA": str(text), "EPOCHS": str(EPOCHS), "QUESTION": QUESTIONS[0], **length}
+        yes = "\n" * 1000
+        subprocess.run([SCRIPTS / words[0], *words[1:]], env=os.environ | given, input=yes, text=True, check=True)
+        seconds[words[0]] = round(time.monotonic() - began, 1)
+    return seconds
+
+
+def measured(text: Path, valid: Path, chats: Path, run: Path) -> dict[str, Any]:
+    """What was trained, and what it is worth."""
+    config, tokenizer = read_run(run), Tokenizer.load(run / "last")
+    events = list(read_events(run / "metrics.jsonl"))
+    last = [event for event in events if event["event"] == "step"][-1]
+    tuning = [e for e in read_events(run / "tuned" / "metrics.jsonl") if e["event"] == "evaluation"]
+    one_pass = tokenise(Split(open_source(text)).train, tokenizer).manifest["tokens"]
+    best, tuned = opened(run / "best", "cpu"), opened(run / "tuned" / "best", "cpu")
+    prompts = {q: [Message("user", q)] for q in QUESTIONS}
+    return {
+        "model": "tinygpt-tiny",
+        "parameters": describe(best.config).total,
+        "text": text.name,
+        "steps": last["step"],
+        "batch_tokens": config.train.batch_tokens,
+        "tokens": last["tokens"],
+        "epochs": last["tokens"] / one_pass,
+        "speed": speed(events, config),
+        "held_out": [(e["step"], e["bits_per_byte"]) for e in events if e["event"] == "evaluation"],
+        "valid": valid.name,
+        "scores": {
+            "best": bits_per_byte(best, tokenizer, open_source(valid)).to_json(),
+            "tuned": bits_per_byte(tuned, tokenizer, open_source(valid)).to_json(),
+        },
+        "samples": {prompt: say(best, tokenizer, prompt, 80) for prompt in PROMPTS},
+        "tuning": {
+            "conversations": chats.name,
+            "epochs": EPOCHS,
+            "held_out": [(e["step"], e["loss"], e["bits_per_byte"]) for e in tuning],
+            "before": {q: say(best, tokenizer, prompt, 60) for q, prompt in prompts.items()},
+            "after": {q: say(tuned, tokenizer, prompt, 60) for q, prompt in prompts.items()},
+        },
+    }
+
+
+def section(found: dict[str, Any]) -> str:
+    """The result as a section of a page."""
+    scores, tuning = found["scores"], found["tuning"]
+    dev = tuning["held_out"]
+    best_step, best_bits = min(found["held_out"], key=lambda pair: pair[1])
+    best_dev = min(loss for _, loss, _ in dev)
+    stages = ", ".join(f"`{name}` {seconds:,.0f} s" for name, seconds in found["seconds"].items())
+    lines = [
+        HEADING,
+        "",
+        f"`{found['model']}` ({found['parameters']:,} parameters, {found['tokenizer']['kind']} vocabulary of "
+        f"{found['tokenizer']['vocab_size']:,}) on {found['text']}: {found['steps']:,} steps of "
+        f"{found['batch_tokens']:,} tokens, {found['tokens'] / 1e6:.2f} M tokens, {found['epochs']:.1f} epochs, "
+        f"{found['speed']['tokens_per_s']:,.0f} tokens/s in the median step, on {found['cores']} cores "
+        f"({found['device']['device']}, torch {found['torch']}); {found['peak_memory_bytes'] / 1e9:.1f} GB at most.",
+        f"Wall time {found['wall_s'] / 60:.1f} minutes: {stages}, the rest measuring.",
+        "",
+        f"Command: `{found['command']} --out OUT`; this section: `python runs/two_cores.py --report "
+        "OUT/two-cores.json --page docs/results/positron.md`.",
+        "",
+        "| bits per byte | |",
+        "|---|---|",
+        f"| held out of the text, best (step {best_step:,}) | {best_bits:.4f} |",
+        f"| {found['valid']}, the best checkpoint | {scores['best']['bits_per_byte']:.4f} |",
+        f"| {found['valid']}, after tuning | {scores['tuned']['bits_per_byte']:.4f} |",
+        "",
+        "On the way: " + ", ".join(f"{bits:.3f} at step {step:,}" for step, bits in found["held_out"]) + ".",
+        "",
+        "How it goes on (temperature 0.7, top-p 0.92, seed 1):",
+        "",
+        *(f"> **{prompt}**{_line(text)}\n" for prompt, text in found["samples"].items()),
+        f"Tuned on {tuning['conversations']}, {tuning['epochs']} epochs: a token of an answer it has not seen costs "
+        f"{dev[0][1]:.3f} nats before and {best_dev:.3f} at best.",
+        "",
+        "| question | before | after |",
+        "|---|---|---|",
+        *(f"| {q} | {_line(tuning['before'][q])} | {_line(answer)} |" for q, answer in tuning["after"].items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def put_section(page: Path, text: str) -> None:
+    """Into the page, in the place of the section of this heading or at the end."""
+    old = page.read_text("utf-8") if page.exists() else ""
+    rest = re.sub(rf"^{re.escape(HEADING)}\n.*?(?=^## |\Z)", lambda _: text + "\n", old, flags=re.MULTILINE | re.DOTALL)
+    if rest == old and text not in old:
+        rest = f"{old.rstrip()}\n\n{text}" if old else text
+    page.write_text(rest.rstrip() + "\n", "utf-8")
+
+
+def _line(text: str) -> str:
+    return text.replace("\n", " / ").replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    main()
