@@ -3,7 +3,13 @@
 import subprocess
 import sys
 
-MODULES = ("benchmarks.train_step", "benchmarks.oscillators", "benchmarks.metric", "benchmarks.decode")
+MODULES = (
+    "benchmarks.train_step",
+    "benchmarks.pipeline",
+    "benchmarks.oscillators",
+    "benchmarks.metric",
+    "benchmarks.decode",
+)
 """The tokenizer benchmark needs text: python -m benchmarks.tokenizers --help. The course's has one thread for both of
 its engines: OMP_NUM_THREADS=1 python -m benchmarks.course. benchmarks.hf_generate needs Transformers."""
 

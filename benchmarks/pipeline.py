@@ -4,9 +4,9 @@
 
 Ours is the run itself: rows from shards, documents kept apart, clipping, AdamW, metrics and events written after every
 step. The peers are plain loops: random windows of one array of tokens, forward, backward, clip, fused AdamW, the loss
-read back; one trains GPT-2's block at equal width, depth, heads, vocabulary, context and parameters, one the very layers
-of ours. Each step of ours is followed by one of each peer in the same process, so that a drift of the machine hits all
-alike; validations and checkpoints, which the peers do not have, are left out.
+read back; one trains GPT-2's block at equal width, depth, heads, vocabulary, context and parameters, one the very
+layers of ours. Each step of ours is followed by one of each peer in the same process, so that a drift of the machine
+hits all alike; validations and checkpoints, which the peers do not have, are left out.
 """
 
 import argparse

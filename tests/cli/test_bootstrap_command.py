@@ -1,11 +1,11 @@
-"""`bootstrap` begins the recipe of the issue and refuses in words what it cannot begin; so does a GPU without an operation."""
+"""`bootstrap` begins the small recipe, and says in words what it cannot begin, or what a GPU does not have."""
 
 import json
 import re
 
 import pytest
-from one_thread import one_thread  # noqa: F401  (autouse here)
 
+from one_thread import one_thread  # noqa: F401  (autouse here)
 from positronic.cli import bootstrap, main, tinystories
 from positronic.recipes import read_run
 from positronic.recipes.tiny import tiny_model, tiny_run

@@ -4,10 +4,11 @@
     POSITRONIC=.../a script that runs        python -I -S warm.py SOCKET WORD ...          the command
 
 The command hands over its words, folder, environment and the three standard streams, and waits for the exit code. When
-it is killed its end of the socket closes, and the server kills the fork at once, so that a kill of the command's process
-group is a kill of the work. One command runs at a time; the next is taken when no process of the last is left.
+it is killed its end of the socket closes, and the server kills the fork at once, so that a kill of the command's
+process group is a kill of the work. One command runs at a time; the next waits until the last has no process left.
 """
 
+import importlib
 import json
 import os
 import select
@@ -16,6 +17,9 @@ import socket
 import sys
 
 POLL_S = 0.005
+PRELOADED = ("matplotlib.pyplot", "torch._dynamo", "torch.utils.tensorboard", "positronic.generation", "positronic.viz")
+PRELOADED += ("positronic.recipes.fit", "positronic.recipes.tiny")
+PRELOADED += tuple(f"positronic.cli.{name}" for name in ("bootstrap", "chat", "doctor", "generate", "sft", "train"))
 
 
 def ask(address: str, words: list[str]) -> int:
@@ -30,22 +34,9 @@ def ask(address: str, words: list[str]) -> int:
 
 def serve(address: str) -> None:
     """Take commands until killed."""
-    import matplotlib.pyplot
-    import torch._dynamo
-    import torch.utils.tensorboard
-
-    import positronic.cli.bootstrap
-    import positronic.cli.chat
-    import positronic.cli.doctor
-    import positronic.cli.generate
-    import positronic.cli.sft
-    import positronic.cli.train
-    import positronic.generation
-    import positronic.recipes.fit
-    import positronic.recipes.tiny
-    import positronic.viz
-
-    torch.set_num_threads(1)
+    for name in PRELOADED:
+        importlib.import_module(name)
+    importlib.import_module("torch").set_num_threads(1)
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(address)
         door.listen()

@@ -127,7 +127,7 @@ class Command:
         from positronic.recipes.tiny import VALID_BYTES
 
         if self.data and self.data[0] not in NAMED:
-            heldout_documents(self.data, budget_bytes=VALID_BYTES)  # empty or too short: said before a vocabulary is learned
+            heldout_documents(self.data, budget_bytes=VALID_BYTES)  # too short: said before a vocabulary is learned
             return self.data
         wanted = self.data or NAMED
         there = next((name for name in wanted if (self.out / "text" / name).is_dir()), None)
