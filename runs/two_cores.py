@@ -1,11 +1,12 @@
 """The small pipeline end to end on a CPU: text -> chunks of training -> instructions -> answers, timed and measured.
 
     python runs/two_cores.py --text STORIES --valid UNSEEN --chats INSTRUCTIONS --out OUT [--minutes 20 | --steps N]
-    python runs/two_cores.py --report OUT/two-cores.json --page docs/results/positron.md
+        [--page docs/results/positron.md]
 
 Runs the very scripts (`train_incremental.sh`, which also bootstraps, `sft_quickstart.sh`, `ask_model.sh`), answering
 their questions with yes, so that the recipe is theirs; of --minutes, four fifths go to training. Writes
-OUT/two-cores.json; --report puts it into the page, in the place of what stood there. Interrupted, it goes on.
+OUT/two-cores.json; with --page also its section there, in the place of what stood, and the JSON into the folder beside
+the page. Interrupted, it goes on, and its times are then those of the last call.
 """
 
 import argparse
@@ -37,30 +38,31 @@ QUESTIONS = ("What is the sun?", "Who are you?", "Write a sentence about a cat."
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("--text", "--valid", "--chats", "--out", "--report", "--page"):
-        parser.add_argument(name, type=Path)
+    for name in ("--text", "--valid", "--chats", "--out"):
+        parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--page", type=Path)
     a = parser.parse_args()
-    if a.report:
-        import json
-
-        put_section(a.page, section(json.loads(a.report.read_text("utf-8"))))
-        return
+    began, run = time.monotonic(), a.out / "run"
     a.out.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-    seconds = pipeline(a.text, a.chats, a.out / "run", a.minutes, a.steps)
-    result = measured(a.text, a.valid, a.chats, a.out / "run")
+    seconds = pipeline(a.text, a.chats, run, a.minutes, a.steps)
+    result = measured(a.text, a.valid, a.chats, run)
     length = f"--minutes {a.minutes:g}" if a.steps is None else f"--steps {a.steps}"
     names = f"--text {a.text.name} --valid {a.valid.name} --chats {a.chats.name}"
-    tokenizer = Tokenizer.load(a.out / "run" / "last")
-    about = circumstances(f"python runs/two_cores.py {names} {length}", "cpu", tokenizer)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    wall_s = round(time.monotonic() - began, 1)
-    write_json(
-        a.out / "two-cores.json",
-        {**about, "cores": os.cpu_count(), "seconds": seconds, "wall_s": wall_s, "peak_memory_bytes": peak, **result},
-    )
+    found = {
+        **circumstances(f"python runs/two_cores.py {names} {length}", "cpu", Tokenizer.load(run / "last")),
+        "cores": os.cpu_count(),
+        "seconds": seconds,
+        "wall_s": round(time.monotonic() - began, 1),
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
+        **result,
+    }
+    write_json(a.out / "two-cores.json", found)
+    if a.page is not None:
+        put_section(a.page, section(found, a.page))
+        a.page.with_suffix("").mkdir(exist_ok=True)
+        write_json(a.page.with_suffix("") / "two-cores.json", found)
 
 
 def pipeline(text: Path, chats: Path, run: Path, minutes: float, steps: int | None) -> dict[str, float]:
@@ -116,8 +118,8 @@ def measured(text: Path, valid: Path, chats: Path, run: Path) -> dict[str, Any]:
     }
 
 
-def section(found: dict[str, Any]) -> str:
-    """The result as a section of a page."""
+def section(found: dict[str, Any], page: Path) -> str:
+    """The result as a section of the page."""
     scores, tuning = found["scores"], found["tuning"]
     dev = tuning["held_out"]
     best_step, best_bits = min(found["held_out"], key=lambda pair: pair[1])
@@ -129,12 +131,12 @@ def section(found: dict[str, Any]) -> str:
         f"`{found['model']}` ({found['parameters']:,} parameters, {found['tokenizer']['kind']} vocabulary of "
         f"{found['tokenizer']['vocab_size']:,}) on {found['text']}: {found['steps']:,} steps of "
         f"{found['batch_tokens']:,} tokens, {found['tokens'] / 1e6:.2f} M tokens, {found['epochs']:.1f} epochs, "
-        f"{found['speed']['tokens_per_s']:,.0f} tokens/s in the median step, on {found['cores']} cores "
-        f"({found['device']['device']}, torch {found['torch']}); {found['peak_memory_bytes'] / 1e9:.1f} GB at most.",
+        f"{found['speed']['tokens_per_s']:,.0f} tokens/s in the median step, {found['device']['threads']} threads on "
+        f"{found['cores']} cores, torch {found['torch']}; {found['peak_memory_bytes'] / 1e9:.1f} GB at most.",
         f"Wall time {found['wall_s'] / 60:.1f} minutes: {stages}, the rest measuring.",
         "",
-        f"Command: `{found['command']} --out OUT`; this section: `python runs/two_cores.py --report "
-        "OUT/two-cores.json --page docs/results/positron.md`.",
+        f"Command: `{found['command']} --out OUT --page docs/results/{page.name}`, which writes this section and "
+        f"[{page.stem}/two-cores.json]({page.stem}/two-cores.json).",
         "",
         "| bits per byte | |",
         "|---|---|",
