@@ -131,7 +131,7 @@ def section(found: dict[str, Any], page: Path) -> str:
         f"`{found['model']}` ({found['parameters']:,} parameters, {found['tokenizer']['kind']} vocabulary of "
         f"{found['tokenizer']['vocab_size']:,}) on {found['text']}: {found['steps']:,} steps of "
         f"{found['batch_tokens']:,} tokens, {found['tokens'] / 1e6:.2f} M tokens, {found['epochs']:.1f} epochs, "
-        f"{found['speed']['tokens_per_s']:,.0f} tokens/s in the median step, {found['device']['threads']} threads on "
+        f"{found['speed']['tokens_per_s']:,.0f} tokens/s in the median step, with {found['device']['threads']} of "
         f"{found['cores']} cores, torch {found['torch']}; {found['peak_memory_bytes'] / 1e9:.1f} GB at most.",
         f"Wall time {found['wall_s'] / 60:.1f} minutes: {stages}, the rest measuring.",
         "",
