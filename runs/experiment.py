@@ -23,8 +23,16 @@ from positronic.observe import describe
 from positronic.probe import Probe
 from positronic.recipes import RunConfig, blend, train_run
 from positronic.text import Message, Tokenizer
-from positronic.train import AdamWConfig, Observer, OptimizerConfig, SFTConfig, TrainConfig, pick_device, progress
-from positronic.viz import read_events
+from positronic.train import (
+    AdamWConfig,
+    Observer,
+    OptimizerConfig,
+    SFTConfig,
+    TrainConfig,
+    pick_device,
+    progress,
+    read_events,
+)
 
 BLEND = "blend-v1"
 OTHER_TEXTS = ("wikitext2_valid.txt.xz", "wikipedia_30articles.txt.xz", "c4_300docs.jsonl.xz", "tinyshakespeare.txt.xz")

@@ -26,7 +26,7 @@ from positronic.eval import bits_per_byte
 from positronic.observe import describe
 from positronic.recipes import read_run
 from positronic.text import Message, Tokenizer
-from positronic.viz import read_events
+from positronic.train import read_events
 
 SCRIPTS = Path(__file__).parent
 HEADING = "## The small pipeline on two CPU cores"

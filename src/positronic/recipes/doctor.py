@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from positronic.recipes.reference import OPTIMIZER, WIDTH, Reference, Trace, recipe_of, run_beside, shipped, trace
-from positronic.viz import read_events
+from positronic.train import read_events
 
 __all__ = ["Cause", "Finding", "Verdict", "examine"]
 

@@ -24,7 +24,7 @@ import torch
 from positronic import __version__
 from positronic.errors import DataError
 from positronic.recipes.run import RunConfig, read_run
-from positronic.viz import read_events
+from positronic.train import read_events
 
 __all__ = ["Band", "Reference", "Trace", "learn_from", "recipe_of", "run_beside", "shipped", "trace"]
 
