@@ -59,8 +59,11 @@ def _runs(module: str, device: str, dtype: torch.dtype, unfit: str | None) -> bo
     elif dtype != torch.float32:
         unfit = f"the tensors are {dtype}, not float32"
     if unfit is None:
-        import_module(module)  # its operators must exist before a graph names them
-        return True
+        try:
+            import_module(module)  # its operators must exist before a graph names them
+            return True
+        except ImportError as error:
+            unfit = f"it cannot be imported ({error})"
     log.warning("%s cannot run, for %s: the plain form runs instead", module, unfit)
     return False
 

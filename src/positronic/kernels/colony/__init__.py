@@ -1,8 +1,11 @@
 """A colony of growing tips: the definition, and forms of it for compilers, for eager calls and for GPUs."""
 
+from collections.abc import Callable
+
 from torch import Tensor, compiler
 from torch.utils.checkpoint import checkpoint
 
+from positronic.errors import DeviceError
 from positronic.kernels.colony.adjoint import grow_adjoint
 from positronic.kernels.colony.factored import grow_factored, nearness
 from positronic.kernels.colony.reference import ColonyField, Grown, bounded, grow_reference, limited, sense_reference
@@ -37,9 +40,7 @@ def grow(position: Tensor, growth: Tensor, field: ColonyField, steps: int, dt: f
         if asked == "reference":
             return grow_reference(position, growth, field, steps, dt)
         if asked in FUSED and fused_runs(f"{__name__}.triton", position.device.type, position.dtype, _unfit(position)):
-            from positronic.kernels.colony.triton import grow_fused
-
-            return grow_fused(position, growth, field, steps, dt)
+            return _kernels()(position, growth, field, steps, dt)
         if compiler.is_compiling():
             return Grown(
                 *checkpoint(
@@ -47,6 +48,15 @@ def grow(position: Tensor, growth: Tensor, field: ColonyField, steps: int, dt: f
                 )
             )
         return grow_adjoint(position, growth, field, steps, dt)
+
+
+def _kernels() -> Callable[..., Grown]:
+    """The fused form; `fused_runs` has found that it can be imported."""
+    try:  # optional: code that is exported leaves it behind
+        from positronic.kernels.colony.triton import grow_fused
+    except ImportError as error:
+        raise DeviceError(f"There are no fused kernels here: {error}. Unset POSITRONIC_KERNELS.") from error
+    return grow_fused
 
 
 def _unfit(position: Tensor) -> str | None:

@@ -1,7 +1,10 @@
 """Phase oscillators on rings: the definition, and the mean field for compilers, for eager calls and for GPUs."""
 
+from collections.abc import Callable
+
 from torch import Tensor, compiler
 
+from positronic.errors import DeviceError
 from positronic.kernels.dispatch import FUSED, asked_form, fused_runs
 from positronic.kernels.kuramoto.adjoint import integrate_adjoint
 from positronic.kernels.kuramoto.mean_field import integrate_mean_field, order_parameters, spread
@@ -30,12 +33,19 @@ def integrate(
     if asked == "reference":
         return integrate_reference(theta, omega, drive, field, rings, steps, dt)
     if asked in FUSED and fused_runs(f"{__name__}.triton", theta.device.type, theta.dtype, _unfit(rings)):
-        from positronic.kernels.kuramoto.triton import integrate_fused
-
-        return integrate_fused(theta, omega, drive, field, rings, steps, dt, exact=asked == "fused-exact")
+        return _kernels()(theta, omega, drive, field, rings, steps, dt, exact=asked == "fused-exact")
     if compiler.is_compiling():
         return integrate_mean_field(theta, omega, drive, field, rings, steps, dt)
     return integrate_adjoint(theta, omega, drive, field, rings, steps, dt)
+
+
+def _kernels() -> Callable[..., Tensor]:
+    """The fused form; `fused_runs` has found that it can be imported."""
+    try:  # optional: code that is exported leaves it behind
+        from positronic.kernels.kuramoto.triton import integrate_fused
+    except ImportError as error:
+        raise DeviceError(f"There are no fused kernels here: {error}. Unset POSITRONIC_KERNELS.") from error
+    return integrate_fused
 
 
 def _unfit(rings: tuple[int, ...]) -> str | None:
