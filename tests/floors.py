@@ -69,3 +69,9 @@ def test_heavy_libraries_stay_out_of_module_level(room_name, forbidden):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             assert not {name.split(".")[0] for name in names} & forbidden, f"{path} imports {forbidden} at module level"
+
+
+def test_every_test_file_has_a_name_of_its_own():
+    """Two of one name do not collect together."""
+    names = [path.name for path in Path(__file__).parent.rglob("*.py") if path.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))
