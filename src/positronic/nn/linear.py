@@ -47,10 +47,11 @@ def router_logits(x: Tensor, weight: Tensor) -> Tensor:
 
     With fewer than 4 outputs MKL's product rounds a row by its place among the others; rows of zeros fill them up.
     """
-    experts = len(weight)
-    filled = F.pad(weight.float(), (0, 0, 0, max(0, LEAST_OUTPUTS - experts)))
+    experts, weight = len(weight), weight.float()
+    if experts < LEAST_OUTPUTS:
+        weight = F.pad(weight, (0, 0, 0, LEAST_OUTPUTS - experts))
     with without_autocast(x.device.type):
-        return F.linear(x.float(), filled)[..., :experts]
+        return F.linear(x.float(), weight)[..., :experts]
 
 
 class Embedding(nn.Module):
