@@ -31,18 +31,19 @@ class Command:
         from positronic_course import CHAPTERS
         from positronic_course.scripts import SCRIPTS
 
-        modules = {name: f"positronic_course.scripts.{name}" for name in SCRIPTS}
-        modules |= {name.partition("_")[0]: f"positronic_course.{name}" for name in CHAPTERS}
+        scripts = {name: (f"scripts.{name}", about) for name, about in SCRIPTS.items()}
+        chapters = {name.partition("_")[0]: (name, title) for name, title in CHAPTERS.items()}
+        offered = scripts | chapters
         if self.name is None:
             print("positronic course NAME runs a script, or the demonstration at the end of a chapter.\n")
-            for name, about in [*SCRIPTS.items(), *zip(list(modules)[len(SCRIPTS) :], CHAPTERS.values(), strict=True)]:
+            for name, (_, about) in offered.items():
                 print(f"  {name:20} {about}")
             return 0
-        if self.name not in modules:
-            raise ConfigError(f"The course has no {self.name!r}. {did_you_mean(self.name, modules)}")
+        if self.name not in offered:
+            raise ConfigError(f"The course has no {self.name!r}. {did_you_mean(self.name, offered)}")
         sys.argv = [self.name, *self.words]
         try:
-            runpy.run_module(modules[self.name], run_name="__main__", alter_sys=True)
+            runpy.run_module(f"positronic_course.{offered[self.name][0]}", run_name="__main__", alter_sys=True)
         except SystemExit as ended:
             return int(ended.code or 0)
         return 0
