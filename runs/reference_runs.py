@@ -52,16 +52,16 @@ from positronic.eval import Score, compare
 from positronic.lm import LM
 from positronic.mixers.metric_scores import CosineConfig, DotConfig, L2Config
 from positronic.models import preset
-from positronic.models.metric import scored_by
+from positronic.models.metric import moa_20m, scored_by
 from positronic.observe import ablate, describe, health, organs_of, sample_rows
 from positronic.recipes import blend
 from positronic.text import Tokenizer
 from positronic.train import MuonConfig, pick_device
 
-MODELS: dict[str, Callable[[], Any]] = {
-    "moa-20m-dot": lambda: scored_by(_metric("moa-20m"), DotConfig()),
-    "moa-20m-cosine": lambda: scored_by(_metric("moa-20m"), CosineConfig()),
-    "moa-20m-l2": lambda: scored_by(_metric("moa-20m"), L2Config()),
+MODELS: dict[str, Callable[[], ModelConfig]] = {
+    "moa-20m-dot": lambda: scored_by(moa_20m(), DotConfig()),
+    "moa-20m-cosine": lambda: scored_by(moa_20m(), CosineConfig()),
+    "moa-20m-l2": lambda: scored_by(moa_20m(), L2Config()),
 }
 """Models that are no preset: one metric model by its scores, beside `moa-20m`, whose score is maha_diag."""
 LARGE = ("positronic-144m", "control-144m", "mycel-79m", "mycel-79m-mixer-only", "control-79m", "control-38m")
@@ -104,10 +104,6 @@ def main() -> None:
 def config_of(name: str) -> ModelConfig:
     """A preset, or one of MODELS."""
     return MODELS[name]() if name in MODELS else preset(name)
-
-
-def _metric(name: str) -> Any:
-    return preset(name)
 
 
 def batch_tokens(name: str) -> int:

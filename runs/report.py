@@ -30,7 +30,7 @@ def write_report(name: str, out: Path) -> None:
     """OUT/NAME.md and its plot."""
     family = FAMILIES[name]
     found = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(out.glob("*.json"))}
-    runs = {stem: run for stem, run in found.items() if "scores" in run}
+    runs = _runs(found)
     lines = [f"# {family.title} on blend-v1, beside its controls", "", *_headline(runs, family.pairs), ""]
     claims = list(family.claims(found))
     if claims:
@@ -96,8 +96,7 @@ def _of_mycel(found: Found) -> Iterator[tuple[str, str]]:
 
 
 def _of_metric(found: Found) -> Iterator[tuple[str, str]]:
-    runs = {stem: run for stem, run in found.items() if "scores" in run}
-    ours, twin = (_seeds(runs, name) for name in ("moa-metric-150m", "moa-dot-150m"))
+    ours, twin = (_seeds(_runs(found), name) for name in ("moa-metric-150m", "moa-dot-150m"))
     if ours and twin:
         yield (
             "loss is competitive with dot-product baselines of the same compute",
@@ -113,6 +112,11 @@ def _same_text(found: Found, name: str) -> Iterator[tuple[str, str]]:
             f"the same text in {drafts['same_text']} of {drafts['texts']}, {drafts['gain']:.2f} times as fast on "
             f"{drafts['device']}",
         )
+
+
+def _runs(found: Found) -> Found:
+    """Those of the files that runs of `train` wrote."""
+    return {stem: run for stem, run in found.items() if "scores" in run}
 
 
 def _curve(training: dict[str, Any]) -> list[tuple[float, float]]:
