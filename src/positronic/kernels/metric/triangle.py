@@ -57,8 +57,9 @@ def triples(tokens: Tensor, valid: Tensor | None, heads: int, n: int) -> tuple[T
     count = real.sum(1)
     order = real.cumsum(1) * real  # 1, 2, .. at real tokens
     key = (_mix(tokens * STRIDE + order) * real).sum(1)  # (B,)
-    counter = torch.arange(heads * n * 3, device=tokens.device)
-    drawn = _mix(key[:, None] + counter * STRIDE).view(rows, heads, n, 3)
+    # Hashed, since Inductor would fold places * STRIDE into 32 bits, which overflow.
+    counter = _mix(torch.arange(heads * n * 3, device=tokens.device))
+    drawn = _mix(key[:, None] + counter).view(rows, heads, n, 3)
     size = count.clamp(min=3)[:, None, None]
     a, b, c = drawn[..., 0] % size, drawn[..., 1] % (size - 1), drawn[..., 2] % (size - 2)
     b = b + (b >= a)
