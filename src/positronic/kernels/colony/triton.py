@@ -29,6 +29,8 @@ __all__ = ["grow_fused"]
 LANES = tl.constexpr(32)
 HALVING = tl.constexpr(-0.5 / math.log(2))
 """e^{-x / 2} is 2 to the power of this times x."""
+REGISTERS = 128
+"""Of a lane in backward, so that 16 warps share a multiprocessor and not the 8 that it would have unasked."""
 WITHIN, FLOOR = tl.constexpr(KNEE), tl.constexpr(SPEED_FLOOR)
 
 
@@ -82,7 +84,7 @@ def _run_back(
     grads = (x.contiguous() for x in (of_end, of_velocity, of_density))
     _backward[(len(p),)](
         *_given(p, g, centres, answers), masses, *grads, of_p, of_g, to_centres, to_answers, dt,
-        len(centres), steps, p.shape[1] // 32, num_warps=1
+        len(centres), steps, p.shape[1] // 32, num_warps=1, maxnreg=REGISTERS
     )  # fmt: skip
     return of_p, of_g, to_centres.sum((0, 1)), to_answers.sum(0)
 
