@@ -52,7 +52,7 @@ CHATS = (
 )
 PROMPTS = ("It was a dark and stormy", "The mitochondria", "Abstract\n========\n", "Once upon a time, a little")
 QUESTIONS = ("Hello! Who are you?", "What is your favourite animal, and why?", "Write a short poem about the sea.")
-PEAK = {"NVIDIA H200": 989e12}
+PEAK = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12}
 SHARD_BYTES = 12 << 20
 
 
