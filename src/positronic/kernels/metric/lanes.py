@@ -44,13 +44,17 @@ def as_keys(k: Tensor, penalty: Tensor | None, metric: Metric, dtype: torch.dtyp
 
 
 def as_queries(q: Tensor, metric: Metric, dtype: torch.dtype) -> Tensor:
-    """q (B, H, T, K) -> (B, H, T, K + 8) in `dtype`."""
-    alpha = metric.alpha.to(dtype)[:, None]  # (H, 1)
-    one, zero = torch.ones_like(alpha), torch.zeros_like(alpha)
-    sink = zero if metric.sink is None else metric.sink.to(dtype)[:, None]
-    lanes = torch.cat([alpha, alpha, alpha, one, sink, zero, zero, zero], -1)[:, None]  # (H, 1, 8)
-    vector = (q * (2 * metric.slope * alpha.to(q.dtype)[:, None])).to(dtype)
-    return torch.cat([vector, lanes.expand(*q.shape[:-1], SPARE)], -1)
+    """q (B, H, T, K) -> (B, H, T, K + 8) in `dtype`.
+
+    alpha times (2 slope q, 1, 1, 1, 0, ..) plus what is the same for all queries: its gradient is one sum.
+    """
+    alpha = metric.alpha.to(dtype).to(q.dtype)[:, None, None]
+    one, zero = q.new_ones(()), q.new_zeros(())
+    sharp = torch.stack([one, one, one, *[zero] * (SPARE - PENALTY)])
+    vector = torch.cat([2 * metric.slope * q, sharp.expand(*q.shape[:-1], SPARE)], -1)
+    sink = zero if metric.sink is None else metric.sink.to(q.dtype)[:, None, None]
+    at = torch.arange(-q.shape[-1], SPARE, device=q.device)
+    return torch.addcmul((at == PENALTY) + (at == SINK) * sink, alpha, vector).to(dtype)
 
 
 def sink_row(keys: Tensor) -> Tensor:
