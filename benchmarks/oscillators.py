@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from benchmarks.mixers import CALLS, VOCABULARY, Form, OneProduct, asking, measure, ratio, repeat, run
 from benchmarks.record import alternate, spread
-from positronic.kernels.dispatch import FUSED
 from positronic.kernels.kuramoto import RingField, integrate, integrate_mean_field
 from positronic.mixers.kuramoto import KuramotoConfig
 from positronic.mixers.swiglu import SwiGLUConfig
@@ -87,7 +86,7 @@ def dynamics(config: KuramotoConfig, tokens: int, rounds: int, device: Device) -
     few = [x[:CHECKED].double() if len(x.shape) and len(x) == tokens else x.double() for x in given]
     right = _phases_and_gradients(partial(_steps, integrate_mean_field, config), few)
     forms, errors = {}, {}
-    for kernels in ("", *FUSED):
+    for kernels in ("", "fused"):
         whole = torch.compile(partial(_steps, integrate, config), dynamic=False)
         got = asking(kernels, _phases_and_gradients, whole, [x.float() for x in few])
         errors[kernels or "mean field"] = [

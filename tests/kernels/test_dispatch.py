@@ -22,7 +22,7 @@ def nothing_said(monkeypatch):
 
 def test_a_form_that_does_not_exist_is_refused_by_name(monkeypatch):
     monkeypatch.setenv("POSITRONIC_KERNELS", "fast")
-    with pytest.raises(ConfigError, match=r"'fast'.*reference, fused, fused-exact"):
+    with pytest.raises(ConfigError, match=r"'fast'.*reference, fused"):
         integrate(*bank_of(), field_of(), RINGS, 4, 0.5)
 
 

@@ -32,14 +32,10 @@ tl = pytest.importorskip("triton.language")
 kernels = import_module("positronic.kernels.kuramoto.triton")
 RINGS, ROWS = (BANK, (3, 17)) if GPU else (BANK[:4], (1, 2))
 N, R = sum(RINGS), len(RINGS)
-EXACT = [
-    pytest.param(True, id="exact"),
-    pytest.param(False, id="hardware", marks=pytest.mark.skipif(not GPU, reason="a GPU's")),
-]
 
 
-def fused(*given, exact=True):
-    return kernels.integrate_fused(*given, RINGS, 4, 0.5, exact=exact)
+def fused(*given):
+    return kernels.integrate_fused(*given, RINGS, 4, 0.5)
 
 
 def drawn(kind, driven=True, rows=ROWS, dtype=torch.float32):
@@ -56,27 +52,25 @@ def phases_and_gradients(run, bank, field):
 
 
 @runs
-@pytest.mark.parametrize("exact", EXACT)
 @pytest.mark.parametrize(("kind", "driven"), [("plain", True), ("gain", False), ("per token", True)])
-def test_it_is_as_near_to_the_definition_as_the_mean_field_is_in_float32(kind, driven, exact):
+def test_it_is_as_near_to_the_definition_as_the_mean_field_is_in_float32(kind, driven):
     definition = phases_and_gradients(
         lambda *given: integrate_reference(*given, RINGS, 4, 0.5), *drawn(kind, driven, dtype=torch.float64)
     )
     plain = phases_and_gradients(lambda *given: integrate_mean_field(*given, RINGS, 4, 0.5), *drawn(kind, driven))
-    ours = phases_and_gradients(lambda *given: fused(*given, exact=exact), *drawn(kind, driven))
-    slack = 1 if exact else 20  # the hardware's cosines have 5e-7, those of the library 8e-8
+    ours = phases_and_gradients(fused, *drawn(kind, driven))
     for i, (x, y, right) in enumerate(zip(ours, plain, definition, strict=True)):
         error, allowed = (worst_error([z.double()], [right]) for z in (x, y))
-        assert error < slack * (2e-6 + 4 * allowed), f"tensor {i}: {error}, plain {allowed}"
+        assert error < 2e-6 + 4 * allowed, f"tensor {i}: {error}, plain {allowed}"
 
 
 _cos_sin = kernels._cos_sin
 
 
 @triton.jit
-def waves(x_ptr, cos_ptr, sin_ptr, N: tl.constexpr, EXACT: tl.constexpr):
+def waves(x_ptr, cos_ptr, sin_ptr, N: tl.constexpr):
     at = tl.arange(0, N)
-    cos, sin = _cos_sin(tl.load(x_ptr + at), EXACT)
+    cos, sin = _cos_sin(tl.load(x_ptr + at))
     tl.store(cos_ptr + at, cos)
     tl.store(sin_ptr + at, sin)
 
@@ -85,11 +79,10 @@ def waves(x_ptr, cos_ptr, sin_ptr, N: tl.constexpr, EXACT: tl.constexpr):
 def test_cosine_and_sine_hold_for_phases_of_any_size():
     for largest in (3.2, 100.0, 10_000.0):
         x = torch.linspace(-largest, largest, 1 << 14, device=DEVICE)
-        for exact, bound in [(True, 3e-7), (False, 1e-6)][: 1 + GPU]:
-            cos, sin = torch.empty_like(x), torch.empty_like(x)
-            waves[(1,)](x, cos, sin, len(x), exact)
-            error = max((cos - x.double().cos()).abs().max(), (sin - x.double().sin()).abs().max())
-            assert error < bound, f"phases up to {largest}, exact {exact}"
+        cos, sin = torch.empty_like(x), torch.empty_like(x)
+        waves[(1,)](x, cos, sin, len(x))
+        error = max((cos - x.double().cos()).abs().max(), (sin - x.double().sin()).abs().max())
+        assert error < 3e-7, f"phases up to {largest}"
 
 
 @runs
@@ -127,7 +120,7 @@ def test_no_tokens_are_no_work():
 @runs
 @pytest.mark.parametrize("kind", ["plain", "per token"])
 def test_a_compiler_takes_it_for_one_operator_each_way(kind, monkeypatch):
-    monkeypatch.setenv("POSITRONIC_KERNELS", "fused-exact")
+    monkeypatch.setenv("POSITRONIC_KERNELS", "fused")
 
     def run(*given):
         return integrate(*given, RINGS, 4, 0.5)
@@ -145,9 +138,9 @@ def test_the_operators_keep_what_they_promise_to_compilers():
     coupling, clock = (draw(*shape, dtype=torch.float32).to(DEVICE) for shape in ((R, R), (steps, 2)))
     response = draw(1, 3, R, dtype=torch.float32).to(DEVICE)
     given = [x.requires_grad_() for x in (theta, still, coupling, response, clock)]
-    torch.library.opcheck(kernels._run, (*given, True), test_utils=("test_schema", "test_faketensor"))
-    after, sums, mixed = (x.detach() for x in kernels._run(*given, True))
-    back = (after, *(x.detach() for x in given), sums, mixed, True)
+    torch.library.opcheck(kernels._run, given, test_utils=("test_schema", "test_faketensor"))
+    after, sums, mixed = (x.detach() for x in kernels._run(*given))
+    back = (after, *(x.detach() for x in given), sums, mixed)
     torch.library.opcheck(kernels._run_back, back, test_utils=("test_schema", "test_faketensor"))
 
 
@@ -184,18 +177,17 @@ def test_a_mixer_with_its_organs_gives_the_same_through_it(monkeypatch):
             if name.endswith(".g"):
                 p.fill_(0.5)
     x = draw(1, 3, 32, dtype=torch.float32).to(DEVICE)
-    assert norm_error(mixed("fused-exact", mixer, x, monkeypatch), mixed("reference", mixer, x, monkeypatch)) < 3e-5
+    assert norm_error(mixed("fused", mixer, x, monkeypatch), mixed("reference", mixer, x, monkeypatch)) < 3e-5
 
 
 @on_gpu
-@pytest.mark.parametrize("form", ["fused", "fused-exact"])
-def test_the_bare_mixer_compiled_in_bfloat16_gives_what_the_definition_gives(form, monkeypatch):
+def test_the_bare_mixer_compiled_in_bfloat16_gives_what_the_definition_gives(monkeypatch):
     """Products in bfloat16 round by 2^-9 each, in another order when compiled: a few of them are allowed."""
     bare = replace(preset("positronic-144m").oscillators, phase_seed=None, controller=None, injections=())
     mixer = bare.build(768).to(DEVICE)
     initialize(mixer, 0)
     x = draw(2, 64, 768, dtype=torch.float32).to(DEVICE, torch.bfloat16)
-    ours = mixed(form, mixer, x, monkeypatch, compiled=True, autocast=True)
+    ours = mixed("fused", mixer, x, monkeypatch, compiled=True, autocast=True)
     assert norm_error(ours, mixed("reference", mixer, x, monkeypatch, autocast=True)) < 2e-2
 
 
@@ -203,9 +195,8 @@ def test_the_bare_mixer_compiled_in_bfloat16_gives_what_the_definition_gives(for
 @pytest.mark.parametrize("name", ["_forward", "_backward"])
 def test_compiled_for_hopper_no_value_changes_its_layout(name):
     """Each change would go through shared memory, and 200 of them took minutes to compile."""
-    stages = compiled_for_hopper(getattr(kernels, name), R=4, STEPS=2, EXACT=False)
+    stages = compiled_for_hopper(getattr(kernels, name), R=4, STEPS=2)
     assert stages["ttgir"].count("convert_layout") == 0
-    assert "sin.approx" in stages["ptx"]
 
 
 @interprets

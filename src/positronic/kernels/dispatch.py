@@ -1,8 +1,7 @@
 """What runs here, and why. `POSITRONIC_KERNELS` asks for a form by its name:
 
-reference     the definitions everywhere
-fused         Triton's kernels where there are some and they can run; a line in the log says where one cannot, and why
-fused-exact   the same with float32 trigonometry in place of the hardware's
+reference   the definitions everywhere
+fused       Triton's kernels where there are some and they can run; a line in the log says where one cannot, and why
 
 Unset, each mechanism takes the fastest form that has been measured.
 """
@@ -20,12 +19,11 @@ from torch import compiler
 
 from positronic.errors import ConfigError
 
-__all__ = ["FUSED", "asked_form", "fused_runs", "reference_only", "without_autocast"]
+__all__ = ["asked_form", "fused_runs", "reference_only", "without_autocast"]
 
 log = logging.getLogger(__name__)
 
-FUSED = "fused", "fused-exact"
-FORMS = "reference", *FUSED
+FORMS = "reference", "fused"
 
 
 def asked_form() -> str | None:

@@ -9,7 +9,7 @@ from positronic.errors import DeviceError
 from positronic.kernels.colony.adjoint import grow_adjoint
 from positronic.kernels.colony.factored import grow_factored, nearness
 from positronic.kernels.colony.reference import ColonyField, Grown, bounded, grow_reference, limited, sense_reference
-from positronic.kernels.dispatch import FUSED, asked_form, fused_runs, without_autocast
+from positronic.kernels.dispatch import asked_form, fused_runs, without_autocast
 
 __all__ = [
     "ColonyField",
@@ -39,7 +39,9 @@ def grow(position: Tensor, growth: Tensor, field: ColonyField, steps: int, dt: f
         asked = asked_form()
         if asked == "reference":
             return grow_reference(position, growth, field, steps, dt)
-        if asked in FUSED and fused_runs(f"{__name__}.triton", position.device.type, position.dtype, _unfit(position)):
+        if asked == "fused" and fused_runs(
+            f"{__name__}.triton", position.device.type, position.dtype, _unfit(position)
+        ):
             return _kernels()(position, growth, field, steps, dt)
         if compiler.is_compiling():
             return Grown(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor, compiler
 
 from positronic.errors import DeviceError
-from positronic.kernels.dispatch import FUSED, asked_form, fused_runs
+from positronic.kernels.dispatch import asked_form, fused_runs
 from positronic.kernels.kuramoto.adjoint import integrate_adjoint
 from positronic.kernels.kuramoto.mean_field import integrate_mean_field, order_parameters, spread
 from positronic.kernels.kuramoto.reference import RingField, integrate_reference
@@ -32,8 +32,8 @@ def integrate(
     asked = asked_form()
     if asked == "reference":
         return integrate_reference(theta, omega, drive, field, rings, steps, dt)
-    if asked in FUSED and fused_runs(f"{__name__}.triton", theta.device.type, theta.dtype, _unfit(rings)):
-        return _kernels()(theta, omega, drive, field, rings, steps, dt, exact=asked == "fused-exact")
+    if asked == "fused" and fused_runs(f"{__name__}.triton", theta.device.type, theta.dtype, _unfit(rings)):
+        return _kernels()(theta, omega, drive, field, rings, steps, dt)
     if compiler.is_compiling():
         return integrate_mean_field(theta, omega, drive, field, rings, steps, dt)
     return integrate_adjoint(theta, omega, drive, field, rings, steps, dt)
