@@ -6,7 +6,7 @@ from colony_example import DT, STEPS, B, F, N, T, edges, error, field_of, tips_o
 from ring_example import draw
 from torch import Tensor
 
-from positronic.kernels import colony
+from positronic.kernels import colony, dispatch
 from positronic.kernels.colony import (
     ColonyField,
     bounded,
@@ -306,6 +306,9 @@ def test_the_definition_runs_where_it_is_asked_for(monkeypatch):
     assert not torch.equal(fast.density, definition.density), "both forms round alike: this test sees nothing"
 
 
-def test_tips_without_a_fused_kernel_are_counted():
-    assert "these are 24" in colony._unfit(torch.empty(2, 24, 3))
-    assert colony._unfit(torch.empty(2, 96, 3)) is None
+@pytest.mark.parametrize(("tips", "fits"), [(24, False), (32, True), (96, True), (160, False)])
+def test_triton_grows_only_tips_that_fill_a_warp_up_to_four_times(tips, fits, monkeypatch):
+    monkeypatch.setattr(dispatch, "INTERPRETED", True)
+    monkeypatch.setattr(colony, "grow_fused", lambda *given: None)
+    p, g = tips_of(1, n=tips, dtype=torch.float32)
+    assert (grow(p, g, field_of(dtype=torch.float32), STEPS, DT) is None) is fits

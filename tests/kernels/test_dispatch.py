@@ -1,59 +1,113 @@
-"""Forms asked for by name: what does not exist is refused, what cannot run here says so and is replaced."""
+"""Which form runs: a name that does not exist is refused, and Triton's kernels run only where they can."""
 
 import pytest
 import torch
 from ring_example import RINGS, bank_of, field_of
 
 from positronic.errors import ConfigError
-from positronic.kernels import dispatch
-from positronic.kernels.dispatch import asked_form, fused_runs
+from positronic.kernels import dispatch, kuramoto
+from positronic.kernels.dispatch import fused_form, fused_takes, reference_only
 from positronic.kernels.kuramoto import integrate
 
-MODULE = "positronic.kernels.kuramoto.triton"
+FITTING = (4, 8, 16)
+HERE = "positronic.kernels.kuramoto.reference", "integrate_reference"
 
 
-@pytest.fixture(autouse=True)
-def nothing_said(monkeypatch):
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    dispatch._runs.cache_clear()
-    yield
-    dispatch._runs.cache_clear()
+@pytest.fixture
+def on_cuda(monkeypatch):
+    """As if this torch were built for CUDA, and Triton could build."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(dispatch, "_builds", lambda: True)
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    monkeypatch.setattr(dispatch, "INTERPRETED", True)
+
+
+@pytest.fixture
+def fused(monkeypatch, interpreted):
+    """In place of the kernels, what says that it ran."""
+    ran = torch.zeros(1)
+    monkeypatch.setattr(kuramoto, "integrate_fused", lambda *given: ran)
+    return ran
+
+
+def phases(rings=FITTING, dtype=torch.float32):
+    return integrate(*bank_of(n=sum(rings), dtype=dtype), field_of(n_rings=len(rings), dtype=dtype), rings, 4, 0.5)
 
 
 def test_a_form_that_does_not_exist_is_refused_by_name(monkeypatch):
     monkeypatch.setenv("POSITRONIC_KERNELS", "fast")
-    with pytest.raises(ConfigError, match=r"'fast'.*reference, fused"):
+    with pytest.raises(ConfigError, match=r"'fast'.*reference, torch"):
         integrate(*bank_of(), field_of(), RINGS, 4, 0.5)
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_unset_and_empty_ask_for_nothing(value, monkeypatch):
+def test_unset_and_empty_ask_for_nothing(value, monkeypatch, interpreted):
     monkeypatch.delenv("POSITRONIC_KERNELS", raising=False)
     if value is not None:
         monkeypatch.setenv("POSITRONIC_KERNELS", value)
-    assert asked_form() is None
+    assert not reference_only()
+    assert fused_takes(torch.zeros(1))
 
 
-def test_a_fused_form_that_cannot_run_says_so_once_and_changes_no_bit(monkeypatch, caplog):
-    bank, field = bank_of(dtype=torch.float32), field_of(dtype=torch.float32)
-    plain = integrate(*bank, field, RINGS, 4, 0.5)
-    monkeypatch.setenv("POSITRONIC_KERNELS", "fused")
-    assert all(torch.equal(integrate(*bank, field, RINGS, 4, 0.5), plain) for _ in range(2))
-    assert [record.getMessage() for record in caplog.records] == [
-        f"{MODULE} cannot run, for the tensors are on cpu, not on CUDA: the plain form runs instead"
-    ]
+def test_kernels_run_unasked_where_they_can_and_torch_asks_for_others(fused, monkeypatch):
+    assert phases() is fused
+    for asked in ("torch", "reference"):
+        monkeypatch.setenv("POSITRONIC_KERNELS", asked)
+        assert phases() is not fused
 
 
-@pytest.mark.parametrize(
-    ("installed", "device", "dtype", "unfit", "why"),
-    [
-        (True, "cpu", torch.float32, None, "on cpu"),
-        (False, "cuda", torch.float32, None, "Triton is not installed"),
-        (True, "cuda", torch.float64, None, "float64"),
-        (True, "cuda", torch.float32, "the sizes are odd", "odd"),
-    ],
-)
-def test_each_reason_against_a_fused_form_is_told(installed, device, dtype, unfit, why, monkeypatch, caplog):
-    monkeypatch.setattr(dispatch, "find_spec", lambda name: name if installed else None)
-    assert not fused_runs(MODULE, device, dtype, unfit)
-    assert why in caplog.text
+@pytest.mark.parametrize("rings", [(4, 8), (4, 8, 12), (8, 16, 32), tuple(4 << r for r in range(8))])
+def test_rings_that_do_not_fit_run_as_ever(rings, fused):
+    assert phases(rings) is not fused
+
+
+def test_what_is_not_float32_runs_as_ever(fused):
+    assert phases(dtype=torch.float64) is not fused
+
+
+def test_on_the_cpu_nothing_is_fused_and_nothing_said(monkeypatch, caplog):
+    monkeypatch.setattr(dispatch, "INTERPRETED", False)
+    assert not fused_takes(torch.zeros(1))
+    phases()
+    assert not caplog.records
+
+
+def test_a_module_that_was_left_behind_is_no_form(on_cuda):
+    assert fused_form(*HERE) is kuramoto.integrate_reference
+    assert fused_form("positronic.kernels.kuramoto.mean_field.triton", "integrate_fused") is None
+
+
+def test_without_cuda_a_module_is_not_even_imported(monkeypatch):
+    monkeypatch.setattr(dispatch, "INTERPRETED", False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert fused_form(*HERE) is None
+
+
+@pytest.mark.parametrize("lacking", ["compiler", "headers"])
+def test_where_triton_could_not_build_its_launchers_it_is_not_asked_to(lacking, monkeypatch, tmp_path):
+    monkeypatch.setattr(dispatch, "INTERPRETED", False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(
+        dispatch, "which", lambda name: "/usr/bin/gcc" if lacking == "headers" and name == "gcc" else None
+    )
+    monkeypatch.setattr(dispatch.sysconfig, "get_path", lambda *_: str(tmp_path))
+    if lacking == "compiler":
+        (tmp_path / "Python.h").touch()
+    assert fused_form(*HERE) is None
+    monkeypatch.setenv("CC", "gcc")
+    (tmp_path / "Python.h").touch()
+    assert fused_form(*HERE) is not None
+
+
+def test_a_compiler_meets_the_same_choice_whole(fused):
+    bank, field = bank_of(n=sum(FITTING), dtype=torch.float32), field_of(n_rings=3, dtype=torch.float32)
+
+    def run(theta):
+        return integrate(theta, *bank[1:], field, FITTING, 4, 0.5)
+
+    with torch.no_grad():
+        assert torch.equal(torch.compile(run, fullgraph=True, backend="eager")(bank[0]), fused)

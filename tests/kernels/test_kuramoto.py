@@ -7,7 +7,6 @@ from ring_example import BANK, FIELDS, RINGS, B, N, R, T, bank_of, draw, field_o
 from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from positronic.kernels import kuramoto
 from positronic.kernels.kuramoto import (
     RingField,
     integrate,
@@ -286,9 +285,3 @@ def test_the_definition_runs_where_it_is_asked_for(monkeypatch):
     monkeypatch.setenv("POSITRONIC_KERNELS", "reference")
     assert torch.equal(integrate(*bank, field, RINGS, 4, 0.5), definition)
     assert not torch.equal(fast, definition), "both forms round alike: this test sees nothing"
-
-
-@pytest.mark.parametrize("rings", [(4, 8), (4, 8, 12), (8, 16, 32), (*BANK, 512)])
-def test_rings_without_a_fused_kernel_are_named(rings):
-    assert str(list(rings)) in kuramoto._unfit(rings)
-    assert kuramoto._unfit(BANK) is None

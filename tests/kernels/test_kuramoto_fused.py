@@ -120,7 +120,7 @@ def test_no_tokens_are_no_work():
 @runs
 @pytest.mark.parametrize("kind", ["plain", "per token"])
 def test_a_compiler_takes_it_for_one_operator_each_way(kind, monkeypatch):
-    monkeypatch.setenv("POSITRONIC_KERNELS", "fused")
+    monkeypatch.delenv("POSITRONIC_KERNELS", raising=False)
 
     def run(*given):
         return integrate(*given, RINGS, 4, 0.5)
@@ -177,7 +177,7 @@ def test_a_mixer_with_its_organs_gives_the_same_through_it(monkeypatch):
             if name.endswith(".g"):
                 p.fill_(0.5)
     x = draw(1, 3, 32, dtype=torch.float32).to(DEVICE)
-    assert norm_error(mixed("fused", mixer, x, monkeypatch), mixed("reference", mixer, x, monkeypatch)) < 3e-5
+    assert norm_error(mixed("", mixer, x, monkeypatch), mixed("reference", mixer, x, monkeypatch)) < 3e-5
 
 
 @on_gpu
@@ -187,7 +187,7 @@ def test_the_bare_mixer_compiled_in_bfloat16_gives_what_the_definition_gives(mon
     mixer = bare.build(768).to(DEVICE)
     initialize(mixer, 0)
     x = draw(2, 64, 768, dtype=torch.float32).to(DEVICE, torch.bfloat16)
-    ours = mixed("fused", mixer, x, monkeypatch, compiled=True, autocast=True)
+    ours = mixed("", mixer, x, monkeypatch, compiled=True, autocast=True)
     assert norm_error(ours, mixed("reference", mixer, x, monkeypatch, autocast=True)) < 2e-2
 
 

@@ -1,71 +1,67 @@
-"""What runs here, and why. `POSITRONIC_KERNELS` asks for a form by its name:
+"""What runs here: of each mechanism the fastest form that can. `POSITRONIC_KERNELS` asks for another by its name:
 
 reference   the definitions everywhere
-fused       Triton's kernels where there are some and they can run; a line in the log says where one cannot, and why
-
-Unset, each mechanism takes the fastest form that has been measured.
+torch       PyTorch's operations in place of Triton's kernels
 """
 
-import logging
 import os
+import sysconfig
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
+from pathlib import Path
+from shutil import which
 from typing import Any
 
 import torch
-from torch import compiler
+from torch import Tensor
 
 from positronic.errors import ConfigError
 
-__all__ = ["asked_form", "fused_runs", "reference_only", "without_autocast"]
+__all__ = ["fused_form", "fused_takes", "reference_only", "without_autocast"]
 
-log = logging.getLogger(__name__)
-
-FORMS = "reference", "fused"
-
-
-def asked_form() -> str | None:
-    """The form that the user asked for, by name."""
-    asked = os.environ.get("POSITRONIC_KERNELS") or None
-    if asked is not None and asked not in FORMS:
-        raise ConfigError(f"POSITRONIC_KERNELS is {asked!r}, which names no form. Use {', '.join(FORMS)}, or unset it.")
-    return asked
+FORMS = "reference", "torch"
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Whether Triton runs its kernels on the CPU, slowly; it asks once as well."""
 
 
 def reference_only() -> bool:
     """Whether the user asked for the definitions in place of the fast forms."""
-    return asked_form() == "reference"
+    return _asked() == "reference"
 
 
-@compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
-def fused_runs(module: str, device: str, dtype: torch.dtype, unfit: str | None = None) -> bool:
-    """Whether the Triton kernels of a module run for tensors like these; unfit is what the caller has against it.
+def fused_form(module: str, name: str) -> Callable[..., Any] | None:
+    """A function of a module of Triton's kernels; None without CUDA or Triton, and in exported code, which lacks them.
 
-    Asked while a graph is made, not in it. Once for each reason, a line in the log says why not.
+    A package asks for it while it is imported: operators must exist before a compiler's graph names them.
     """
-    return _runs(module, device, dtype, unfit)
+    if not INTERPRETED and (torch.version.cuda is None or not _builds()):
+        return None
+    try:
+        form: Callable[..., Any] = getattr(import_module(module), name)
+    except ImportError:
+        return None
+    return form
 
 
-@cache
-def _runs(module: str, device: str, dtype: torch.dtype, unfit: str | None) -> bool:
-    if device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        unfit = f"the tensors are on {device}, not on CUDA"
-    elif find_spec("triton") is None:
-        unfit = "Triton is not installed"
-    elif dtype != torch.float32:
-        unfit = f"the tensors are {dtype}, not float32"
-    if unfit is None:
-        try:
-            import_module(module)  # its operators must exist before a graph names them
-            return True
-        except ImportError as error:
-            unfit = f"it cannot be imported ({error})"
-    log.warning("%s cannot run, for %s: the plain form runs instead", module, unfit)
-    return False
+def fused_takes(x: Tensor) -> bool:
+    """Whether Triton's kernels may run, and on tensors like this one."""
+    return _asked() is None and x.dtype == torch.float32 and (x.is_cuda or INTERPRETED)
 
 
 def without_autocast(device_type: str) -> AbstractContextManager[Any]:
     """Inside, products keep the type of their factors; the meta device has no autocast to be switched off."""
     return nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)
+
+
+def _builds() -> bool:
+    """Whether there is what Triton builds launchers with, where it seeks them: a C compiler and Python's headers."""
+    compiler = os.environ.get("CC") or which("gcc") or which("clang")
+    return compiler is not None and Path(sysconfig.get_path("include", "posix_prefix"), "Python.h").exists()
+
+
+def _asked() -> str | None:
+    asked = os.environ.get("POSITRONIC_KERNELS") or None
+    if asked is not None and asked not in FORMS:
+        raise ConfigError(f"POSITRONIC_KERNELS is {asked!r}, which names no form. Use {', '.join(FORMS)}, or unset it.")
+    return asked
