@@ -81,6 +81,14 @@ def test_views_and_a_gradient_of_one_output_are_taken_as_they_are():
     assert error([ours], [plain]) < 1e-5
 
 
+@pytest.mark.skipif(not GPU or torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_it_runs_where_the_tensors_are_and_not_where_the_process_stands():
+    here, there = (
+        grown_and_gradients(fused, *(x.detach().to(d).requires_grad_() for x in drawn())) for d in ("cuda:0", "cuda:1")
+    )
+    assert all(torch.equal(x.cpu(), y.cpu()) for x, y in zip(here, there, strict=True))
+
+
 @runs
 def test_no_tokens_are_no_work():
     p, velocity, density, *gradients = grown_and_gradients(fused, *drawn(tips_of(2, 0, n=N)))

@@ -38,11 +38,11 @@ def fused(*given):
     return kernels.integrate_fused(*given, RINGS, 4, 0.5)
 
 
-def drawn(kind, driven=True, rows=ROWS, dtype=torch.float32):
+def drawn(kind, driven=True, rows=ROWS, dtype=torch.float32, place=DEVICE):
     """Phases, frequencies, currents and a field of the same float32 values in any dtype."""
     bank, field = bank_of(rows, N, driven, torch.float32), field_of(kind, R, rows, torch.float32)
-    bank = [None if x is None else x.to(DEVICE, dtype).requires_grad_() for x in bank]
-    return bank, RingField(*(None if x is None else x.to(DEVICE, dtype).requires_grad_() for x in field))
+    bank = [None if x is None else x.to(place, dtype).requires_grad_() for x in bank]
+    return bank, RingField(*(None if x is None else x.to(place, dtype).requires_grad_() for x in field))
 
 
 def phases_and_gradients(run, bank, field):
@@ -108,6 +108,12 @@ def test_views_and_broadcast_gradients_are_taken_as_they_are():
         for run in (fused, lambda *given: integrate_mean_field(*given, RINGS, 4, 0.5))
     )
     assert worst_error([ours], [plain]) < 1e-5
+
+
+@pytest.mark.skipif(not GPU or torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_it_runs_where_the_tensors_are_and_not_where_the_process_stands():
+    here, there = (phases_and_gradients(fused, *drawn("plain", place=d)) for d in ("cuda:0", "cuda:1"))
+    assert all(torch.equal(x.cpu(), y.cpu()) for x, y in zip(here, there, strict=True))
 
 
 @runs

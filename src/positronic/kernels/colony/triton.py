@@ -53,7 +53,8 @@ def _run(
     """
     results = _results(p, g, centres, answers, steps, dt)
     blocks = p.shape[1] // 32
-    _forward[(len(p),)](*_given(p, g, centres, answers), *results, dt, len(centres), steps, blocks, num_warps=1)
+    with torch.cuda.device_of(p):  # Triton launches on the device that is current
+        _forward[(len(p),)](*_given(p, g, centres, answers), *results, dt, len(centres), steps, blocks, num_warps=1)
     return results
 
 
@@ -82,10 +83,11 @@ def _run_back(
     of_p, of_g = p.new_empty(p.shape), p.new_empty(p.shape)
     to_centres, to_answers = p.new_empty(*masses.shape, 4), p.new_empty(len(p), 3)
     grads = (x.contiguous() for x in (of_end, of_velocity, of_density))
-    _backward[(len(p),)](
-        *_given(p, g, centres, answers), masses, *grads, of_p, of_g, to_centres, to_answers, dt,
-        len(centres), steps, p.shape[1] // 32, num_warps=1, maxnreg=REGISTERS
-    )  # fmt: skip
+    with torch.cuda.device_of(p):
+        _backward[(len(p),)](
+            *_given(p, g, centres, answers), masses, *grads, of_p, of_g, to_centres, to_answers, dt,
+            len(centres), steps, p.shape[1] // 32, num_warps=1, maxnreg=REGISTERS
+        )  # fmt: skip
     return of_p, of_g, to_centres.sum((0, 1)), to_answers.sum(0)
 
 

@@ -74,9 +74,10 @@ def _run(
     The phases after all steps (n, N); (C, S) and (Re G, Im G) of every step, (n, steps, 2, R) each.
     """
     results = _results(theta, still, coupling, response, clock)
-    _forward[(len(theta),)](
-        *_given(theta, still, coupling, response, clock), *results, len(coupling), len(clock), num_warps=1
-    )
+    with torch.cuda.device_of(theta):  # Triton launches on the device that is current
+        _forward[(len(theta),)](
+            *_given(theta, still, coupling, response, clock), *results, len(coupling), len(clock), num_warps=1
+        )
     return results
 
 
@@ -103,13 +104,14 @@ def _run_back(
     given, rings = _given(theta, still, coupling, response, clock), len(coupling)
     of_theta, of_still = theta.new_empty(theta.shape), theta.new_empty(theta.shape)
     push, pull = torch.empty_like(mixed), torch.empty_like(mixed)
-    _backward[(len(theta),)](
-        *given, mixed, grad.contiguous(), of_theta, of_still, push, pull, rings, len(clock),
-        num_warps=1, maxnreg=REGISTERS
-    )  # fmt: skip
     rows = pull.numel() // rings
     parts = theta.new_empty(triton.cdiv(rows, ROWS), rings, rings)
-    _products[(len(parts),)](pull, sums, parts, rows, rings, triton.next_power_of_2(rings), ROWS)
+    with torch.cuda.device_of(theta):
+        _backward[(len(theta),)](
+            *given, mixed, grad.contiguous(), of_theta, of_still, push, pull, rings, len(clock),
+            num_warps=1, maxnreg=REGISTERS
+        )  # fmt: skip
+        _products[(len(parts),)](pull, sums, parts, rows, rings, triton.next_power_of_2(rings), ROWS)
     return of_theta, of_still, parts.sum(0), push
 
 
