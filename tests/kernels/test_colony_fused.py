@@ -90,6 +90,15 @@ def test_it_runs_where_the_tensors_are_and_not_where_the_process_stands():
 
 
 @runs
+def test_before_the_first_step_no_tip_has_grown():
+    """A replay asks for that moment."""
+    p, g, *field = (x.detach() for x in drawn())
+    ours, right = (form(p, g, ColonyField(*field), 0, DT) for form in (kernels.grow_fused, grow_reference))
+    assert error([ours.position, ours.density], [right.position, right.density]) < 1e-5
+    assert torch.equal(ours.growth, right.growth)
+
+
+@runs
 def test_no_tokens_are_no_work():
     p, velocity, density, *gradients = grown_and_gradients(fused, *drawn(tips_of(2, 0, n=N)))
     assert p.shape == velocity.shape == (2, 0, N, 3)

@@ -135,7 +135,7 @@ def _forward(
     p = _bounded(_load(p_ptr + token * p_stride, 3, B), B)
     g = _load(g_ptr + token * g_stride, 3, B)
     masses_ptr += token * (STEPS + 1) * F
-    velocity = g
+    velocity = _zeros(3 * B)
     for k in tl.static_range(STEPS):
         gradient, _ = _sense(p, centres_ptr, masses_ptr + k * F, False, F, B)
         g = _turned(g, gradient, answers_ptr, B)
