@@ -4,8 +4,9 @@
     python -m benchmarks.oscillators                       CPU: 2 rows of 256, float32, eager
 
 Everything reads the same input and writes the same residual stream. Peers are three forms of SwiGLU, of which the
-fastest counts: gate and up as two products, as one, and at a width that is a multiple of 128. On a GPU the bare mixer
-and the one with all organs run with the fused dynamics too, and the dynamics run alone beside float64.
+fastest counts: gate and up as two products, as one, and at a width that is a multiple of 128. The dynamics are those of
+PyTorch's operations; on a GPU the bare mixer and the one with all organs run with the fused dynamics too, and the
+dynamics run alone beside float64.
 """
 
 from dataclasses import replace
@@ -48,9 +49,9 @@ def compare(rows: int, length: int, rounds: int, device: Device) -> dict[str, An
         "with all organs": whole.build(d, branches),
     }
     compiled = device.torch_device.type == "cuda"
-    forms = {name: Form(mixer, compiled) for name, mixer in (peers | ours).items()}
+    forms = {name: Form(mixer, compiled, kernels="torch") for name, mixer in (peers | ours).items()}
     for name, mixer in (("oscillators", bare), ("with all organs", whole)) if compiled else ():
-        forms[f"{name}, fused"] = Form(mixer.build(d, branches), compiled, kernels="fused")
+        forms[f"{name}, fused"] = Form(mixer.build(d, branches), compiled)
     results = measure(forms, whole.shared_parts(VOCABULARY), d, rows=rows, length=length, rounds=rounds, device=device)
     results = {"compiled": compiled, **results, "ratio": ratio(results, peers)}
     if not compiled:
@@ -86,13 +87,11 @@ def dynamics(config: KuramotoConfig, tokens: int, rounds: int, device: Device) -
     few = [x[:CHECKED].double() if len(x.shape) and len(x) == tokens else x.double() for x in given]
     right = _phases_and_gradients(partial(_steps, integrate_mean_field, config), few)
     forms, errors = {}, {}
-    for kernels in ("", "fused"):
+    for name, kernels in (("mean field", "torch"), ("fused", "")):
         whole = torch.compile(partial(_steps, integrate, config), dynamic=False)
         got = asking(kernels, _phases_and_gradients, whole, [x.float() for x in few])
-        errors[kernels or "mean field"] = [
-            float((x.double() - y).abs().max() / y.abs().max()) for x, y in zip(got, right, strict=True)
-        ]
-        forms[kernels or "mean field"] = kernels, whole
+        errors[name] = [float((x.double() - y).abs().max() / y.abs().max()) for x, y in zip(got, right, strict=True)]
+        forms[name] = kernels, whole
     settle = torch.cuda.synchronize
     timed = {
         kind: alternate(
