@@ -99,9 +99,14 @@ class StopsAfter:
 
 
 def train(
-    run: RunConfig, out: Path, tokenizer: Tokenizer, device: str, observers: Sequence[Observer] = ()
+    run: RunConfig,
+    out: Path,
+    tokenizer: Tokenizer,
+    device: str,
+    observers: Sequence[Observer] = (),
+    until: int | None = None,
 ) -> dict[str, Any]:
-    """Begin the run, or go on where it stopped; what became of it. `finished` says whether it reached its end."""
+    """Begin the run, or go on where it stopped, up to step `until`; what became of it. `finished`: it is at its end."""
     began = time.monotonic()
     state = train_run(
         run,
@@ -111,13 +116,16 @@ def train(
         device=device,
         observers=[progress(), *observers],
         cache=out.parent / "cache",
+        until=until,
     )
     events = list(read_events(out / "metrics.jsonl"))
     return {
         "optimizer": run.train.optimizer.to_json(),
         "batch_tokens": run.train.batch_tokens,
         "steps": run.train.steps,
+        "step": state.counters.step,
         "tokens": state.counters.tokens,
+        "seconds": state.counters.seconds,
         "best_step": state.counters.best_step,
         "finished": state.stopped == "finished",
         "wall_s": round(time.monotonic() - began, 1),

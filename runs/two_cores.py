@@ -144,31 +144,41 @@ def section(found: dict[str, Any], page: Path) -> str:
         f"| {found['valid']}, the best checkpoint | {scores['best']['bits_per_byte']:.4f} |",
         f"| {found['valid']}, after tuning | {scores['tuned']['bits_per_byte']:.4f} |",
         "",
-        "On the way: " + ", ".join(f"{bits:.3f} at step {step:,}" for step, bits in found["held_out"]) + ".",
-        "",
-        "How it goes on (temperature 0.7, top-p 0.92, seed 1):",
-        "",
-        *(f"> **{prompt}**{_line(text)}\n" for prompt, text in found["samples"].items()),
+        *course(found["held_out"]),
+        *continuations(found["samples"]),
         f"Tuned on {tuning['conversations']}, {tuning['epochs']} epochs: a token of an answer it has not seen costs "
         f"{dev[0][1]:.3f} nats before and {best_dev:.3f} at best.",
         "",
         "| question | before | after |",
         "|---|---|---|",
-        *(f"| {q} | {_line(tuning['before'][q])} | {_line(answer)} |" for q, answer in tuning["after"].items()),
+        *(f"| {q} | {one_line(tuning['before'][q])} | {one_line(answer)} |" for q, answer in tuning["after"].items()),
     ]
     return "\n".join(lines) + "\n"
 
 
+def course(held_out: list[tuple[int, float]]) -> list[str]:
+    """Bits per byte on the way, as a paragraph."""
+    return ["On the way: " + ", ".join(f"{bits:.3f} at step {step:,}" for step, bits in held_out) + ".", ""]
+
+
+def continuations(samples: dict[str, str]) -> list[str]:
+    """What a model made of prompts, as quotations."""
+    said = (f"> **{one_line(prompt.strip())}**{one_line(text)}\n" for prompt, text in samples.items())
+    return ["How it goes on (temperature 0.7, top-p 0.92, seed 1):", "", *said]
+
+
 def put_section(page: Path, text: str) -> None:
-    """Into the page, in the place of the section of this heading or at the end."""
+    """Into the page, in the place of the section of the same heading, its first line, or at the end."""
+    heading = text.partition("\n")[0]
     old = page.read_text("utf-8") if page.exists() else ""
-    rest = re.sub(rf"^{re.escape(HEADING)}\n.*?(?=^## |\Z)", lambda _: text + "\n", old, flags=re.MULTILINE | re.DOTALL)
+    rest = re.sub(rf"^{re.escape(heading)}\n.*?(?=^## |\Z)", lambda _: text + "\n", old, flags=re.MULTILINE | re.DOTALL)
     if rest == old and text not in old:
         rest = f"{old.rstrip()}\n\n{text}" if old else text
     page.write_text(rest.rstrip() + "\n", "utf-8")
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
+    """For a cell of a table or a quotation."""
     return text.replace("\n", " / ").replace("|", "\\|")
 
 
