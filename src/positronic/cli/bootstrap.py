@@ -173,7 +173,7 @@ class Command:
             say(f"Tokenizer: {folder} stands, {entries:,} entries.")
             return standing(folder)
         began = time.monotonic()
-        learned = train_bpe(_training_texts(data), entries)
+        learned = train_bpe(training_texts(data), entries)
         with appearing(folder) as new:
             learned.save(new)
         say(f"Tokenizer: {entries:,} entries in {time.monotonic() - began:.1f} s -> {folder}")
@@ -191,7 +191,7 @@ def _embedded(folder: Path) -> int:
     return sum(sizes)
 
 
-def _training_texts(data: tuple[str, ...]) -> Iterator[str]:
+def training_texts(data: tuple[str, ...]) -> Iterator[str]:
     """What a vocabulary may be learned from: of each source an equal part, and nothing that is held out."""
     from positronic.data import DataSpec, Split, excerpt, open_source
 
