@@ -29,7 +29,7 @@ from positronic.cli.describe import find_model_config
 from positronic.data import DataSpec, Split, open_source, tokenise
 from positronic.observe import describe
 from positronic.recipes import RunConfig, blend
-from positronic.recipes.doctor import examine
+from positronic.recipes.doctor import LEAST_LOSS, examine
 from positronic.recipes.reference import LEAST_SEEDS, Reference, learn_from
 from positronic.recipes.tiny import CONTEXT, STEPS, VOCABULARY, tiny_run
 from positronic.text import Tokenizer, train_bpe
@@ -140,7 +140,7 @@ def judged(a: argparse.Namespace, learned: Reference) -> dict[str, Any]:
         for run in runs:
             others = learn_from([other for other in runs if other != run], "others")
             verdicts[run.name] = examine(run, [others]).verdict
-    edge = float(learned.loss.edge(learned.seeds, 0.0)[-1])
+    edge = float(learned.loss.edge(learned.seeds, LEAST_LOSS * learned.loss.mean[-1])[-1])
     about = {"name": learned.name, "seeds": learned.seeds, "steps": learned.ends[-1], "note": learned.made["note"]}
     return about | {"loss": learned.loss.mean[-1], "edge": edge, "left_out": verdicts}
 
