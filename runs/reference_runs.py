@@ -22,6 +22,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +53,19 @@ from positronic.eval import Score, compare
 from positronic.lm import LM
 from positronic.mixers.metric_scores import CosineConfig, DotConfig, L2Config
 from positronic.models import preset
-from positronic.models.metric import moa_20m, scored_by
+from positronic.models.metric import moa_20m, moa_tiny, scored_by
 from positronic.observe import ablate, describe, health, organs_of, sample_rows
 from positronic.recipes import blend
 from positronic.text import Tokenizer
 from positronic.train import MuonConfig, pick_device
 
+SCORES = {"dot": DotConfig(), "cosine": CosineConfig(), "l2": L2Config()}
 MODELS: dict[str, Callable[[], ModelConfig]] = {
-    "moa-20m-dot": lambda: scored_by(moa_20m(), DotConfig()),
-    "moa-20m-cosine": lambda: scored_by(moa_20m(), CosineConfig()),
-    "moa-20m-l2": lambda: scored_by(moa_20m(), L2Config()),
+    f"{name}-{score}": partial(scored_by, made(), config)
+    for name, made in (("moa-20m", moa_20m), ("moa-tiny", moa_tiny))
+    for score, config in SCORES.items()
 }
-"""Models that are no preset: one metric model by its scores, beside `moa-20m`, whose score is maha_diag."""
+"""Models that are no preset: the metric ones by their scores, beside those of maha_diag."""
 LARGE = ("positronic-144m", "control-144m", "mycel-79m", "mycel-79m-mixer-only", "control-79m", "control-38m")
 LARGE += ("moa-metric-150m", "moa-dot-150m")
 """Half the rate and about twice the tokens an update."""
@@ -109,7 +111,7 @@ def config_of(name: str) -> ModelConfig:
 def batch_tokens(name: str) -> int:
     """Tokens an update, whole rows of the model's context."""
     context = config_of(name).context
-    return (65_536 if name in LARGE else 32_768) // context * context
+    return (65_536 if name in LARGE else 4_096 if "tiny" in name else 32_768) // context * context
 
 
 def pretrain(a: argparse.Namespace) -> None:
