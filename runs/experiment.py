@@ -5,6 +5,7 @@ import os
 import platform
 import signal
 import statistics
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -54,6 +55,9 @@ PROMPTS = ("It was a dark and stormy", "The mitochondria", "Abstract\n========\n
 QUESTIONS = ("Hello! Who are you?", "What is your favourite animal, and why?", "Write a short poem about the sea.")
 PEAK = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12}
 SHARD_BYTES = 12 << 20
+STEP_READINGS = {"event", "step", "total", "loss", "bits_per_byte", "grad_norm", "rate", "tokens", "bytes"}
+STEP_READINGS |= {"skipped", "seconds", "tokens_per_s", "left_s"}
+"""What a step's event has beside the losses that are not the text's."""
 
 
 def pretraining(
@@ -130,6 +134,7 @@ def train(
         "finished": state.stopped == "finished",
         "wall_s": round(time.monotonic() - began, 1),
         "speed": speed(events, run),
+        "side_losses": side_losses(events),
         "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None,
         "held_out": [(e["step"], e["bits_per_byte"]) for e in events if e["event"] == "evaluation"],
     }
@@ -142,6 +147,13 @@ def speed(events: Sequence[dict[str, Any]], run: RunConfig) -> dict[str, float |
     flops = 3 * describe(run.model).flops_per_token
     peak = PEAK.get(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     return {"tokens_per_s": median, "tflops": median * flops / 1e12, "mfu": peak and median * flops / peak}
+
+
+def side_losses(events: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """What was trained on beside the text, by name, unweighted: medians of the last tenth of the steps."""
+    steps = [e for e in events if e["event"] == "step"]
+    late = steps[-max(1, len(steps) // 10) :]
+    return {name: statistics.median(e[name] for e in late) for name in late[-1] if name not in STEP_READINGS}
 
 
 def scores(
@@ -245,12 +257,23 @@ def circumstances(command: str, device: str, tokenizer: Tokenizer) -> dict[str, 
     """What a result file says about how it came to be."""
     return {
         "command": command,
+        "commit": commit(),
         "version": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": pick_device(device).describe(),
         "tokenizer": {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size, "sha256": tokenizer.sha256},
     }
+
+
+def commit() -> str:
+    """The commit that ran, marked when the tree had changes."""
+    asked = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes"]
+    try:
+        found = subprocess.run(asked, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -52,7 +52,7 @@ def write_report(name: str, out: Path) -> None:
         tuned, said = found.get(f"{ours}-tuning"), found.get(f"{ours}-chat")
         if tuned is not None and said is not None:
             lines += _tuning(ours, tuned["tuning"], said["answers"])
-    lines += ["## Commands", "", *(f"- `{run['command']}`" for run in found.values() if "command" in run)]
+    lines += ["## Commands", "", *(_command(run) for run in found.values() if "command" in run)]
     lines += [f"- this page: `python runs/reference_runs.py report {name} --out docs/results/{name}`", ""]
     (out / f"{name}.md").write_text("\n".join(lines), "utf-8")
     draw_curves({stem: _curve(run["training"]) for stem, run in runs.items()}, out / f"{name}.png")
@@ -112,6 +112,11 @@ def _same_text(found: Found, name: str) -> Iterator[tuple[str, str]]:
             f"the same text in {drafts['same_text']} of {drafts['texts']}, {drafts['gain']:.2f} times as fast on "
             f"{drafts['device']}",
         )
+
+
+def _command(run: dict[str, Any]) -> str:
+    at = f" at {run['commit']}" if "commit" in run else ""
+    return f"- `{run['command']}`{at}"
 
 
 def _runs(found: Found) -> Found:
@@ -192,7 +197,18 @@ def _speed_table(runs: dict[str, Any]) -> list[str]:
         *lines,
         "",
         f"{device['device']}, {device['precision']}, torch {device['torch']}; draft heads not counted in FLOPs.",
+        *_side_losses(runs),
     ]
+
+
+def _side_losses(runs: dict[str, Any]) -> list[str]:
+    told = {name: run["training"].get("side_losses") for name, run in runs.items()}
+    lines = [
+        f"- {name}: {', '.join(f'{loss} {value:.3g}' for loss, value in found.items())}"
+        for name, found in told.items()
+        if found
+    ]
+    return ["", "Losses beside the text's, unweighted, in the last tenth of the steps:", "", *lines] if lines else []
 
 
 def _organs_table(name: str, run: dict[str, Any]) -> list[str]:
@@ -232,27 +248,27 @@ def _gates_table(run: dict[str, Any]) -> list[str]:
         if len(row) > 1:
             lines.append(f"| {place} | " + " | ".join(f"{row[n]:+.3f}" for n in blocks) + " |")
     alone = [f"{place} {value:+.3f}" for place, row in rows.items() if len(row) == 1 for value in row.values()]
-    return [
-        *lines,
-        "",
-        f"Of the specialists of a ring the gate furthest open. Once in the model: {', '.join(alone)}.",
-        "",
-    ]
+    once = f" Once in the model: {', '.join(alone)}." if alone else ""
+    return [*lines, "", f"Of several gates in one place the one furthest open.{once}", ""]
 
 
 def _health_table(run: dict[str, Any], readings: tuple[str, ...]) -> list[str]:
-    """Chosen readings of health, layer by layer; what has several values a layer shows all of them."""
+    """Chosen readings of health, layer by layer; of more than seven values the least and the largest."""
     rows: dict[str, dict[int, str]] = {}
     for line in run.get("health", ()):
         name = f"{line['organ']}: {line['reading']}"
         if name in readings and line["layer"] is not None:
-            rows.setdefault(name, {})[line["layer"]] = " ".join(f"{x:.2f}" for x in line["values"])
+            values = line["values"]
+            shown = values if len(values) <= 7 else [min(values), max(values)]
+            rows.setdefault(name, {})[line["layer"]] = (" " if shown is values else " to ").join(
+                f"{x:.2f}" for x in shown
+            )
     layers = sorted({layer for row in rows.values() for layer in row})
     if not layers:
         return []
     head = ["### What health reads, by layer", "", "| reading | " + " | ".join(map(str, layers)) + " |"]
-    shown = [f"| {name} | " + " | ".join(row.get(n, "") for n in layers) + " |" for name, row in rows.items()]
-    return [*head, "|---|" + "---|" * len(layers), *shown, ""]
+    body = [f"| {name} | " + " | ".join(row.get(n, "") for n in layers) + " |" for name, row in rows.items()]
+    return [*head, "|---|" + "---|" * len(layers), *body, ""]
 
 
 def _drafts_table(name: str, drafted: list[dict[str, Any]]) -> list[str]:
@@ -272,8 +288,13 @@ def _drafts_table(name: str, drafted: list[dict[str, Any]]) -> list[str]:
 
 
 def _samples(run: dict[str, Any]) -> list[str]:
-    said = [f"> **{p.strip()}**{t.replace(chr(10), ' / ')}\n" for p, t in run["samples"].items()]
+    said = [f"> **{_line(p)}**{_line(t)}\n" for p, t in run["samples"].items()]
     return ["### How it goes on (temperature 0.7, top-p 0.92, seed 1)", "", *said]
+
+
+def _line(text: str) -> str:
+    """A text on one line."""
+    return text.rstrip("\n").replace("\n", " / ")
 
 
 def _tuning(name: str, tuned: dict[str, Any], said: dict[str, Any]) -> list[str]:
@@ -286,7 +307,7 @@ def _tuning(name: str, tuned: dict[str, Any], said: dict[str, Any]) -> list[str]
         f"bits per byte before and {after:.3f} after; an excerpt of the blend's valid texts costs "
         f"{said['texts_after']['blend']['bits_per_byte']:.3f} after.",
         "",
-        *(f"> **{q}** {t.replace(chr(10), ' / ')}\n" for q, t in said["answers"].items()),
+        *(f"> **{q}** {_line(t)}\n" for q, t in said["answers"].items()),
     ]
 
 
@@ -314,6 +335,9 @@ FAMILIES = {
             ("moa-20m", "moa-20m-dot"),
             ("moa-20m-cosine", "moa-20m-dot"),
             ("moa-20m-l2", "moa-20m-dot"),
+            ("moa-tiny", "moa-tiny-dot"),
+            ("moa-tiny-cosine", "moa-tiny-dot"),
+            ("moa-tiny-l2", "moa-tiny-dot"),
         ),
         (
             "mixture: share of each head",
