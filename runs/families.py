@@ -90,12 +90,12 @@ def report(runs: dict[str, list[dict[str, Any]]], tasks: dict[str, Any], a: argp
         *_summary(runs, tasks),
         "",
         "Bits per byte on the blend's valid texts, weighed by the blend's shares, over all seeds of a run; ± half the "
-        "distance between the best and the worst. At 40 M tokens nothing has converged, the large models least: from 38 M "
-        "parameters on they take half as many updates, of twice the tokens. Read a model beside its control, and not "
-        "beside another size. BLiMP and LAMBADA on the weights that were kept, those of one seed: "
-        "mean accuracy over paradigms (chance 0.5), share of last words that greedy decoding says, their perplexity, "
-        "each ± its standard error. Speed: the median step in training, which depends on the size of a batch and on "
-        "what else ran. A dash where nothing was kept.",
+        "distance between the best and the worst. At 40 M tokens nothing has converged, the large models least: from "
+        "38 M parameters on they take half as many updates, of twice the tokens. Read a model beside its control, and "
+        "not beside another size. BLiMP and LAMBADA on the weights that were kept, those of one seed: mean accuracy "
+        "over paradigms (chance 0.5), share of last words that greedy decoding says, their perplexity, each ± its "
+        "standard error. Speed: the median step in training, which depends on the size of a batch and on what else "
+        "ran. A dash where nothing was kept.",
         "",
         "## Bits per byte by text",
         "",

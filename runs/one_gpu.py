@@ -109,7 +109,7 @@ def pretrain(a: argparse.Namespace) -> None:
     shares = dict(zip(one_pass, blend(BLEND).shares.values(), strict=True))
     found = {
         **circumstances(_command(a), device, tokenizer),
-        "model": a.model,
+        "preset": a.model,
         "seed": a.seed,
         "parameters": describe(best.config).total,
         "blend": BLEND,
@@ -155,7 +155,7 @@ def section(found: dict[str, Any], page: Path) -> str:
     lines = [
         HEADING,
         "",
-        f"`{found['model']}` ({found['parameters']:,} parameters, {found['tokenizer']['kind']} vocabulary of "
+        f"`{found['preset']}` ({found['parameters']:,} parameters, {found['tokenizer']['kind']} vocabulary of "
         f"{found['tokenizer']['vocab_size']:,}) on {found['blend']}, seed {found['seed']}: {training['steps']:,} steps "
         f"of {training['batch_tokens']:,} tokens, {training['tokens'] / 1e6:.1f} M tokens, {found['epochs']:.1f} "
         f"epochs of the texts together ({epochs}).",
