@@ -10,6 +10,7 @@ const STATION = "#b34fd6";
 const WRITTEN = "#e0a800";
 const CENTRE = "#8a93a3";
 const NEIGHBOURS = 2;
+const CLEAR = 0.4; // Reach of a station up to which its wires leave the colony to be seen; wider ones fade.
 
 export function create(canvas, data) {
   return new Colony(canvas, data);
@@ -115,13 +116,15 @@ class Colony {
       this.centres.paint(f, grey);
     });
     this.centres.done();
+    const least = Math.min(...(frame.engagement ?? []));
+    const faint = Math.min(1, CLEAR / fixed.reach);
     this.stations.forEach((sphere, s) => {
-      const engaged = frame.engagement[s] / this.engaged[at.layer];
+      const engaged = (frame.engagement[s] - least) / (this.engaged[at.layer] - least || 1);
       const written = peak(frame.written?.[s] ?? [0]) / this.hardest[at.layer];
       sphere.position.set(...fixed.anchors[s]);
       sphere.scale.setScalar(fixed.reach);
       sphere.material.color.set(STATION).lerp(new THREE.Color(WRITTEN), written);
-      sphere.material.opacity = Math.min(1, (0.04 + 0.45 * engaged ** 1.5) * this.bold);
+      sphere.material.opacity = Math.min(1, (0.04 + 0.45 * engaged ** 1.5) * faint * this.bold);
     });
   }
 
