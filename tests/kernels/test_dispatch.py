@@ -87,7 +87,8 @@ def test_without_cuda_a_module_is_not_even_imported(monkeypatch):
 
 
 @pytest.mark.parametrize("lacking", ["compiler", "headers"])
-def test_where_triton_could_not_build_its_launchers_it_is_not_asked_to(lacking, monkeypatch, tmp_path):
+def test_where_triton_could_not_build_its_launchers_it_is_not_asked_to(lacking, monkeypatch, tmp_path, caplog):
+    caplog.set_level("INFO")
     monkeypatch.setattr(dispatch, "INTERPRETED", False)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.delenv("CC", raising=False)
@@ -98,6 +99,7 @@ def test_where_triton_could_not_build_its_launchers_it_is_not_asked_to(lacking, 
     if lacking == "compiler":
         (tmp_path / "Python.h").touch()
     assert fused_form(*HERE) is None
+    assert "PyTorch's operations run in its place" in caplog.text
     monkeypatch.setenv("CC", "gcc")
     (tmp_path / "Python.h").touch()
     assert fused_form(*HERE) is not None

@@ -4,6 +4,7 @@ reference   the definitions everywhere
 torch       PyTorch's operations in place of Triton's kernels
 """
 
+import logging
 import os
 import sysconfig
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from positronic.errors import ConfigError
 
 __all__ = ["fused_form", "fused_takes", "reference_only", "without_autocast"]
 
+log = logging.getLogger(__name__)
+
 FORMS = "reference", "torch"
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether Triton runs its kernels on the CPU, slowly; it asks once as well."""
@@ -35,11 +38,14 @@ def fused_form(module: str, name: str) -> Callable[..., Any] | None:
 
     A package asks for it while it is imported: operators must exist before a compiler's graph names them.
     """
-    if not INTERPRETED and (torch.version.cuda is None or not _builds()):
+    if not INTERPRETED and torch.version.cuda is None:
         return None
     try:
+        if not INTERPRETED and not _builds():
+            raise ImportError("Triton needs a C compiler and Python's headers")
         form: Callable[..., Any] = getattr(import_module(module), name)
-    except ImportError:
+    except ImportError as error:
+        log.info("%s is missing, and PyTorch's operations run in its place: %s", module, error)
         return None
     return form
 
