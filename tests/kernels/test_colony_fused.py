@@ -154,7 +154,7 @@ def test_the_bare_mixer_compiled_in_bfloat16_gives_what_the_definition_gives(mon
 
 
 @compiles
-@pytest.mark.parametrize("name", ["_forward", "_backward"])
+@pytest.mark.parametrize("name", ["forward", "backward"])
 def test_compiled_for_hopper_no_value_changes_its_layout_and_no_centre_is_unrolled(name):
     stages = compiled_for_hopper(getattr(kernels, name), F=16, STEPS=1, B=1)
     assert stages["ttgir"].count("convert_layout") == 0

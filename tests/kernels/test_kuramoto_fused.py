@@ -64,7 +64,7 @@ def test_it_is_as_near_to_the_definition_as_the_mean_field_is_in_float32(kind, d
         assert error < 2e-6 + 4 * allowed, f"tensor {i}: {error}, plain {allowed}"
 
 
-_cos_sin = kernels._cos_sin
+_cos_sin = import_module("positronic.kernels.kuramoto.triton_kernels")._cos_sin
 
 
 @triton.jit
@@ -198,7 +198,7 @@ def test_the_bare_mixer_compiled_in_bfloat16_gives_what_the_definition_gives(mon
 
 
 @compiles
-@pytest.mark.parametrize("name", ["_forward", "_backward"])
+@pytest.mark.parametrize("name", ["forward", "backward"])
 def test_compiled_for_hopper_no_value_changes_its_layout(name):
     """Each change would go through shared memory, and 200 of them took minutes to compile."""
     stages = compiled_for_hopper(getattr(kernels, name), R=4, STEPS=2)
