@@ -45,7 +45,8 @@ def fused_form(module: str, name: str) -> Callable[..., Any] | None:
             raise ImportError("Triton needs a C compiler and Python's headers")
         form: Callable[..., Any] = getattr(import_module(module), name)
     except ImportError as error:
-        log.info("%s is missing, and PyTorch's operations run in its place: %s", module, error)
+        level = logging.WARNING if torch.cuda.is_available() else logging.INFO
+        log.log(level, "%s is missing, and PyTorch's operations run in its place: %s", module, error)
         return None
     return form
 

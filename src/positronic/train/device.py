@@ -53,7 +53,7 @@ class Device:
         host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
         host.copy_(values, non_blocking=True)
         arrived = torch.cuda.Event()
-        arrived.record()
+        arrived.record(torch.cuda.current_stream(values.device))
 
         def read() -> list[float]:
             arrived.synchronize()

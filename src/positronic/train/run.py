@@ -248,6 +248,8 @@ def _run(
 ) -> TrainState:
     """To the end of the plan, with the run's own observers beside the caller's. `after`: the step it goes on from."""
     out.mkdir(parents=True, exist_ok=True)
+    if device.torch_device.index is not None and device.torch_device.type == "cuda":
+        torch.cuda.set_device(device.torch_device)  # what asks for memory, or launches, without naming a device
     mine: list[Observer] = [MetricsFile(out / "metrics.jsonl", after)] if ranks.first else []
     if ranks.first and TensorBoard.installed():
         mine.append(TensorBoard(out / "tensorboard", after))

@@ -10,7 +10,6 @@ Cost     the head forward and back, once; a GPU reads the logits once and writes
 Source   z-loss: Chowdhery et al. 2022, "PaLM", arXiv 2204.02311, section 5.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -19,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["CrossEntropy", "Head", "cross_entropy_reference", "sliced_cross_entropy"]
+from positronic.kernels.dispatch import fused_form
 
-log = logging.getLogger(__name__)
+__all__ = ["CrossEntropy", "Head", "cross_entropy_reference", "sliced_cross_entropy"]
 
 Head = Callable[[Tensor], Tensor]
 """hidden (n, D) -> logits (n, W)"""
@@ -138,10 +137,5 @@ def _sums(z: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 
 @cache
 def _fast_kernel() -> Callable[[Tensor, Tensor, Tensor, float, float], tuple[Tensor, Tensor]]:
-    """What runs on a GPU: the fused kernel where Triton is installed."""
-    try:
-        from positronic.train.objectives.cross_entropy_triton import slice_kernel
-    except ModuleNotFoundError as error:
-        log.warning("%s: cross entropy runs in plain PyTorch, which costs a tenth of the step", error)
-        return _kernel
-    return slice_kernel
+    """What runs on a GPU; without Triton's kernel a tenth of the step is lost."""
+    return fused_form("positronic.train.objectives.cross_entropy_triton", "slice_kernel") or _kernel

@@ -19,7 +19,8 @@ def slice_kernel(z: Tensor, targets: Tensor, mask: Tensor, scale: float, z_loss:
     z = z.contiguous()
     n, width = z.shape
     dz, terms = torch.empty_like(z), torch.empty(2, n, device=z.device)
-    _rows[(n,)](z, targets, mask, dz, terms, n, width, scale, z_loss, BLOCK=BLOCK, num_warps=WARPS)
+    with torch.cuda.device_of(z):
+        _rows[(n,)](z, targets, mask, dz, terms, n, width, scale, z_loss, BLOCK=BLOCK, num_warps=WARPS)
     return terms.sum(1), dz
 
 
