@@ -30,6 +30,7 @@ class Colony {
     this.densest = over("density");
     this.heaviest = over("mass");
     this.engaged = over("engagement");
+    this.idle = data.layers.map((_, l) => Math.min(...data.frames.flatMap((f) => f[l].engagement ?? [])));
     this.hardest = over("written");
     if (canvas) this.build(canvas);
   }
@@ -116,15 +117,16 @@ class Colony {
       this.centres.paint(f, grey);
     });
     this.centres.done();
-    const least = Math.min(...(frame.engagement ?? []));
+    if (!this.stations.length) return;
+    const [idle, engaged] = [this.idle[at.layer], this.engaged[at.layer]];
     const faint = Math.min(1, CLEAR / fixed.reach);
     this.stations.forEach((sphere, s) => {
-      const engaged = (frame.engagement[s] - least) / (this.engaged[at.layer] - least || 1);
+      const lit = (frame.engagement[s] - idle) / (engaged - idle || 1);
       const written = peak(frame.written?.[s] ?? [0]) / this.hardest[at.layer];
       sphere.position.set(...fixed.anchors[s]);
       sphere.scale.setScalar(fixed.reach);
       sphere.material.color.set(STATION).lerp(new THREE.Color(WRITTEN), written);
-      sphere.material.opacity = Math.min(1, (0.04 + 0.45 * engaged ** 1.5) * faint * this.bold);
+      sphere.material.opacity = Math.min(1, (0.04 + 0.45 * lit ** 1.5) * faint * this.bold);
     });
   }
 
