@@ -71,15 +71,12 @@ def machine() -> dict[str, Any]:
 
 def commit() -> str:
     """The commit this was measured at, with a mark when the tree had changes."""
-    root = Path(__file__).parents[1]
+    asked = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes"]
     try:
-        head = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True, check=True
-        )
-        dirty = subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=root, check=False).returncode
+        found = subprocess.run(asked, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return head.stdout.strip() + ("+changes" if dirty else "")
+    return found.stdout.strip()
 
 
 def _processor() -> str:

@@ -55,9 +55,6 @@ PROMPTS = ("It was a dark and stormy", "The mitochondria", "Abstract\n========\n
 QUESTIONS = ("Hello! Who are you?", "What is your favourite animal, and why?", "Write a short poem about the sea.")
 PEAK = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12}
 SHARD_BYTES = 12 << 20
-STEP_READINGS = {"event", "step", "total", "loss", "bits_per_byte", "grad_norm", "rate", "tokens", "bytes"}
-STEP_READINGS |= {"skipped", "seconds", "tokens_per_s", "left_s"}
-"""What a step's event has beside the losses that are not the text's."""
 
 
 def pretraining(
@@ -150,10 +147,14 @@ def speed(events: Sequence[dict[str, Any]], run: RunConfig) -> dict[str, float |
 
 
 def side_losses(events: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """What was trained on beside the text, by name, unweighted: medians of the last tenth of the steps."""
+    """What was trained on beside the text, by name, unweighted: medians of the last tenth of the steps.
+
+    z is lse^2; a loss of an organ or a head has a point in its name.
+    """
     steps = [e for e in events if e["event"] == "step"]
     late = steps[-max(1, len(steps) // 10) :]
-    return {name: statistics.median(e[name] for e in late) for name in late[-1] if name not in STEP_READINGS}
+    names = [name for name in late[-1] if name == "z" or "." in name]
+    return {name: statistics.median(e[name] for e in late if name in e) for name in names}
 
 
 def scores(

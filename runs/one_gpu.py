@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment import BLEND, StopsAfter, circumstances, opened, samples, scores, train, write_json
-from two_cores import continuations, course, put_section
+from pages import continuations, course, put_section
 
 from positronic.checkpoint import RunFolder
 from positronic.cli.bootstrap import training_texts
@@ -33,6 +33,7 @@ from positronic.recipes.doctor import LEAST_LOSS, examine
 from positronic.recipes.reference import LEAST_SEEDS, Reference, learn_from
 from positronic.recipes.tiny import CONTEXT, STEPS, VOCABULARY, tiny_run
 from positronic.text import Tokenizer, train_bpe
+from positronic.train import read_events
 
 HEADING = "## The small pipeline on one GPU"
 BATCH_TOKENS = 16_384
@@ -141,7 +142,9 @@ def judged(a: argparse.Namespace, learned: Reference) -> dict[str, Any]:
             others = learn_from([other for other in runs if other != run], "others")
             verdicts[run.name] = examine(run, [others]).verdict
     edge = float(learned.loss.edge(learned.seeds, LEAST_LOSS * learned.loss.mean[-1])[-1])
-    about = {"name": learned.name, "seeds": learned.seeds, "steps": learned.ends[-1], "note": learned.made["note"]}
+    until = min(max(e["step"] for e in read_events(run / "metrics.jsonl")) for run in runs)
+    about = {"name": learned.name, "seeds": learned.seeds, "until": until, "steps": learned.ends[-1]}
+    about["note"] = learned.made["note"]
     return about | {"loss": learned.loss.mean[-1], "edge": edge, "left_out": verdicts}
 
 
@@ -160,13 +163,15 @@ def section(found: dict[str, Any], page: Path) -> str:
         f"of {training['batch_tokens']:,} tokens, {training['tokens'] / 1e6:.1f} M tokens, {found['epochs']:.1f} "
         f"epochs of the texts together ({epochs}).",
         f"{training['speed']['tokens_per_s']:,.0f} tokens/s in the median step, {training['seconds'] / 60:.1f} minutes "
-        f"in the loop, its first steps beside the other seeds of the curve; {found['device']['device']}, "
+        f"in the loop, the steps of the curve beside its other seeds; {found['device']['device']}, "
         f"{found['device']['precision']}, torch {found['torch']}"
         + (f", {memory:.1f} GB of its memory at most." if memory else "."),
         f"Of its checkpoints the best by held-out text is that of step {training['best_step']:,}; it is measured here.",
         "",
-        f"Command: `{found['command']} --out OUT`, then `python runs/one_gpu.py report --out OUT`, which writes this "
-        f"section and [{page.stem}/one-gpu.json]({page.stem}/one-gpu.json).",
+        "Commands, each with `--text TEXT --tokenizer TOK --out OUT`: `python runs/one_gpu.py curve --seeds "
+        f"{learned['seeds']} --until {learned['until']}`, which learns the vocabulary too where there is none, "
+        f"`python runs/one_gpu.py train --seed {found['seed']}`, and `python runs/one_gpu.py report --out OUT`, which "
+        f"writes this section and [{page.stem}/one-gpu.json]({page.stem}/one-gpu.json).",
         "",
         "| bits per byte | |",
         "|---|---|",

@@ -69,6 +69,8 @@ MODELS: dict[str, Callable[[], ModelConfig]] = {
 LARGE = ("positronic-144m", "control-144m", "mycel-79m", "mycel-79m-mixer-only", "control-79m", "control-38m")
 LARGE += ("moa-metric-150m", "moa-dot-150m")
 """Half the rate and about twice the tokens an update."""
+TINY = ("moa-tiny", *(f"moa-tiny-{score}" for score in SCORES))
+"""For a CPU."""
 HEALTH_BYTES = 5_000
 """Of each valid text, for the readings of organs."""
 DRAFTED_TOKENS = 200
@@ -111,7 +113,7 @@ def config_of(name: str) -> ModelConfig:
 def batch_tokens(name: str) -> int:
     """Tokens an update, whole rows of the model's context."""
     context = config_of(name).context
-    return (65_536 if name in LARGE else 4_096 if "tiny" in name else 32_768) // context * context
+    return (65_536 if name in LARGE else 4_096 if name in TINY else 32_768) // context * context
 
 
 def pretrain(a: argparse.Namespace) -> None:

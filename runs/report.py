@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pages import continuations, one_line
+
 from positronic.viz import draw_curves
 
 __all__ = ["FAMILIES", "write_report"]
@@ -288,13 +290,7 @@ def _drafts_table(name: str, drafted: list[dict[str, Any]]) -> list[str]:
 
 
 def _samples(run: dict[str, Any]) -> list[str]:
-    said = [f"> **{_line(p)}**{_line(t)}\n" for p, t in run["samples"].items()]
-    return ["### How it goes on (temperature 0.7, top-p 0.92, seed 1)", "", *said]
-
-
-def _line(text: str) -> str:
-    """A text on one line."""
-    return text.rstrip("\n").replace("\n", " / ")
+    return ["### Samples", "", *continuations(run["samples"])]
 
 
 def _tuning(name: str, tuned: dict[str, Any], said: dict[str, Any]) -> list[str]:
@@ -307,7 +303,7 @@ def _tuning(name: str, tuned: dict[str, Any], said: dict[str, Any]) -> list[str]
         f"bits per byte before and {after:.3f} after; an excerpt of the blend's valid texts costs "
         f"{said['texts_after']['blend']['bits_per_byte']:.3f} after.",
         "",
-        *(f"> **{q}** {_line(t)}\n" for q, t in said["answers"].items()),
+        *(f"> **{q}** {one_line(t)}\n" for q, t in said["answers"].items()),
     ]
 
 

@@ -11,7 +11,6 @@ the page. Interrupted, it goes on, and its times are then those of the last call
 
 import argparse
 import os
-import re
 import resource
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment import circumstances, opened, say, speed, write_json
+from pages import continuations, course, one_line, put_section
 
 from positronic.data import Split, open_source, tokenise
 from positronic.eval import bits_per_byte
@@ -154,32 +154,6 @@ def section(found: dict[str, Any], page: Path) -> str:
         *(f"| {q} | {one_line(tuning['before'][q])} | {one_line(answer)} |" for q, answer in tuning["after"].items()),
     ]
     return "\n".join(lines) + "\n"
-
-
-def course(held_out: list[tuple[int, float]]) -> list[str]:
-    """Bits per byte on the way, as a paragraph."""
-    return ["On the way: " + ", ".join(f"{bits:.3f} at step {step:,}" for step, bits in held_out) + ".", ""]
-
-
-def continuations(samples: dict[str, str]) -> list[str]:
-    """What a model made of prompts, as quotations."""
-    said = (f"> **{one_line(prompt.strip())}**{one_line(text)}\n" for prompt, text in samples.items())
-    return ["How it goes on (temperature 0.7, top-p 0.92, seed 1):", "", *said]
-
-
-def put_section(page: Path, text: str) -> None:
-    """Into the page, in the place of the section of the same heading, its first line, or at the end."""
-    heading = text.partition("\n")[0]
-    old = page.read_text("utf-8") if page.exists() else ""
-    rest = re.sub(rf"^{re.escape(heading)}\n.*?(?=^## |\Z)", lambda _: text + "\n", old, flags=re.MULTILINE | re.DOTALL)
-    if rest == old and text not in old:
-        rest = f"{old.rstrip()}\n\n{text}" if old else text
-    page.write_text(rest.rstrip() + "\n", "utf-8")
-
-
-def one_line(text: str) -> str:
-    """For a cell of a table or a quotation."""
-    return text.replace("\n", " / ").replace("|", "\\|")
 
 
 if __name__ == "__main__":

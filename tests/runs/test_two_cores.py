@@ -1,6 +1,7 @@
 """The page of the small pipeline: its section takes the place of the old one and leaves the others alone."""
 
-from two_cores import HEADING, put_section
+from pages import put_section
+from two_cores import HEADING
 
 
 def test_a_section_takes_the_place_of_the_old_one_and_leaves_the_others_alone(tmp_path):
