@@ -276,6 +276,13 @@ def test_whole_rows_are_masked_calls(layout, sunk, monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_gpu_s_compiler_draws_the_same_triples():
+    tokens = TOKENS.cuda()
+    for ours, eager in zip(torch.compile(triples)(tokens, None, H, 64), triples(tokens, None, H, 64), strict=True):
+        assert torch.equal(ours, eager)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("groups", [1, H])
 @pytest.mark.parametrize("cut", [False, True])
 def test_training_on_cuda_is_the_definition(cut, groups):
