@@ -72,7 +72,8 @@ def runs_below(results: Path) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(results.rglob("*.json")):
         run = json.loads(path.read_text("utf-8"))
-        if isinstance(run, dict) and {"model", "parameters", "training", "scores"} <= run.keys():
+        whole = isinstance(run, dict) and {"model", "parameters", "training", "scores"} <= run.keys()
+        if whole and not run.get("excerpt"):
             seeds = found.setdefault(run["model"], [])
             seeds.append(run)
             if run["training"]["tokens"] != seeds[0]["training"]["tokens"]:
@@ -95,7 +96,7 @@ def report(runs: dict[str, list[dict[str, Any]]], tasks: dict[str, Any], a: argp
         "not beside another size. BLiMP and LAMBADA on the weights that were kept, those of one seed: mean accuracy "
         "over paradigms (chance 0.5), share of last words that greedy decoding says, their perplexity, each ± its "
         "standard error. Speed: the median step in training, which depends on the size of a batch and on what else "
-        "ran. A dash where nothing was kept.",
+        "ran: shared, beside other runs. A dash where nothing was kept.",
         "",
         "## Bits per byte by text",
         "",
@@ -125,7 +126,8 @@ def _summary(runs: dict[str, list[dict[str, Any]]], tasks: dict[str, Any]) -> li
                 _measured(of_tasks.get("blimp"), "acc", ".4f"),
                 _measured(of_tasks.get("lambada"), "acc", ".4f"),
                 _measured(of_tasks.get("lambada"), "perplexity", ",.0f"),
-                f"{statistics.median(run['training']['speed']['tokens_per_s'] for run in seeds):,.0f}",
+                f"{statistics.median(run['training']['speed']['tokens_per_s'] for run in seeds):,.0f}"
+                + (" (shared)" if any(run["note"] for run in seeds) else ""),
                 seeds[0]["device"]["device"],
             ]
         )

@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument(
         "--excerpt-bytes", type=int, default=200_000, help="of each valid text, for a score with an organ off"
     )
+    parser.add_argument("--score-bytes", type=int, help="of each valid text, for a run's scores; all when not given")
     parser.add_argument("--epochs", type=float, default=2, help="of tuning")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--note", default="", help="what the speeds should be read with, say that runs shared a device")
@@ -133,14 +134,16 @@ def pretrain(a: argparse.Namespace) -> None:
         print(f"{out.name}: {result['tokens']:,} tokens so far; the same command goes on")
         return
     model = opened(out / "best", a.device)
+    excerpt = f" --score-bytes {a.score_bytes}" if a.score_bytes else ""
     result = {
-        **circumstances(_command(a) + f" --tokens {a.tokens:g}", a.device, tokenizer),
+        **circumstances(_command(a) + f" --tokens {a.tokens:g}{excerpt}", a.device, tokenizer),
         "model": a.name,
         "seed": a.seed,
         "note": a.note,
         "parameters": describe(config_of(a.name)).total,
         "training": result,
-        "scores": scores(model, tokenizer, a.text, a.device),
+        "excerpt": a.score_bytes,
+        "scores": scores(model, tokenizer, a.text, a.device, max_bytes=a.score_bytes),
     }
     write_json(a.out / f"{out.name}.json", result)
     print(json.dumps(result["scores"], indent=1))

@@ -171,7 +171,8 @@ def _score_table(runs: dict[str, Any], ours: str, control: str) -> list[str]:
     lines = [
         f"{names[0]}: {first['parameters']:,} parameters, {training['tokens'] / 1e6:.0f} M tokens, "
         f"{training['steps']:,} steps of {training['batch_tokens']:,}, {training['optimizer']['kind']} at "
-        f"{training['optimizer']['lr']:g}; the control has the same rows in the same order and the same schedule.",
+        f"{training['optimizer']['lr']:g}; the control has the same rows in the same order and the same schedule."
+        + (f" Scores are of the first {first['excerpt']:,} bytes of each text." if first.get("excerpt") else ""),
         "",
         "| text | " + " | ".join(f"{name} ({_several(_seeds(runs, name))})" for name in names) + " |",
         "|---|" + "---|" * len(names),

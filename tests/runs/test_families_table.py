@@ -21,6 +21,7 @@ def run_of(model, parameters, seed, bits, tokens=40e6):
         "seed": seed,
         "parameters": parameters,
         "device": {"device": "a machine"},
+        "note": "six side by side" if seed else "",
         "training": {"tokens": tokens, "speed": {"tokens_per_s": 1000.0 + seed}},
         "scores": {"novels": {"bits_per_byte": bits + 1}, "blend": {"bits_per_byte": bits}},
     }
@@ -33,6 +34,7 @@ def place(tmp_path):
     save(tmp_path / "small-bf16", model, byte_tokenizer())
     runs = {"a/small-seed0": run_of("small", 7_000, 0, 1.5), "a/small-seed1": run_of("small", 7_000, 1, 1.7)}
     runs |= {"b/large-seed0": run_of("large", 9_000, 0, 1.25), "b/large-inside": {"inside": "large"}}
+    runs |= {"b/hasty-seed0": run_of("hasty", 8_000, 0, 1.0) | {"excerpt": 100}}
     for name, run in runs.items():
         (tmp_path / "results" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "results" / f"{name}.json").write_text(json.dumps(run), "utf-8")
@@ -62,6 +64,8 @@ def test_the_page_joins_runs_with_what_their_weights_score(place):
     assert rows["small"][3] == f"{blimp['acc'].value:.4f}", "one pair of a paradigm: no error is known"
     assert rows["small"][5].startswith(f"{words['perplexity'].value:,.0f} ± ")
     assert rows["large"] == ["9,000", "40 M", "1.2500", "-", "-", "-", "1,000", "a machine"]
+    assert rows["small"][6] == "1,000 (shared)", "one of its runs was not alone"
+    assert "hasty" not in rows, "scored on excerpts"
     assert rows["novels"] == ["2.2500", "2.6000 ± 0.1000"], "the largest model stands first"
     agreement = found["blimp"].parts["agreement"].metrics["acc"]
     assert rows["agreement"] == [f"{agreement.value:.3f} ± {agreement.stderr:.3f}"]
