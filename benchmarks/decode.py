@@ -1,7 +1,7 @@
 """Decoding, tokens a second: cached, read anew for every token, and with drafts, fast and exact, in the same run.
 
-    python -m benchmarks.decode                            tinygpt-15m and positronic-15m, random weights, one thread
-    python -m benchmarks.decode --checkpoint FOLDER        a trained model as well, on text
+    python -m benchmarks.decode                            a small model of every family, random weights, one thread
+    python -m benchmarks.decode --checkpoint FOLDER ...    trained models as well, on text
     python -m benchmarks.decode --threads 2 --tokens 128
 
 Forms, each after the same prompt of about 130 tokens, the prompt itself not timed:
@@ -42,7 +42,7 @@ from positronic.generation import (
 from positronic.lm import LM
 from positronic.models import build, preset
 
-PRESETS = "tinygpt-15m", "positronic-15m"
+PRESETS = "tinygpt-15m", "positronic-15m", "mycel-10m", "moa-20m"
 FULL = Sampler(temperature=1.0, top_p=1.0)
 TEXTS = {
     "prose": "The old road left the village behind the mill and climbed through fields that nobody had mown that "
@@ -68,7 +68,7 @@ def main() -> None:
         model, tokenizer = load(folder)
         prompts = {name: tokenizer.encode(text) for name, text in TEXTS.items()}
         results[folder.name] = _model(model, prompts, a)
-    checkpoints = "".join(f" --checkpoint {folder.name}" for folder in a.checkpoint)
+    checkpoints = " ".join(["", "--checkpoint", *(folder.name for folder in a.checkpoint)] if a.checkpoint else [])
     command = f"python -m benchmarks.decode --tokens {a.tokens} --rounds {a.rounds} --threads {a.threads}{checkpoints}"
     path = write("decode", command, {"tokens": a.tokens, "models": results}, packages=("torch", "numpy"))
     for name, model_results in results.items():
