@@ -57,7 +57,8 @@ def write_report(name: str, out: Path) -> None:
     lines += ["## Commands", "", *(_command(run) for run in found.values() if "command" in run)]
     lines += [f"- this page: `python runs/reference_runs.py report {name} --out docs/results/{name}`", ""]
     (out / f"{name}.md").write_text("\n".join(lines), "utf-8")
-    draw_curves({stem: _curve(run["training"]) for stem, run in runs.items()}, out / f"{name}.png")
+    whole = {stem: _curve(run["training"]) for stem, run in runs.items() if not run.get("excerpt")}
+    draw_curves(whole, out / f"{name}.png")
 
 
 def _of_positronic(found: Found) -> Iterator[tuple[str, str]]:
@@ -195,11 +196,12 @@ def _speed_table(runs: dict[str, Any]) -> list[str]:
         lines.append(
             f"| {name} | {rate['tokens_per_s']:,.0f} | {rate['tflops']:.0f} | {mfu} | {memory} | {run['note']} |"
         )
-    device = next(iter(runs.values()))["device"]
+    devices = [run["device"] for run in runs.values()]
+    named = dict.fromkeys(f"{d['device']}, {d['precision']}, torch {d['torch']}" for d in devices)
     return [
         *lines,
         "",
-        f"{device['device']}, {device['precision']}, torch {device['torch']}; draft heads not counted in FLOPs.",
+        f"{'; or '.join(named)}; draft heads not counted in FLOPs.",
         *_side_losses(runs),
     ]
 
