@@ -7,12 +7,15 @@ kernel    from queries, keys (12 heads of 56) and values to what is read; plain 
           the library's own function. Building the lanes counts.
 layer     a whole mixer, normed stream in and residual branch out: maps, rotation, energy, projector where named
 explicit  the same as `kernel` at rows short enough for the definition, which forms every difference of vectors
+
+Forward, and backward to all that is learned or given. On CUDA each form is a graph that is replayed: what the host does
+between kernels, which a training step hides behind the layers before, is left out of all alike.
 """
 
 import argparse
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +41,13 @@ DOCUMENT_TOKENS = 400
 Form = Callable[[], Tensor]
 
 
+class Case(NamedTuple):
+    """What is run, and what it is differentiated by."""
+
+    form: Form
+    leaves: tuple[Tensor, ...]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
@@ -47,7 +57,7 @@ def main() -> None:
     a = parser.parse_args()
     cuda = pick_device(a.device).torch_device.type == "cuda"
     rows, length = a.rows or (16 if cuda else 2), a.length or (2048 if cuda else 256)
-    rounds = a.rounds or (20 if cuda else 7)
+    rounds = a.rounds or (100 if cuda else 7)
     torch.set_float32_matmul_precision("high")
     results = measure(rows, length, rounds, a.device)
     command = f"python -m benchmarks.metric --device {a.device} --rows {rows} --length {length} --rounds {rounds}"
@@ -60,7 +70,7 @@ def measure(rows: int, length: int, rounds: int, where: str) -> dict[str, Any]:
     place, cuda = device.torch_device, device.torch_device.type == "cuda"
     dtype = torch.bfloat16 if device.bfloat16 else torch.float32
     short = (1, 512) if cuda else (1, 128)
-    groups: dict[str, dict[str, Form]] = {
+    groups: dict[str, dict[str, Case]] = {
         "kernel": kernels(rows, length, dtype, place, compiled=cuda),
         "layer": layers(rows, length, device, compiled=cuda),
         "explicit": explicit(*short, dtype, place),
@@ -68,11 +78,13 @@ def measure(rows: int, length: int, rounds: int, where: str) -> dict[str, Any]:
     settle = torch.cuda.synchronize if cuda else lambda: None
     seconds: dict[str, Any] = {}
     memory: dict[str, Any] = {}
-    for group, forms in groups.items():
-        runs = {name: partial(_both, form) for name, form in forms.items()}
+    for group, cases in groups.items():
+        runs = {name: _both(case) for name, case in cases.items()}
+        memory[group] = {name: _peak_gb(run) for name, run in runs.items()} if cuda else {}
+        if cuda:
+            runs = {name: _captured(run) for name, run in runs.items()}
         timed = alternate(runs, rounds=rounds, settle=settle)
         seconds[group] = {name: spread(s) for name, s in timed.items()}
-        memory[group] = {name: _peak_gb(run) for name, run in runs.items()} if cuda else {}
     return {
         "rows": rows,
         "length": length,
@@ -81,36 +93,41 @@ def measure(rows: int, length: int, rounds: int, where: str) -> dict[str, Any]:
         "heads": HEADS,
         "precision": str(dtype).removeprefix("torch."),
         "compiled": cuda,
+        "replayed": cuda,
         "peak_gb_above_input": memory,
         "seconds_forward_and_backward": seconds,
         "ratio": {group: _ratios(forms) for group, forms in seconds.items()},
     }
 
 
-def kernels(rows: int, length: int, dtype: torch.dtype, place: torch.device, compiled: bool) -> dict[str, Form]:
+def kernels(rows: int, length: int, dtype: torch.dtype, place: torch.device, compiled: bool) -> dict[str, Case]:
     """Plain attention first: what the ones of its name are compared with."""
     plain = _leaves(rows, length, HEADS, VALUE, dtype, place)
-    ours = {groups: _leaves(rows, length, groups, WIDTH, dtype, place) for groups in (HEADS, 1)}
+    given = {groups: _leaves(rows, length, groups, WIDTH, dtype, place) for groups in (HEADS, 1)}
     one = _leaves(rows, length, 1, VALUE, dtype, place)
     segments = (torch.arange(length, device=place) // DOCUMENT_TOKENS).expand(rows, -1)
     documents = Documents.of(segments)
     metric, sunk = _metric(place), _metric(place, sink=True)
     make: Callable[[Any], Any] = partial(torch.compile, dynamic=False) if compiled else lambda form: form
     theirs, lanes = make(_plain), make(_metric_attention)
+
+    def ours_of(groups: int, metric: Metric, documents: Documents | None) -> Case:
+        return _case(lanes, given[groups], metric, documents)
+
     return {
-        "plain": partial(theirs, *plain, None),
-        "plain, one key": partial(theirs, *one, None),
-        "plain, documents": partial(theirs, *plain, documents),
-        "lanes": partial(lanes, *ours[HEADS], metric, None),
-        "lanes and sink": partial(lanes, *ours[HEADS], sunk, None),
-        "lanes, one key": partial(lanes, *ours[1], metric, None),
-        "lanes and sink, one key": partial(lanes, *ours[1], sunk, None),
-        "lanes, documents": partial(lanes, *ours[HEADS], metric, documents),
-        "lanes and sink, documents": partial(lanes, *ours[HEADS], sunk, documents),
+        "plain": _case(theirs, plain, None),
+        "plain, one key": _case(theirs, one, None),
+        "plain, documents": _case(theirs, plain, documents),
+        "lanes": ours_of(HEADS, metric, None),
+        "lanes and sink": ours_of(HEADS, sunk, None),
+        "lanes, one key": ours_of(1, metric, None),
+        "lanes and sink, one key": ours_of(1, sunk, None),
+        "lanes, documents": ours_of(HEADS, metric, documents),
+        "lanes and sink, documents": ours_of(HEADS, sunk, documents),
     }
 
 
-def layers(rows: int, length: int, device: Any, compiled: bool) -> dict[str, Form]:
+def layers(rows: int, length: int, device: Any, compiled: bool) -> dict[str, Case]:
     """Mixers of equal heads; the projector apart, which plain attention does not have."""
     place = device.torch_device
     plain = AttentionConfig(n_heads=HEADS, n_kv_heads=HEADS, rank=None, rope_dims=VALUE, qk_norm=False)
@@ -127,32 +144,38 @@ def layers(rows: int, length: int, device: Any, compiled: bool) -> dict[str, For
     }
     tokens = torch.arange(rows * length, device=place).view(rows, length) % 16_512
     x = _random(rows, length, D, place=place).requires_grad_()
-    found: dict[str, Form] = {}
+    found: dict[str, Case] = {}
     for name, config in forms.items():
         mixer = config.build(D, 24).to(place)
         initialize(mixer, 0)
         if compiled:
             mixer.compile(dynamic=False)
-        found[name] = partial(_layer, mixer, x, Step.of(tokens), device)
+        found[name] = Case(partial(_layer, mixer, x, Step.of(tokens), device), (x, *mixer.parameters()))
     return found
 
 
-def explicit(rows: int, length: int, dtype: torch.dtype, place: torch.device) -> dict[str, Form]:
+def explicit(rows: int, length: int, dtype: torch.dtype, place: torch.device) -> dict[str, Case]:
     """Uncompiled: what each form materialises is what is measured."""
     plain = _leaves(rows, length, HEADS, VALUE, dtype, place)
     ours, metric = _leaves(rows, length, HEADS, WIDTH, dtype, place), _metric(place)
     allowed = torch.ones(1, 1, length, length, dtype=torch.bool, device=place).tril()
 
-    def run(form: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def run(form: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, metric: Metric) -> Tensor:
         keys = as_keys(k.float(), None, metric, torch.float32)
         return form(q.float(), keys, v.float(), metric, allowed)
 
     return {
-        "plain": partial(_plain, *plain, None),
-        "lanes": partial(_metric_attention, *ours, metric, None),
-        "key bias, float32": partial(run, metric_key_bias, *ours),
-        "distances one by one, float32": partial(run, metric_reference, *ours),
+        "plain": _case(_plain, plain, None),
+        "lanes": _case(_metric_attention, ours, metric, None),
+        "key bias, float32": _case(partial(run, metric_key_bias), ours, metric),
+        "distances one by one, float32": _case(partial(run, metric_reference), ours, metric),
     }
+
+
+def _case(form: Callable[..., Tensor], leaves: tuple[Tensor, ...], *rest: Any) -> Case:
+    """form(*leaves, *rest); what a metric learns is differentiated by as well."""
+    learned = [x for metric in rest if isinstance(metric, Metric) for x in (metric.alpha, metric.sink) if x is not None]
+    return Case(partial(form, *leaves, *rest), (*leaves, *learned))
 
 
 def _metric(place: torch.device, sink: bool = False) -> Metric:
@@ -189,9 +212,27 @@ def _layer(mixer: nn.Module, x: Tensor, step: Step, device: Any) -> Tensor:
         return mixer(x, step).y
 
 
-def _both(form: Form) -> None:
-    y = form()
-    y.backward(torch.ones_like(y))
+def _both(case: Case) -> Callable[[], None]:
+    """Forward and backward."""
+    weight = torch.ones_like(case.form())
+
+    def run() -> None:
+        torch.autograd.grad(case.form(), case.leaves, weight, allow_unused=True)
+
+    return run
+
+
+def _captured(run: Callable[[], None]) -> Callable[[], None]:
+    """The kernels of a run, in their order, without the host."""
+    beside = torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):
+        run()
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
 
 
 def _peak_gb(run: Callable[[], None]) -> float:

@@ -240,13 +240,15 @@ def test_the_sink_is_a_key_that_says_nothing():
         assert (attend(run, KINDS["distance"], x) - expected).abs().max() < 1e-14
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("groups", [2, H])
 @pytest.mark.parametrize("sunk", [False, True])
 @pytest.mark.filterwarnings("ignore:flex_attention called without")
 @pytest.mark.parametrize("layout", ["one document", "documents", "blocks"])
-def test_whole_rows_are_masked_calls(layout, sunk, monkeypatch):
+def test_whole_rows_are_masked_calls(layout, sunk, groups, kind, monkeypatch):
     """The block-sparse kernel runs compiled on CUDA; uncompiled it is the same arithmetic."""
     monkeypatch.setattr(fused, "_compiled_flex", lambda: flex_attention)
-    x, tokens = leaves(2, torch.float32, sunk), 7
+    x, tokens = leaves(groups, torch.float32, sunk), 7
     if layout == "blocks":  # no gradients there on the CPU
         x = {name: value.detach() for name, value in x.items()}
     segments = torch.tensor([[0, 0, 1, 1, 1, 2, 2], [0, 0, 0, 0, 0, 1, 1]])
@@ -261,11 +263,11 @@ def test_whole_rows_are_masked_calls(layout, sunk, monkeypatch):
             return (t >= s) & (padded[b, t] == padded[b, s])
 
         documents = Documents(blocks=create_block_mask(visible, B, None, 128, 128, device="cpu", BLOCK_SIZE=128))
-    metric = KINDS["distance"]._replace(alpha=x["alpha"], sink=x.get("sink"))
+    metric = KINDS[kind]._replace(alpha=x["alpha"], sink=x.get("sink"))
     keys = as_keys(x["k"], x["penalty"], metric, torch.float32)
     o = metric_lanes_causal(x["q"], keys, x["v"], metric, documents)
-    without_m = x | {"m": torch.ones(2, K)}
-    truth = attend(metric_reference, KINDS["distance"], without_m, same)
+    without_m = x | {"m": torch.ones(groups, K)}
+    truth = attend(metric_reference, KINDS[kind], without_m, same)
     assert (o - truth).abs().max() < 1e-6
     if layout == "blocks":
         return
