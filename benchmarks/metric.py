@@ -203,8 +203,7 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None) -> Tens
 
 
 def _metric_attention(q: Tensor, k: Tensor, v: Tensor, metric: Metric, documents: Documents | None) -> Tensor:
-    keys = as_keys(k.float(), None, metric, v.dtype)
-    return causal_metric_attention(q.float(), keys, v, metric, documents, fused=True)
+    return causal_metric_attention(q, k, None, v, metric, documents, fused=True)
 
 
 def _layer(mixer: nn.Module, x: Tensor, step: Step, device: Any) -> Tensor:

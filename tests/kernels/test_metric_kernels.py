@@ -123,32 +123,39 @@ def test_the_definition_is_softmax_of_explicit_scores(kind):
     assert (o[0, 1, t] - weights @ v[: t + 1]).abs().max() < 1e-14
 
 
-def score_errors(parts: int, scale: float = 1.0) -> Tensor:
+def score_errors(parts: int, side: str, scale: float = 1.0) -> Tensor:
     """Of bfloat16 lane scores against explicit distances of the rounded vectors, with so many parts of the bias."""
     q, k = (scale * vectors(1, 1, 64, 56, seed=s).float() for s in (1, 2))
     metric = Metric(torch.tensor([1.37]), 56**-0.5)
-    keys, queries = (
-        x.double() for x in (as_keys(k, None, metric, torch.bfloat16), as_queries(q, metric, torch.bfloat16))
-    )
+    of_keys, of_queries = (metric.alpha, None) if side == "keys" else (None, metric.alpha)
+    keys = as_keys(k, None, metric, torch.bfloat16, of_keys).double()
+    queries = as_queries(q, metric, torch.bfloat16, of_queries).double()
     keys[..., 56 + parts : 59] = 0
-    alpha = torch.tensor(1.37).bfloat16().double()
-    q, k = queries[..., :56] / (2 * alpha * metric.slope), keys[..., :56]
+    alpha = (metric.alpha if side == "keys" else metric.alpha.bfloat16()).double()
+    sharp = 2 * alpha * metric.slope
+    q, k = queries[..., :56], keys[..., :56]
+    q, k = (q, k / sharp) if side == "keys" else (q / sharp, k)
     explicit = alpha * metric.slope * (q.square().sum(-1)[..., None] - torch.cdist(q, k).square())
     return (queries @ keys.mT - explicit).abs().max()
 
 
-def test_three_lanes_carry_the_bias_in_bfloat16_and_fewer_do_not():
-    """At the key lengths of a new model, about 4."""
-    one, two, three = (score_errors(parts, scale=4 / 56**0.5) for parts in (1, 2, 3))
+@pytest.mark.parametrize("side", ["queries", "keys"])
+def test_three_lanes_carry_the_bias_in_bfloat16_and_fewer_do_not(side):
+    """At the key lengths of a new model, about 4, and whichever side sharpness rides on."""
+    one, two, three = (score_errors(parts, side, scale=4 / 56**0.5) for parts in (1, 2, 3))
     assert three < 1e-6 < two < 1e-3 < 5e-3 < one < 0.06
-    assert score_errors(3, scale=4.0) < 3e-7 * 1.37 * 16 * 56 / 56**0.5, "more than float32 rounds so large a bias"
+    assert score_errors(3, side, scale=4.0) < 3e-7 * 1.37 * 16 * 56 / 56**0.5, (
+        "more than float32 rounds so large a bias"
+    )
 
 
 def test_in_bfloat16_attention_is_that_of_the_rounded_vectors():
     x = {name: value.detach() for name, value in leaves(1, torch.float32, sunk=True).items()}
     metric = KINDS["distance"]._replace(alpha=x["alpha"].bfloat16().float(), sink=x["sink"].bfloat16().float())
     keys, v = as_keys(x["k"], x["penalty"], metric, torch.bfloat16), x["v"].bfloat16()
-    rounded = as_queries(x["q"], metric, torch.bfloat16)[..., :K].double() / (2 * SLOPE * metric.alpha[:, None, None])
+    rounded = as_queries(x["q"], metric, torch.bfloat16, metric.alpha)[..., :K].double() / (
+        2 * SLOPE * metric.alpha[:, None, None]
+    )
     (keys, v), allowed = with_sink(keys, v), with_true(causal())
     exact = [part.double() for part in (rounded, keys, v)]
     truth = metric_reference(*exact, metric._replace(alpha=metric.alpha.double(), sink=metric.sink.double()), allowed)
@@ -264,8 +271,7 @@ def test_whole_rows_are_masked_calls(layout, sunk, groups, kind, monkeypatch):
 
         documents = Documents(blocks=create_block_mask(visible, B, None, 128, 128, device="cpu", BLOCK_SIZE=128))
     metric = KINDS[kind]._replace(alpha=x["alpha"], sink=x.get("sink"))
-    keys = as_keys(x["k"], x["penalty"], metric, torch.float32)
-    o = metric_lanes_causal(x["q"], keys, x["v"], metric, documents)
+    o = metric_lanes_causal(x["q"], x["k"], x["penalty"], x["v"], metric, documents)
     without_m = x | {"m": torch.ones(groups, K)}
     truth = attend(metric_reference, KINDS[kind], without_m, same)
     assert (o - truth).abs().max() < 1e-6
@@ -299,9 +305,8 @@ def test_training_on_cuda_is_the_definition(cut, groups):
     }
     names = {name: x[name].detach().to(place).requires_grad_() for name in ("q", "k", "v", "penalty", "alpha", "sink")}
     metric = Metric(names["alpha"], 56**-0.5, sink=names["sink"])
-    keys = as_keys(names["k"], names["penalty"], metric, torch.bfloat16)
-    values = names["v"].bfloat16()
-    o = causal_metric_attention(names["q"], keys, values, metric, Documents.of(segments), fused=True)
+    given = names["q"], names["k"], names["penalty"], names["v"].bfloat16()
+    o = causal_metric_attention(*given, metric, Documents.of(segments), fused=True)
     allowed = causal(B, tokens).to(place)
     if segments is not None:
         allowed = allowed & (segments[:, None, :, None] == segments[:, None, None, :])
@@ -321,13 +326,13 @@ def test_what_runs_where(monkeypatch):
     metric = Metric(torch.ones(H), SLOPE)
     keys, values = as_keys(long, None, metric, torch.float16), v.half()
     assert long.square().sum(-1).min() * SLOPE > 65_504
-    o = causal_metric_attention(q, keys, values, metric, None)
+    o = causal_metric_attention(q, long, None, values, metric, None)
     assert o.dtype == torch.float16
     assert o.isfinite().all()
     truth = metric_reference(q.double(), keys.double(), values.double(), metric, causal())
     assert relative_error(o, truth) < 1e-3
     with pytest.raises(DeviceError, match="float16"):
-        causal_metric_attention(q, keys, values, metric, None, fused=True)
+        causal_metric_attention(q, long, None, values, metric, None, fused=True)
     ran = []
     monkeypatch.setattr("positronic.kernels.metric.metric_key_bias", lambda *a: ran.append("key bias"))
     monkeypatch.setattr("positronic.kernels.metric.metric_reference", lambda *a: ran.append("definition"))

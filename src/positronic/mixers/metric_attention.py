@@ -173,17 +173,18 @@ class MetricAttention(nn.Module):
         energy, horizon = self.rope.energy(x, step, None if state is None else state.horizon)
         v = (v.float() * step.tap(self, "energy", energy).mT[..., None]).to(v.dtype)  # (B, G, T, V)
         penalty = None if self.ball is None else step.tap(self, "penalty", self.ball(k, self.score))
-        dtype, q, k = k.dtype, self.score(q), step.tap(self, "keys", self.score(k))
+        q, k = self.score(q), step.tap(self, "keys", self.score(k))
         aux = NONE if state is not None or not c.triangles else self._triangles(q, k, step)
         cos, sin = self.rope.rotation(step.positions[:1] if state is None and step.valid is None else step.positions)
         group = c.n_heads // c.n_kv_heads
         q = rotate(q, cos.repeat_interleave(group, 1), sin.repeat_interleave(group, 1))
-        keys = as_keys(rotate(k, cos, sin), penalty, metric, dtype)
+        k = rotate(k, cos, sin)
         if state is None or horizon is None:
             shared = step.shared
             documents = shared["documents"] if "documents" in shared else Documents.of(step.segments)
-            o, after = causal_metric_attention(q, keys, v, metric, documents, c.fused), None
+            o, after = causal_metric_attention(q, k, penalty, v, metric, documents, c.fused), None
         else:
+            keys = as_keys(k, penalty, metric, v.dtype)
             if metric.sink is not None and not state.kv.length:
                 keys, v = with_sink(keys, v)
             keys, values, allowed, kv = state.kv.extend(keys, v, step.segments)

@@ -39,11 +39,18 @@ __all__ = [
 
 
 def causal_metric_attention(
-    q: Tensor, keys: Tensor, v: Tensor, metric: Metric, documents: Documents | None, fused: bool | None = None
+    q: Tensor,
+    k: Tensor,
+    penalty: Tensor | None,
+    v: Tensor,
+    metric: Metric,
+    documents: Documents | None,
+    fused: bool | None = None,
 ) -> Tensor:
-    """Whole rows: q (B, H, T, K) float32, keys (B, G, T, K + 8) of `as_keys`, v (B, G, T, V) -> (B, H, T, V)."""
-    if _runs_fused(keys, metric, fused):
-        return metric_lanes_causal(q, keys, v, metric, documents)
+    """Whole rows: q (B, H, T, K), k (B, G, T, K), penalty (B, G, T), v (B, G, T, V) -> (B, H, T, V), all like v."""
+    if _runs_fused(v.dtype, metric, fused):
+        return metric_lanes_causal(q, k, penalty, v, metric, documents)
+    keys = as_keys(k, penalty, metric, v.dtype)
     allowed = None if documents is None else documents.allowed
     if allowed is None:
         tokens = q.shape[2]
@@ -60,15 +67,15 @@ def masked_metric_attention(
 
     If there is a sink, one of the rows is `sink_row`.
     """
-    if _runs_fused(keys, metric, fused):
+    if _runs_fused(keys.dtype, metric, fused):
         return metric_lanes(q, keys, v, metric, allowed)
     return _explicit(q, keys, v, metric, allowed)
 
 
-def _runs_fused(keys: Tensor, metric: Metric, fused: bool | None) -> bool:
+def _runs_fused(dtype: torch.dtype, metric: Metric, fused: bool | None) -> bool:
     if reference_only() or fused is False or metric.radius is not None:
         return False
-    if keys.dtype != torch.float16:
+    if dtype != torch.float16:
         return True
     if fused:
         raise DeviceError(

@@ -13,8 +13,10 @@ rounded vector and 2 alpha slope q formed from the rounded alpha: scores are tho
 three parts would pass on the same gradient; it goes through the first alone. float16 cannot hold the bias of keys
 longer than sqrt(65504 / slope), so it takes the key-bias form.
 
-Adjoints are written out, each one pass over a gradient and what it belongs to, where autograd's own take three or four:
-beside attention by the library it is memory that costs.
+Sharpness can ride on either side. A cached key serves heads of several, so it rides on the queries; in whole rows whose
+heads all have keys of their own it rides on the keys, which are read on the way back in any case, and the gradient of a
+query is the first lanes of what attention gives. Adjoints are written out, one pass each, where autograd's own take
+three or four: beside attention by the library it is memory that costs.
 
 The sink is a key at which every query finds its own logit and a value of 0. Cached calls keep it as the first row of
 their keys; whole rows get it in front of them, or from the log-sum-exp where the block-sparse kernel gives one.
@@ -33,15 +35,20 @@ from positronic.kernels.metric.reference import PENALTY, SINK, SPARE, Metric
 __all__ = ["as_keys", "as_queries", "metric_lanes", "metric_lanes_causal", "sink_row", "with_sink"]
 
 
-def as_keys(k: Tensor, penalty: Tensor | None, metric: Metric, dtype: torch.dtype) -> Tensor:
-    """k (B, G, T, K), penalty (B, G, T) -> (B, G, T, K + 8) in `dtype`: what is cached and read."""
-    keys: Tensor = _Keys.apply(k, penalty, metric.slope if metric.distance else None, dtype)
+def as_keys(
+    k: Tensor, penalty: Tensor | None, metric: Metric, dtype: torch.dtype, alpha: Tensor | None = None
+) -> Tensor:
+    """k (B, G, T, K), penalty (B, G, T) -> (B, G, T, K + 8) in `dtype`: what is cached and read.
+
+    With alpha (G,) these are not cached: the first lanes are 2 alpha slope k, the bias -alpha slope |k|^2.
+    """
+    keys: Tensor = _Keys.apply(k, penalty, alpha, metric.slope, metric.distance, dtype)
     return keys
 
 
-def as_queries(q: Tensor, metric: Metric, dtype: torch.dtype) -> Tensor:
-    """q (B, H, T, K) -> (B, H, T, K + 8) in `dtype`."""
-    queries: Tensor = _Queries.apply(q, metric.alpha, metric.sink, metric.slope, dtype)
+def as_queries(q: Tensor, metric: Metric, dtype: torch.dtype, alpha: Tensor | None) -> Tensor:
+    """q (B, H, T, K) -> (B, H, T, K + 8) in `dtype`. Without alpha (H,) the first lanes are q, the next three 1."""
+    queries: Tensor = _Queries.apply(q, alpha, metric.sink, metric.slope, dtype)
     return queries
 
 
@@ -59,18 +66,19 @@ def with_sink(keys: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 def metric_lanes(q: Tensor, keys: Tensor, v: Tensor, metric: Metric, allowed: Tensor) -> Tensor:
     """Cached calls, keys with the sink's row if there is a sink: as the reference, without a (T, S) matrix per head."""
-    return masked_attention(as_queries(q, metric, keys.dtype), keys, v, allowed, scale=1.0)
+    return masked_attention(as_queries(q, metric, keys.dtype, metric.alpha), keys, v, allowed, scale=1.0)
 
 
-def metric_lanes_causal(q: Tensor, keys: Tensor, v: Tensor, metric: Metric, documents: Documents | None) -> Tensor:
-    """Whole rows: q (B, H, T, K), keys (B, G, T, K + 8), v (B, G, T, V) -> (B, H, T, V)."""
-    if q.shape[1] == keys.shape[1]:
-        keys = _Sharpened.apply(keys, metric.alpha, metric.slope if metric.distance else None)
-        metric = metric._replace(alpha=metric.alpha.detach())
+def metric_lanes_causal(
+    q: Tensor, k: Tensor, penalty: Tensor | None, v: Tensor, metric: Metric, documents: Documents | None
+) -> Tensor:
+    """Whole rows: q (B, H, T, K), k (B, G, T, K), penalty (B, G, T), v (B, G, T, V) -> (B, H, T, V)."""
+    of_keys, of_queries = (metric.alpha, None) if q.shape[1] == k.shape[1] else (None, metric.alpha)
+    keys = as_keys(k, penalty, metric, v.dtype, of_keys)
     if metric.sink is not None and documents is not None and documents.blocks is not None:
-        sinkless = as_queries(q, metric._replace(sink=None), keys.dtype)
-        return sunk_attention(sinkless, keys, v, documents, metric.sink, scale=1.0)
-    queries = as_queries(q, metric, keys.dtype)
+        queries = as_queries(q, metric._replace(sink=None), v.dtype, of_queries)
+        return sunk_attention(queries, keys, v, documents, metric.sink, scale=1.0)
+    queries = as_queries(q, metric, v.dtype, of_queries)
     if metric.sink is None:
         return causal_attention(queries, keys, v, documents, scale=1.0)
     if documents is not None:
@@ -81,93 +89,100 @@ def metric_lanes_causal(q: Tensor, keys: Tensor, v: Tensor, metric: Metric, docu
 
 
 class _Keys(torch.autograd.Function):
-    """k, penalty -> lanes; dk = dK - 2 slope dK_K k, where dK_K is the gradient of the bias."""
+    """k, penalty, alpha -> lanes K_i = c k_i and bias b = -size |K|^2, c and size as below.
+
+    dk = c dK - 2 c size db K, and alpha dalpha = sum K . (dK - size db K).
+    """
 
     @staticmethod
-    def forward(ctx: Any, k: Tensor, penalty: Tensor | None, slope: float | None, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any,
+        k: Tensor,
+        penalty: Tensor | None,
+        alpha: Tensor | None,
+        slope: float,
+        distance: bool,
+        dtype: torch.dtype,
+    ) -> Tensor:
         width = k.shape[-1]
+        c, size = _scales(alpha, slope, _wide(dtype))
         keys = k.new_zeros(*k.shape[:-1], width + SPARE, dtype=dtype)
-        keys[..., :width] = k
-        if slope is not None:
-            wide = keys.to(torch.promote_types(dtype, torch.float32))
-            bias = -slope * wide.square().sum(-1)
+        keys[..., :width] = k if alpha is None else c * k
+        if distance:
+            bias = -size * keys.to(_wide(dtype)).square().sum(-1, keepdim=True)
             for lane, part in enumerate(_parts(bias.clamp(min=torch.finfo(dtype).min), dtype)):
-                keys[..., width + lane] = part
+                keys[..., width + lane, None] = part
         if penalty is not None:
             keys[..., width + PENALTY] = penalty
-        ctx.save_for_backward(keys)
-        ctx.slope, ctx.kinds = slope, (k.dtype, None if penalty is None else penalty.dtype)
+        ctx.save_for_backward(keys, alpha)
+        ctx.slope, ctx.distance, ctx.kinds = slope, distance, (k.dtype, None if penalty is None else penalty.dtype)
         return keys
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        (keys,) = ctx.saved_tensors
-        width, (kind, penalties) = g.shape[-1] - SPARE, ctx.kinds
-        wide = torch.promote_types(g.dtype, torch.float32)
-        dk = g[..., :width].to(wide)
-        if ctx.slope is not None:
-            dk = dk - 2 * ctx.slope * g[..., width, None].to(wide) * keys[..., :width].to(wide)
-        return dk.to(kind), None if penalties is None else g[..., width + PENALTY].to(penalties), None, None
+        keys, alpha = ctx.saved_tensors
+        width, wide, (kind, penalties) = g.shape[-1] - SPARE, _wide(g.dtype), ctx.kinds
+        c, size = _scales(alpha, ctx.slope, wide)
+        vector, straight = keys[..., :width].to(wide), g[..., :width].to(wide)
+        pull = size * g[..., width, None].to(wide) * vector if ctx.distance else 0.0
+        dpenalty = None if penalties is None else g[..., width + PENALTY].to(penalties)
+        dalpha = None
+        if ctx.needs_input_grad[2]:
+            dalpha = ((vector * (straight - pull)).sum(-1).sum((0, 2)) / alpha.to(wide)).to(alpha.dtype)
+        return (c * (straight - 2 * pull)).to(kind), dpenalty, dalpha, None, None, None
 
 
 class _Queries(torch.autograd.Function):
-    """q, alpha, sink -> lanes; dq = 2 alpha slope dQ, and dalpha = sum dQ . Q / alpha over the lanes it multiplies."""
+    """q, alpha, sink -> lanes; dalpha = sum dQ . Q / alpha over the lanes that it multiplies."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, alpha: Tensor, sink: Tensor | None, slope: float, dtype: torch.dtype) -> Tensor:
-        width, wide = q.shape[-1], torch.promote_types(dtype, torch.float32)
-        sharp = alpha.to(dtype)[:, None, None]
+    def forward(
+        ctx: Any, q: Tensor, alpha: Tensor | None, sink: Tensor | None, slope: float, dtype: torch.dtype
+    ) -> Tensor:
+        width = q.shape[-1]
         queries = q.new_zeros(*q.shape[:-1], width + SPARE, dtype=dtype)
-        queries[..., :width] = q.to(wide) * (2 * slope * sharp.to(wide))
-        queries[..., width : width + PENALTY] = sharp
+        if alpha is None:
+            queries[..., :width] = q
+            queries[..., width : width + PENALTY] = 1
+        else:
+            sharp = alpha.to(dtype)[:, None, None]
+            queries[..., :width] = 2 * slope * sharp.to(_wide(dtype)) * q
+            queries[..., width : width + PENALTY] = sharp
         queries[..., width + PENALTY] = 1
         if sink is not None:
             queries[..., width + SINK] = sink.to(dtype)[:, None]
-        ctx.save_for_backward(queries, alpha)
+        ctx.save_for_backward(None if alpha is None else queries, alpha)
         ctx.slope, ctx.kinds = slope, (q.dtype, None if sink is None else sink.dtype)
         return queries
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         queries, alpha = ctx.saved_tensors
-        width, wide, (kind, sinks) = g.shape[-1] - SPARE, torch.promote_types(g.dtype, torch.float32), ctx.kinds
-        sharp = alpha.to(g.dtype).to(wide)[:, None, None]
-        vector = g[..., :width].to(wide)
-        dq = vector * (2 * ctx.slope * sharp)
-        dalpha = dsink = None
-        if ctx.needs_input_grad[1]:
-            along = vector * queries[..., :width].to(wide) / sharp
-            along = along + F.pad(g[..., width : width + PENALTY].to(wide), (0, width - PENALTY))
-            dalpha = along.sum(-1).sum((0, 2)).to(alpha.dtype)
+        width, wide, (kind, sinks) = g.shape[-1] - SPARE, _wide(g.dtype), ctx.kinds
+        dalpha, dsink = None, None
         if ctx.needs_input_grad[2]:
             dsink = g[..., width + SINK].to(wide).sum((0, 2)).to(sinks)
-        return dq.to(kind), dalpha, dsink, None, None
+        if alpha is None:
+            return g[..., :width].to(kind), None, dsink, None, None
+        sharp, straight = alpha.to(g.dtype).to(wide)[:, None, None], g[..., :width].to(wide)
+        if ctx.needs_input_grad[1]:
+            along = straight * queries[..., :width].to(wide) / sharp
+            along = along + F.pad(g[..., width : width + PENALTY].to(wide), (0, width - PENALTY))
+            dalpha = along.sum(-1).sum((0, 2)).to(alpha.dtype)
+        return (2 * ctx.slope * sharp * straight).to(kind), dalpha, dsink, None, None
 
 
-class _Sharpened(torch.autograd.Function):
-    """Keys as they are; where each head of queries has its own, alpha finds its gradient here and not at the queries.
+def _scales(alpha: Tensor | None, slope: float, wide: torch.dtype) -> tuple[Tensor | float, Tensor | float]:
+    """c and size: 2 alpha slope and 1 / (4 alpha slope), broadcasting over (B, G, T, K); without alpha 1 and slope."""
+    if alpha is None:
+        return 1.0, slope
+    sharp = alpha.to(wide)[:, None, None]
+    return 2 * slope * sharp, 0.25 / (slope * sharp)
 
-    Over the lanes that alpha multiplies, sum_t dQ_t . Q_t = sum_s dK_s . K_s, both being sum_ts dz_ts z_ts. Keys are
-    read on the way back in any case; queries would be for this alone.
-    """
 
-    @staticmethod
-    def forward(ctx: Any, keys: Tensor, alpha: Tensor, slope: float | None) -> Tensor:
-        ctx.save_for_backward(keys, alpha)
-        ctx.slope = slope
-        return keys.view_as(keys)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        if not ctx.needs_input_grad[1]:
-            return g, None, None
-        keys, alpha = ctx.saved_tensors
-        width, wide = g.shape[-1] - SPARE, torch.promote_types(g.dtype, torch.float32)
-        k, along = keys[..., :width].to(wide), g[..., :width].to(wide)
-        if ctx.slope is not None:
-            along = along - ctx.slope * g[..., width, None].to(wide) * k
-        dalpha = (k * along).sum(-1).sum((0, 2)) / alpha.to(g.dtype).to(wide)
-        return g, dalpha.to(alpha.dtype), None
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """What is summed in."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _parts(bias: Tensor, dtype: torch.dtype) -> list[Tensor]:
