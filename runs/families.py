@@ -127,7 +127,7 @@ def _summary(runs: dict[str, list[dict[str, Any]]], tasks: dict[str, Any]) -> li
                 _measured(of_tasks.get("lambada"), "acc", ".4f"),
                 _measured(of_tasks.get("lambada"), "perplexity", ",.0f"),
                 f"{statistics.median(run['training']['speed']['tokens_per_s'] for run in seeds):,.0f}"
-                + (" (shared)" if any(run["note"] for run in seeds) else ""),
+                + (" (shared)" if any("shar" in run["note"] for run in seeds) else ""),
                 seeds[0]["device"]["device"],
             ]
         )
