@@ -3,12 +3,13 @@
 import json
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from positronic.checkpoint import commit
 
 __all__ = ["RESULTS", "alternate", "spread", "write"]
 
@@ -67,16 +68,6 @@ def machine() -> dict[str, Any]:
     except ImportError:
         pass
     return found
-
-
-def commit() -> str:
-    """The commit this was measured at, with a mark when the tree had changes."""
-    asked = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes"]
-    try:
-        found = subprocess.run(asked, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return found.stdout.strip()
 
 
 def _processor() -> str:

@@ -5,7 +5,6 @@ import os
 import platform
 import signal
 import statistics
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 
 from positronic import __version__, generate
-from positronic.checkpoint import load, save
+from positronic.checkpoint import commit, load, save
 from positronic.config import ModelConfig
 from positronic.data import excerpt, heldout_conversations, open_source
 from positronic.eval import assistant_bits_per_byte, bits_per_byte
@@ -265,16 +264,6 @@ def circumstances(command: str, device: str, tokenizer: Tokenizer) -> dict[str, 
         "device": pick_device(device).describe(),
         "tokenizer": {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size, "sha256": tokenizer.sha256},
     }
-
-
-def commit() -> str:
-    """The commit that ran, marked when the tree had changes."""
-    asked = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes"]
-    try:
-        found = subprocess.run(asked, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return found.stdout.strip()
 
 
 def write_json(path: Path, value: Any) -> None:

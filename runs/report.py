@@ -118,7 +118,7 @@ def _same_text(found: Found, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _command(run: dict[str, Any]) -> str:
-    at = f" at {run['commit']}" if "commit" in run else ""
+    at = f" at {run['commit']}" if run.get("commit") else ""
     return f"- `{run['command']}`{at}"
 
 

@@ -11,6 +11,7 @@ from positronic.checkpoint.folder import (
     save,
 )
 from positronic.checkpoint.memory import load_conversation, save_conversation
+from positronic.checkpoint.provenance import commit
 from positronic.checkpoint.runs import RunFolder
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "RunFolder",
     "TrainingPart",
     "adopt",
+    "commit",
     "load",
     "load_conversation",
     "load_model",

@@ -12,7 +12,7 @@ import torch
 
 import positronic
 
-__all__ = ["written_by"]
+__all__ = ["commit", "written_by"]
 
 
 def written_by(device: torch.device, clock: Callable[[], float] | None) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def written_by(device: torch.device, clock: Callable[[], float] | None) -> dict[
         "python": platform.python_version(),
         "device": device.type,
         "threads": torch.get_num_threads(),
-        "commit": _commit(),
+        "commit": commit(),
     }
     if clock is not None:
         found["created_at"] = datetime.fromtimestamp(clock(), UTC).isoformat(timespec="seconds")
@@ -31,8 +31,8 @@ def written_by(device: torch.device, clock: Callable[[], float] | None) -> dict[
 
 
 @cache
-def _commit() -> str | None:
-    """The commit of our own source tree, `-dirty` if files differ from it; None where there is no such tree.
+def commit() -> str | None:
+    """The commit of our own source tree, `+changes` if files differ from it; None where there is no such tree.
 
     Asked once: what runs is what was there when it was read.
     """
@@ -42,7 +42,7 @@ def _commit() -> str | None:
         return None
     try:
         asked = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            ["git", "-C", str(root), "describe", "--always", "--dirty=+changes", "--abbrev=12", "--exclude=*"],
             capture_output=True,
             text=True,
             timeout=10,
