@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig as TheirConfig
 from trl import DPOTrainer
 
-import positronic
+import positronic.adapters.hf
 from positronic.checkpoint import save
 from positronic.data import TokenBatch
 from positronic.models import build
