@@ -47,7 +47,7 @@ def causal_metric_attention(
     documents: Documents | None,
     fused: bool | None = None,
 ) -> Tensor:
-    """Whole rows: q (B, H, T, K), k (B, G, T, K), penalty (B, G, T), v (B, G, T, V) -> (B, H, T, V), all like v."""
+    """Whole rows: q (B, H, T, K), k (B, G, T, K), penalty (B, G, T), v (B, G, T, V) -> (B, H, T, V), v's dtype."""
     if _runs_fused(v.dtype, metric, fused):
         return metric_lanes_causal(q, k, penalty, v, metric, documents)
     keys = as_keys(k, penalty, metric, v.dtype)

@@ -7,16 +7,16 @@
     K+4          1 for the sink's row, else 0                the sink's logit
     K+5 .. K+7   0                                           0
 
-so that query times key, unscaled, is the score of the reference without |q|^2. With K = 56 a lane vector is as wide as
-a usual head. In bfloat16 one lane would lose up to 0.06 of a logit; three carry the bias to 2e-7. |k|^2 is taken of the
-rounded vector and 2 alpha slope q formed from the rounded alpha: scores are those of the rounded vectors, exactly. All
-three parts would pass on the same gradient; it goes through the first alone. float16 cannot hold the bias of keys
-longer than sqrt(65504 / slope), so it takes the key-bias form.
+so that query times key, unscaled, is the score of the reference without |q|^2. Sharp keys carry alpha themselves: their
+first lanes are 2 alpha slope k_s and -alpha slope |k_s|^2 in three parts, and those of the query q_t and 1, 1, 1. A
+cached key serves heads of several sharpnesses and cannot; in whole rows whose heads all have keys of their own they do,
+since keys are read on the way back in any case, and the gradient of a query is then the first lanes of what attention
+gives. Adjoints are written out, one pass over memory each, which is what costs beside attention by the library.
 
-Sharpness can ride on either side. A cached key serves heads of several, so it rides on the queries; in whole rows whose
-heads all have keys of their own it rides on the keys, which are read on the way back in any case, and the gradient of a
-query is the first lanes of what attention gives. Adjoints are written out, one pass each, where autograd's own take
-three or four: beside attention by the library it is memory that costs.
+With K = 56 a lane vector is as wide as a usual head. In bfloat16 one lane would lose up to 0.06 of a logit; three carry
+the bias whole. |k|^2 is taken of the rounded vector, and what else alpha multiplies is of the rounded alpha: scores are
+those of the rounded vectors, exactly. All three parts would pass on the same gradient; it goes through the first alone.
+float16 cannot hold the bias of keys longer than sqrt(65504 / slope), so it takes the key-bias form.
 
 The sink is a key at which every query finds its own logit and a value of 0. Cached calls keep it as the first row of
 their keys; whole rows get it in front of them, or from the log-sum-exp where the block-sparse kernel gives one.
@@ -34,21 +34,20 @@ from positronic.kernels.metric.reference import PENALTY, SINK, SPARE, Metric
 
 __all__ = ["as_keys", "as_queries", "metric_lanes", "metric_lanes_causal", "sink_row", "with_sink"]
 
+UPPER = -0x10000
+"""The bits of a float32 that bfloat16 keeps."""
 
-def as_keys(
-    k: Tensor, penalty: Tensor | None, metric: Metric, dtype: torch.dtype, alpha: Tensor | None = None
-) -> Tensor:
-    """k (B, G, T, K), penalty (B, G, T) -> (B, G, T, K + 8) in `dtype`: what is cached and read.
 
-    With alpha (G,) these are not cached: the first lanes are 2 alpha slope k, the bias -alpha slope |k|^2.
-    """
+def as_keys(k: Tensor, penalty: Tensor | None, metric: Metric, dtype: torch.dtype, sharp: bool = False) -> Tensor:
+    """k (B, G, T, K), penalty (B, G, T) -> (B, G, T, K + 8) in `dtype`. Sharp keys are not cached."""
+    alpha = metric.alpha if sharp else None
     keys: Tensor = _Keys.apply(k, penalty, alpha, metric.slope, metric.distance, dtype)
     return keys
 
 
-def as_queries(q: Tensor, metric: Metric, dtype: torch.dtype, alpha: Tensor | None) -> Tensor:
-    """q (B, H, T, K) -> (B, H, T, K + 8) in `dtype`. Without alpha (H,) the first lanes are q, the next three 1."""
-    queries: Tensor = _Queries.apply(q, alpha, metric.sink, metric.slope, dtype)
+def as_queries(q: Tensor, metric: Metric, dtype: torch.dtype, sharp: bool = True) -> Tensor:
+    """q (B, H, T, K) -> (B, H, T, K + 8) in `dtype`; not sharp where keys are."""
+    queries: Tensor = _Queries.apply(q, metric.alpha if sharp else None, metric.sink, metric.slope, dtype)
     return queries
 
 
@@ -66,32 +65,31 @@ def with_sink(keys: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 def metric_lanes(q: Tensor, keys: Tensor, v: Tensor, metric: Metric, allowed: Tensor) -> Tensor:
     """Cached calls, keys with the sink's row if there is a sink: as the reference, without a (T, S) matrix per head."""
-    return masked_attention(as_queries(q, metric, keys.dtype, metric.alpha), keys, v, allowed, scale=1.0)
+    return masked_attention(as_queries(q, metric, keys.dtype), keys, v, allowed, scale=1.0)
 
 
 def metric_lanes_causal(
     q: Tensor, k: Tensor, penalty: Tensor | None, v: Tensor, metric: Metric, documents: Documents | None
 ) -> Tensor:
     """Whole rows: q (B, H, T, K), k (B, G, T, K), penalty (B, G, T), v (B, G, T, V) -> (B, H, T, V)."""
-    of_keys, of_queries = (metric.alpha, None) if q.shape[1] == k.shape[1] else (None, metric.alpha)
-    keys = as_keys(k, penalty, metric, v.dtype, of_keys)
-    if metric.sink is not None and documents is not None and documents.blocks is not None:
-        queries = as_queries(q, metric._replace(sink=None), v.dtype, of_queries)
-        return sunk_attention(queries, keys, v, documents, metric.sink, scale=1.0)
-    queries = as_queries(q, metric, v.dtype, of_queries)
+    sharp = q.shape[1] == k.shape[1]
+    blocks = documents is not None and documents.blocks is not None
+    keys = as_keys(k, penalty, metric, v.dtype, sharp)
+    queries = as_queries(q, metric._replace(sink=None) if blocks else metric, v.dtype, not sharp)
     if metric.sink is None:
         return causal_attention(queries, keys, v, documents, scale=1.0)
-    if documents is not None:
-        assert documents.allowed is not None, "one of the two forms"
-        allowed = F.pad(documents.allowed, (1, 0), value=True)
-        return masked_attention(queries, *with_sink(keys, v), allowed, scale=1.0)
-    return causal_attention(F.pad(queries, (0, 0, 1, 0)), *with_sink(keys, v), None, scale=1.0)[:, :, 1:]
+    if documents is None:
+        return causal_attention(F.pad(queries, (0, 0, 1, 0)), *with_sink(keys, v), None, scale=1.0)[:, :, 1:]
+    if documents.allowed is None:
+        return sunk_attention(queries, keys, v, documents, metric.sink, scale=1.0)
+    allowed = F.pad(documents.allowed, (1, 0), value=True)
+    return masked_attention(queries, *with_sink(keys, v), allowed, scale=1.0)
 
 
 class _Keys(torch.autograd.Function):
-    """k, penalty, alpha -> lanes K_i = c k_i and bias b = -size |K|^2, c and size as below.
+    """k, penalty, alpha -> lanes: y = c k and b = -size |y|^2, as `_scales` says.
 
-    dk = c dK - 2 c size db K, and alpha dalpha = sum K . (dK - size db K).
+    dk = c (dy - 2 size db y) and alpha dalpha = sum y . (dy - size db y); rounding passes gradients on.
     """
 
     @staticmethod
@@ -104,32 +102,32 @@ class _Keys(torch.autograd.Function):
         distance: bool,
         dtype: torch.dtype,
     ) -> Tensor:
-        width = k.shape[-1]
-        c, size = _scales(alpha, slope, _wide(dtype))
+        width, wide = k.shape[-1], _wide(dtype)
+        c, size = _scales(alpha, slope, wide)
         keys = k.new_zeros(*k.shape[:-1], width + SPARE, dtype=dtype)
-        keys[..., :width] = k if alpha is None else c * k
+        keys[..., :width] = _rounded(c * k.to(wide), dtype)
         if distance:
-            bias = -size * keys.to(_wide(dtype)).square().sum(-1, keepdim=True)
+            bias = -size * keys.to(wide).square().sum(-1, keepdim=True)
             for lane, part in enumerate(_parts(bias.clamp(min=torch.finfo(dtype).min), dtype)):
                 keys[..., width + lane, None] = part
         if penalty is not None:
             keys[..., width + PENALTY] = penalty
         ctx.save_for_backward(keys, alpha)
-        ctx.slope, ctx.distance, ctx.kinds = slope, distance, (k.dtype, None if penalty is None else penalty.dtype)
+        ctx.slope, ctx.distance = slope, distance
         return keys
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         keys, alpha = ctx.saved_tensors
-        width, wide, (kind, penalties) = g.shape[-1] - SPARE, _wide(g.dtype), ctx.kinds
+        width, wide = g.shape[-1] - SPARE, _wide(g.dtype)
         c, size = _scales(alpha, ctx.slope, wide)
         vector, straight = keys[..., :width].to(wide), g[..., :width].to(wide)
         pull = size * g[..., width, None].to(wide) * vector if ctx.distance else 0.0
-        dpenalty = None if penalties is None else g[..., width + PENALTY].to(penalties)
+        dpenalty = g[..., width + PENALTY] if ctx.needs_input_grad[1] else None
         dalpha = None
         if ctx.needs_input_grad[2]:
-            dalpha = ((vector * (straight - pull)).sum(-1).sum((0, 2)) / alpha.to(wide)).to(alpha.dtype)
-        return (c * (straight - 2 * pull)).to(kind), dpenalty, dalpha, None, None, None
+            dalpha = (vector * (straight - pull)).sum(-1).sum((0, 2)) / alpha.to(wide)
+        return c * (straight - 2 * pull), dpenalty, dalpha, None, None, None
 
 
 class _Queries(torch.autograd.Function):
@@ -139,37 +137,38 @@ class _Queries(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, alpha: Tensor | None, sink: Tensor | None, slope: float, dtype: torch.dtype
     ) -> Tensor:
-        width = q.shape[-1]
+        width, wide = q.shape[-1], _wide(dtype)
         queries = q.new_zeros(*q.shape[:-1], width + SPARE, dtype=dtype)
         if alpha is None:
             queries[..., :width] = q
             queries[..., width : width + PENALTY] = 1
         else:
-            sharp = alpha.to(dtype)[:, None, None]
-            queries[..., :width] = 2 * slope * sharp.to(_wide(dtype)) * q
+            sharp = _rounded(alpha.to(wide), dtype)[:, None, None]
+            queries[..., :width] = 2 * slope * sharp * q
             queries[..., width : width + PENALTY] = sharp
         queries[..., width + PENALTY] = 1
         if sink is not None:
-            queries[..., width + SINK] = sink.to(dtype)[:, None]
+            queries[..., width + SINK] = sink[:, None]
         ctx.save_for_backward(None if alpha is None else queries, alpha)
-        ctx.slope, ctx.kinds = slope, (q.dtype, None if sink is None else sink.dtype)
+        ctx.slope = slope
         return queries
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         queries, alpha = ctx.saved_tensors
-        width, wide, (kind, sinks) = g.shape[-1] - SPARE, _wide(g.dtype), ctx.kinds
+        width, wide = g.shape[-1] - SPARE, _wide(g.dtype)
         dalpha, dsink = None, None
         if ctx.needs_input_grad[2]:
-            dsink = g[..., width + SINK].to(wide).sum((0, 2)).to(sinks)
+            dsink = g[..., width + SINK].to(wide).sum((0, 2))
         if alpha is None:
-            return g[..., :width].to(kind), None, dsink, None, None
-        sharp, straight = alpha.to(g.dtype).to(wide)[:, None, None], g[..., :width].to(wide)
+            return g[..., :width], None, dsink, None, None
+        sharp, straight = _rounded(alpha.to(wide), g.dtype)[:, None, None], g[..., :width].to(wide)
         if ctx.needs_input_grad[1]:
             along = straight * queries[..., :width].to(wide) / sharp
+            # Padded, the three lanes are summed in the pass that reads the others.
             along = along + F.pad(g[..., width : width + PENALTY].to(wide), (0, width - PENALTY))
-            dalpha = along.sum(-1).sum((0, 2)).to(alpha.dtype)
-        return (2 * ctx.slope * sharp * straight).to(kind), dalpha, dsink, None, None
+            dalpha = along.sum(-1).sum((0, 2))
+        return 2 * ctx.slope * sharp * straight, dalpha, dsink, None, None
 
 
 def _scales(alpha: Tensor | None, slope: float, wide: torch.dtype) -> tuple[Tensor | float, Tensor | float]:
@@ -181,15 +180,23 @@ def _scales(alpha: Tensor | None, slope: float, wide: torch.dtype) -> tuple[Tens
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
-    """What is summed in."""
+    """float32, or `dtype` where that is wider: what products and sums are taken in."""
     return torch.promote_types(dtype, torch.float32)
 
 
+def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x as `dtype` holds it, still wide. bfloat16 by its bits: a compiler drops a cast that is undone in one kernel."""
+    if dtype != torch.bfloat16:
+        return x.to(dtype).to(x.dtype)
+    bits = x.view(torch.int32)
+    nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) & UPPER
+    return torch.where(x.isnan(), x, nearest.view(torch.float32))
+
+
 def _parts(bias: Tensor, dtype: torch.dtype) -> list[Tensor]:
-    """A float32 number as the sum of three of `dtype`."""
-    high = bias.to(dtype)
-    if dtype.itemsize >= 4:
-        return [high]
-    rest = bias - high.float()
-    middle = rest.to(dtype)
-    return [high, middle, (rest - middle.float()).to(dtype)]
+    """A wide number as a sum of what `dtype` holds: 24 bits as three times 8, exactly. float16 lanes are never read."""
+    if dtype != torch.bfloat16:
+        return [bias]
+    high = (bias.view(torch.int32) & UPPER).view(torch.float32)
+    middle = ((bias - high).view(torch.int32) & UPPER).view(torch.float32)
+    return [high, middle, bias - high - middle]
