@@ -24,6 +24,8 @@ from positronic.eval import benchmark, open_task
 from positronic.train import pick_device
 
 TASKS = ("blimp", "lambada")
+ALONE = "", "alone on the device"
+"""Notes of runs whose speed is their own."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -92,11 +94,11 @@ def report(runs: dict[str, list[dict[str, Any]]], tasks: dict[str, Any], a: argp
         "",
         "Bits per byte on the blend's valid texts, weighed by the blend's shares, over all seeds of a run; ± half the "
         "distance between the best and the worst. At 40 M tokens nothing has converged, the large models least: from "
-        "38 M parameters on they take half as many updates, of twice the tokens. Read a model beside its control, and "
-        "not beside another size. BLiMP and LAMBADA on the weights that were kept, those of one seed: mean accuracy "
-        "over paradigms (chance 0.5), share of last words that greedy decoding says, their perplexity, each ± its "
-        "standard error. Speed: the median step in training, which depends on the size of a batch and on what else "
-        "ran: shared, beside other runs. A dash where nothing was kept.",
+        "38 M parameters on they take half as many updates, of twice the tokens; moa-20m and its scores read 20 M. "
+        "Read a model beside its control, and not beside another size. BLiMP and LAMBADA on the weights that were "
+        "kept, those of one seed: mean accuracy over paradigms (chance 0.5), share of last words that greedy decoding "
+        "says, their perplexity, each ± its standard error. Speed: the median step in training, which depends on the size of "
+        "a batch and on what else ran: shared, beside other runs. A dash where nothing was kept.",
         "",
         "## Bits per byte by text",
         "",
@@ -127,7 +129,7 @@ def _summary(runs: dict[str, list[dict[str, Any]]], tasks: dict[str, Any]) -> li
                 _measured(of_tasks.get("lambada"), "acc", ".4f"),
                 _measured(of_tasks.get("lambada"), "perplexity", ",.0f"),
                 f"{statistics.median(run['training']['speed']['tokens_per_s'] for run in seeds):,.0f}"
-                + (" (shared)" if any("shar" in run["note"] for run in seeds) else ""),
+                + (" (shared)" if any(run["note"] not in ALONE for run in seeds) else ""),
                 seeds[0]["device"]["device"],
             ]
         )

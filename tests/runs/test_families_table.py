@@ -21,7 +21,7 @@ def run_of(model, parameters, seed, bits, tokens=40e6):
         "seed": seed,
         "parameters": parameters,
         "device": {"device": "a machine"},
-        "note": "shared with five others" if seed else "alone on the device",
+        "note": "six side by side" if seed else "alone on the device",
         "training": {"tokens": tokens, "speed": {"tokens_per_s": 1000.0 + seed}},
         "scores": {"novels": {"bits_per_byte": bits + 1}, "blend": {"bits_per_byte": bits}},
     }
