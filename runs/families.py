@@ -97,8 +97,8 @@ def report(runs: dict[str, list[dict[str, Any]]], tasks: dict[str, Any], a: argp
         "38 M parameters on they take half as many updates, of twice the tokens; moa-20m and its scores read 20 M. "
         "Read a model beside its control, and not beside another size. BLiMP and LAMBADA on the weights that were "
         "kept, those of one seed: mean accuracy over paradigms (chance 0.5), share of last words that greedy decoding "
-        "says, their perplexity, each ± its standard error. Speed: the median step in training, which depends on the size of "
-        "a batch and on what else ran: shared, beside other runs. A dash where nothing was kept.",
+        "says, their perplexity, each ± its standard error. Speed: the median step in training, which depends on the "
+        "size of a batch and on what else ran: shared, beside other runs. A dash where nothing was kept.",
         "",
         "## Bits per byte by text",
         "",

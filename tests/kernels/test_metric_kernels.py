@@ -27,6 +27,8 @@ from positronic.kernels.metric import (
 )
 from positronic.kernels.metric.triangle import excesses, triples
 
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
 B, H, T, K, V = 2, 4, 7, 24, 32
 SLOPE = K**-0.5
 FORMS = {"key bias": metric_key_bias, "lanes": metric_lanes}
@@ -124,10 +126,10 @@ def test_the_definition_is_softmax_of_explicit_scores(kind):
     assert (o[0, 1, t] - weights @ v[: t + 1]).abs().max() < 1e-14
 
 
-def score_errors(parts: int, side: str, scale: float = 1.0, made=lambda form: form) -> Tensor:
+def score_errors(parts: int, side: str, scale: float = 1.0, made=lambda form: form, place: str = "cpu") -> Tensor:
     """Of bfloat16 lane scores against explicit distances of the rounded vectors, with so many parts of the bias."""
-    q, k = (scale * vectors(1, 1, 64, 56, seed=s).float() for s in (1, 2))
-    metric, sharp = Metric(torch.tensor([1.37]), 56**-0.5), side == "keys"
+    q, k = (scale * vectors(1, 1, 64, 56, seed=s).to(place, torch.float32) for s in (1, 2))
+    metric, sharp = Metric(torch.tensor([1.37], device=place), 56**-0.5), side == "keys"
     keys = made(as_keys)(k, None, metric, torch.bfloat16, sharp).double()
     queries = made(as_queries)(q, metric, torch.bfloat16, not sharp).double()
     keys[..., 56 + parts : 59] = 0
@@ -148,11 +150,12 @@ def test_three_lanes_carry_the_bias_in_bfloat16_and_fewer_do_not(side):
     )
 
 
+@pytest.mark.parametrize("place", ["cpu", pytest.param("cuda", marks=needs_cuda)])
 @pytest.mark.parametrize("side", ["queries", "keys"])
-def test_a_compiler_keeps_all_three(side):
+def test_a_compiler_keeps_all_three(side, place):
     """It drops a cast to bfloat16 that is undone in the same kernel, and with it what casts would have split."""
     compiled = partial(torch.compile, fullgraph=True, dynamic=False)
-    assert score_errors(3, side, scale=4 / 56**0.5, made=compiled) < 1e-6
+    assert score_errors(3, side, scale=4 / 56**0.5, made=compiled, place=place) < 1e-6
 
 
 def test_in_bfloat16_attention_is_that_of_the_rounded_vectors():
@@ -287,14 +290,14 @@ def test_whole_rows_are_masked_calls(layout, sunk, groups, kind, monkeypatch):
         assert relative_error(gradient, expected[name]) < 1e-5, name
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@needs_cuda
 def test_a_gpu_s_compiler_draws_the_same_triples():
     tokens = TOKENS.cuda()
     for ours, eager in zip(torch.compile(triples)(tokens, None, H, 64), triples(tokens, None, H, 64), strict=True):
         assert torch.equal(ours, eager)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@needs_cuda
 @pytest.mark.parametrize("groups", [1, H])
 @pytest.mark.parametrize("cut", [False, True])
 def test_training_on_cuda_is_the_definition(cut, groups):
