@@ -34,9 +34,6 @@ from positronic.kernels.metric.reference import PENALTY, SINK, SPARE, Metric
 
 __all__ = ["as_keys", "as_queries", "metric_lanes", "metric_lanes_causal", "sink_row", "with_sink"]
 
-UPPER = -0x10000
-"""The bits of a float32 that bfloat16 keeps."""
-
 
 def as_keys(k: Tensor, penalty: Tensor | None, metric: Metric, dtype: torch.dtype, sharp: bool = False) -> Tensor:
     """k (B, G, T, K), penalty (B, G, T) -> (B, G, T, K + 8) in `dtype`. Sharp keys are not cached."""
@@ -105,7 +102,7 @@ class _Keys(torch.autograd.Function):
         width, wide = k.shape[-1], _wide(dtype)
         c, size = _scales(alpha, slope, wide)
         keys = k.new_zeros(*k.shape[:-1], width + SPARE, dtype=dtype)
-        keys[..., :width] = _rounded(c * k.to(wide), dtype)
+        keys[..., :width] = _rounded(k.to(wide) if alpha is None else c * k.to(wide), dtype)
         if distance:
             bias = -size * keys.to(wide).square().sum(-1, keepdim=True)
             for lane, part in enumerate(_parts(bias.clamp(min=torch.finfo(dtype).min), dtype)):
@@ -185,11 +182,11 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x as `dtype` holds it, still wide. bfloat16 by its bits: a compiler drops a cast that is undone in one kernel."""
+    """Wide x as bfloat16 holds it, by its bits: a compiler drops a cast that is undone in one kernel. Else x itself."""
     if dtype != torch.bfloat16:
-        return x.to(dtype).to(x.dtype)
+        return x
     bits = x.view(torch.int32)
-    nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) & UPPER
+    nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
     return torch.where(x.isnan(), x, nearest.view(torch.float32))
 
 
@@ -197,6 +194,6 @@ def _parts(bias: Tensor, dtype: torch.dtype) -> list[Tensor]:
     """A wide number as a sum of what `dtype` holds: 24 bits as three times 8, exactly. float16 lanes are never read."""
     if dtype != torch.bfloat16:
         return [bias]
-    high = (bias.view(torch.int32) & UPPER).view(torch.float32)
-    middle = ((bias - high).view(torch.int32) & UPPER).view(torch.float32)
+    high = _rounded(bias, dtype)
+    middle = _rounded(bias - high, dtype)
     return [high, middle, bias - high - middle]
