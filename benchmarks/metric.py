@@ -103,27 +103,23 @@ def measure(rows: int, length: int, rounds: int, where: str) -> dict[str, Any]:
 def kernels(rows: int, length: int, dtype: torch.dtype, place: torch.device, compiled: bool) -> dict[str, Case]:
     """Plain attention first: what the ones of its name are compared with."""
     plain = _leaves(rows, length, HEADS, VALUE, dtype, place)
-    given = {groups: _leaves(rows, length, groups, WIDTH, dtype, place) for groups in (HEADS, 1)}
+    ours = {groups: _leaves(rows, length, groups, WIDTH, dtype, place) for groups in (HEADS, 1)}
     one = _leaves(rows, length, 1, VALUE, dtype, place)
     segments = (torch.arange(length, device=place) // DOCUMENT_TOKENS).expand(rows, -1)
     documents = Documents.of(segments)
     metric, sunk = _metric(place), _metric(place, sink=True)
     make: Callable[[Any], Any] = partial(torch.compile, dynamic=False) if compiled else lambda form: form
     theirs, lanes = make(_plain), make(_metric_attention)
-
-    def ours_of(groups: int, metric: Metric, documents: Documents | None) -> Case:
-        return _case(lanes, given[groups], metric, documents)
-
     return {
         "plain": _case(theirs, plain, None),
         "plain, one key": _case(theirs, one, None),
         "plain, documents": _case(theirs, plain, documents),
-        "lanes": ours_of(HEADS, metric, None),
-        "lanes and sink": ours_of(HEADS, sunk, None),
-        "lanes, one key": ours_of(1, metric, None),
-        "lanes and sink, one key": ours_of(1, sunk, None),
-        "lanes, documents": ours_of(HEADS, metric, documents),
-        "lanes and sink, documents": ours_of(HEADS, sunk, documents),
+        "lanes": _case(lanes, ours[HEADS], metric, None),
+        "lanes and sink": _case(lanes, ours[HEADS], sunk, None),
+        "lanes, one key": _case(lanes, ours[1], metric, None),
+        "lanes and sink, one key": _case(lanes, ours[1], sunk, None),
+        "lanes, documents": _case(lanes, ours[HEADS], metric, documents),
+        "lanes and sink, documents": _case(lanes, ours[HEADS], sunk, documents),
     }
 
 

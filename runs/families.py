@@ -2,10 +2,11 @@
 
     python runs/families.py --kept KEPT ... --results docs/results --eval EVAL --out docs/results/families [--device D]
 
-KEPT are checkpoint folders, named NAME or NAME-bf16 as `oscillators.py inspect` keeps them; EVAL holds the benchmarks
-(blimp, lambada). Each is scored unless OUT/NAME-tasks.json is there already, which --again makes anew. Bits per byte,
-parameters and speed are those of the runs themselves: every file of RESULTS, however deep, that a run of `train` wrote,
-seeds of one NAME together. Writes OUT.md beside OUT. Without --kept only the table is made. Needs no command line.
+KEPT are checkpoint folders, named NAME or NAME-bf16 as `reference_runs.py inspect` keeps them; EVAL holds the
+benchmarks (blimp, lambada). Each is scored unless OUT/NAME-tasks.json is there already, which --again makes anew. Bits
+per byte, parameters and speed are those of the runs themselves: every file of RESULTS, however deep, that a run of
+`train` wrote, seeds of one NAME together. Writes OUT.md beside OUT. Without --kept only the table is made. Needs no
+command line.
 """
 
 import argparse
