@@ -60,8 +60,11 @@ def write_report(name: str, out: Path) -> None:
     lines += ["## Commands", "", *(_command(run) for run in found.values() if "command" in run)]
     lines += [f"- this page: `python runs/reference_runs.py report {name} --out docs/results/{name}`", ""]
     (out / f"{name}.md").write_text("\n".join(lines), "utf-8")
-    whole = {stem: _curve(run["training"]) for stem, run in runs.items() if not run.get("excerpt")}
-    draw_curves(whole, out / f"{name}.png")
+    curves: dict[str, list[list[tuple[float, float]]]] = {}
+    for run in runs.values():
+        if not run.get("excerpt"):
+            curves.setdefault(run["model"], []).append(_curve(run["training"]))
+    draw_curves(curves, out / f"{name}.png")
 
 
 def _of_positronic(found: Found) -> Iterator[tuple[str, str]]:

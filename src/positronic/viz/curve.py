@@ -53,8 +53,8 @@ def draw_curve(metrics: Path, out: Path, title: str = "", levels: dict[str, floa
     return True
 
 
-def draw_curves(curves: Mapping[str, Sequence[tuple[float, float]]], out: Path, title: str = "") -> bool:
-    """Held-out bits per byte of several runs in one figure: by name, points (tokens, bits per byte)."""
+def draw_curves(curves: Mapping[str, Sequence[Sequence[tuple[float, float]]]], out: Path, title: str = "") -> bool:
+    """Held-out bits per byte of several models in one figure: by name, each seed's points (tokens, bits per byte)."""
     if find_spec("matplotlib") is None:
         return False
     import matplotlib
@@ -63,10 +63,11 @@ def draw_curves(curves: Mapping[str, Sequence[tuple[float, float]]], out: Path, 
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 4.8), dpi=130, layout="constrained")
-    for color, (name, points) in zip(cycle(SERIES), curves.items(), strict=False):
-        x, y = [tokens / 1e6 for tokens, _ in points], [value for _, value in points]
-        axes.plot(x, y, "o-", color=color, markersize=3, linewidth=1.3, label=name)
-    shown = [value for points in curves.values() for _, value in points[1:]]
+    for color, (name, seeds) in zip(cycle(SERIES), curves.items(), strict=False):
+        for seed, points in enumerate(seeds):
+            x, y = [tokens / 1e6 for tokens, _ in points], [value for _, value in points]
+            axes.plot(x, y, "o-", color=color, markersize=3, linewidth=1.3, label=None if seed else name)
+    shown = [value for seeds in curves.values() for points in seeds for _, value in points[1:]]
     if shown:
         axes.set_ylim(min(shown) - 0.05, max(shown) + 0.1)
     _finish(axes, title)
