@@ -26,8 +26,6 @@ class Family:
     """Of health's readings, "organ: reading", those that are shown layer by layer."""
     claims: Callable[[Found], Iterator[tuple[str, str]]]
     """What the published model's card says, and what was seen here."""
-    remark: str = ""
-    """What else all its numbers should be read with."""
 
 
 def write_report(name: str, out: Path) -> None:
@@ -36,7 +34,6 @@ def write_report(name: str, out: Path) -> None:
     found = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(out.glob("*.json"))}
     runs = _runs(found)
     lines = [f"# {family.title} on blend-v1, beside its controls", "", *_headline(runs, family.pairs), ""]
-    lines += [family.remark, ""] if family.remark else []
     claims = list(family.claims(found))
     if claims:
         lines += ["## What the published card says, and what was seen here", "", "| the card | here |", "|---|---|"]
@@ -351,8 +348,6 @@ FAMILIES = {
             "metric_mha: sharpness",
         ),
         _of_metric,
-        "The runs on an H200 were made before lanes were rounded by their bits (docs/decisions.md): compiled, a key's "
-        "bias filled one lane of three, and scores were 0.015 off at keys of length 4, 0.06 at 7.",
     ),
 }
 """By the name that `report` is given."""
