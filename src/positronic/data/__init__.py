@@ -1,7 +1,7 @@
 """Documents -> token shards -> rows -> a weighted mixture: everything between a file on disk and a `TokenBatch`."""
 
 from positronic.data.batch import BatchSource, TokenBatch
-from positronic.data.chat import ChatFiles, ChatSource, Conversation, open_chats
+from positronic.data.chat import ChatFiles, Conversation, open_chats
 from positronic.data.chat_split import ChatSplit
 from positronic.data.corpus import chat_mixture, heldout_conversations, heldout_documents, pair_mixture, text_mixture
 from positronic.data.files import cache_folder
@@ -18,7 +18,6 @@ __all__ = [
     "BatchSource",
     "ChatFiles",
     "ChatRows",
-    "ChatSource",
     "ChatSplit",
     "Conversation",
     "Counts",

@@ -10,13 +10,12 @@ In all texts `{{name}}` and `{{author}}` are filled with what the model is to ca
 end with their last assistant turn; those without one teach nothing and are passed over.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -24,11 +23,12 @@ from positronic.config import canonical_json
 from positronic.data.chat_shapes import SHAPES, from_columns, from_record
 from positronic.data.encode import Encoded, id_type
 from positronic.data.files import lines, plain_suffix
-from positronic.data.sources import DataSpec, files_fingerprint, find_files, records
+from positronic.data.sources import DataSpec, Source, files_fingerprint, find_files, records
+from positronic.data.split import text_hash
 from positronic.errors import DataError
 from positronic.text import Message, Tokenizer, render
 
-__all__ = ["NAMES", "ChatFiles", "ChatSource", "Conversation", "encode_chats", "open_chats"]
+__all__ = ["NAMES", "ChatFiles", "Conversation", "encode_chats", "open_chats"]
 
 SUFFIXES = (".jsonl", ".json", ".tsv", ".parquet")
 NAMES: Mapping[str, str] = MappingProxyType({"name": "Positron", "author": "the positronic authors"})
@@ -47,18 +47,7 @@ class Conversation:
     @property
     def text_hash(self) -> int:
         """The first 8 bytes of the sha256 of what is said, as a number."""
-        said = canonical_json([message.to_dict() for message in self.messages])
-        return int.from_bytes(hashlib.sha256(said.encode()).digest()[:8], "big")
-
-
-class ChatSource(Protocol):
-    """Conversations, in the same order every time."""
-
-    name: str
-
-    @property
-    def fingerprint(self) -> str: ...
-    def __iter__(self) -> Iterator[Conversation]: ...
+        return text_hash(canonical_json([message.to_dict() for message in self.messages]))
 
 
 def open_chats(spec: DataSpec | str | Path, names: Mapping[str, str] = NAMES) -> "ChatFiles":
@@ -116,7 +105,7 @@ def _read(path: Path, record: Any) -> list[Message]:
     return messages
 
 
-def encode_chats(source: ChatSource, tokenizer: Tokenizer) -> Iterator[Encoded]:
+def encode_chats(source: Source[Conversation], tokenizer: Tokenizer) -> Iterator[Encoded]:
     """Each conversation in the chat form, then `eot_id`, with what of it carries loss."""
     width = id_type(tokenizer)
     for conversation in source:

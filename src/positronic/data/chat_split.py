@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Generic, Protocol, TypeVar
 
+from positronic.data.sources import Source
 from positronic.data.split import ONE_IN, check_one_in, side_fingerprint
 
 __all__ = ["ChatPart", "ChatSplit"]
@@ -23,16 +24,6 @@ class Said(Protocol):
 
 
 Kind = TypeVar("Kind", bound=Said, covariant=True)
-
-
-class Source(Protocol[Kind]):
-    """A `ChatSource` or a `PairSource`."""
-
-    name: str
-
-    @property
-    def fingerprint(self) -> str: ...
-    def __iter__(self) -> Iterator[Kind]: ...
 
 
 class ChatSplit(Generic[Kind]):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from positronic.data.sources import Source
+from positronic.data.sources import Document, Source
 from positronic.text import Tokenizer
 
 __all__ = ["Encoded", "encode", "id_type", "pieces"]
@@ -29,7 +29,7 @@ class Encoded(NamedTuple):
     """Whether the document ends here; its last token is then `eot_id`."""
 
 
-def encode(source: Source, tokenizer: Tokenizer) -> Iterator[Encoded]:
+def encode(source: Source[Document], tokenizer: Tokenizer) -> Iterator[Encoded]:
     """Documents as tokens, many pieces to a call of the tokenizer."""
     width = id_type(tokenizer)
     for batch in _batches(source):
@@ -37,7 +37,7 @@ def encode(source: Source, tokenizer: Tokenizer) -> Iterator[Encoded]:
             yield Encoded(np.array([*ids, tokenizer.eot_id] if ends else ids, width), len(text.encode()), None, ends)
 
 
-def _batches(source: Source) -> Iterator[list[tuple[str, bool]]]:
+def _batches(source: Source[Document]) -> Iterator[list[tuple[str, bool]]]:
     """(piece, whether its document ends there), about BATCH characters together."""
     batch: list[tuple[str, bool]] = []
     room = BATCH

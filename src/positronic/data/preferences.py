@@ -18,18 +18,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from positronic.data.chat import Conversation
 from positronic.data.chat_shapes import from_record, present
 from positronic.data.encode import Encoded, id_type
-from positronic.data.sources import DataSpec, files_fingerprint, find_files, records
+from positronic.data.sources import DataSpec, Source, files_fingerprint, find_files, records
 from positronic.errors import DataError
 from positronic.text import Message, Tokenizer, render
 
-__all__ = ["Pair", "PairFiles", "PairSource", "encode_pairs", "open_pairs"]
+__all__ = ["Pair", "PairFiles", "encode_pairs", "open_pairs"]
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 READER = 2
@@ -48,16 +48,6 @@ class Pair:
     def text_hash(self) -> int:
         """That of the chosen conversation."""
         return Conversation(self.chosen, self.name).text_hash
-
-
-class PairSource(Protocol):
-    """Pairs, in the same order every time."""
-
-    name: str
-
-    @property
-    def fingerprint(self) -> str: ...
-    def __iter__(self) -> Iterator[Pair]: ...
 
 
 def open_pairs(spec: DataSpec | str | Path) -> "PairFiles":
@@ -95,7 +85,7 @@ class PairFiles:
                     yield pair
 
 
-def encode_pairs(source: PairSource, tokenizer: Tokenizer) -> Iterator[Encoded]:
+def encode_pairs(source: Source[Pair], tokenizer: Tokenizer) -> Iterator[Encoded]:
     """Each pair as one document: the chosen conversation, `eot_id`, the rejected one, `eot_id`."""
     width = id_type(tokenizer)
     for pair in source:

@@ -20,12 +20,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from positronic.config import canonical_json
-from positronic.data.chat import ChatSource
 from positronic.data.encode import Encoded, encode, id_type
 from positronic.data.files import cache_folder, file_sha256, written_whole
 from positronic.data.npy import NpyWriter
-from positronic.data.preferences import PairSource
-from positronic.data.sources import Source
+from positronic.data.sources import Document, Source
 from positronic.errors import DataError
 from positronic.text import Tokenizer
 
@@ -99,7 +97,7 @@ def _damaged(folder: Path, what: str) -> DataError:
 
 
 def tokenise(
-    source: Source,
+    source: Source[Document],
     tokenizer: Tokenizer,
     *,
     cache: Path | str | None = None,
@@ -110,7 +108,7 @@ def tokenise(
 
 
 def shard(
-    source: Source | ChatSource | PairSource,
+    source: Source[object],
     kind: str,
     tokenizer: Tokenizer,
     documents: Callable[[], Iterable[Encoded]],

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from positronic.data.fields import values
 from positronic.data.files import (
@@ -50,17 +50,20 @@ class Document:
     name: str
 
 
-class Source(Protocol):
-    """Documents, in the same order every time."""
+Kind = TypeVar("Kind", covariant=True)
+
+
+class Source(Protocol[Kind]):
+    """Documents, conversations or pairs, in the same order every time."""
 
     name: str
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the content and of how it is read; equal fingerprints give equal documents."""
+        """Hash of the content and of how it is read; equal fingerprints give equal content."""
         ...
 
-    def __iter__(self) -> Iterator[Document]: ...
+    def __iter__(self) -> Iterator[Kind]: ...
 
 
 @dataclass(frozen=True)

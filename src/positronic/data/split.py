@@ -52,7 +52,7 @@ def side_fingerprint(source: str, one_in: int | None, held_out: bool) -> str:
 class Split:
     """The two sides of a source. `one_in=None` holds nothing out."""
 
-    def __init__(self, source: Source, one_in: int | None = ONE_IN):
+    def __init__(self, source: Source[Document], one_in: int | None = ONE_IN):
         check_one_in(one_in)
         self.source, self.one_in = source, one_in
         self.train = Part(self, held_out=False)
@@ -108,7 +108,7 @@ class Part:
                 yield Document(text, document.name)
 
 
-def excerpt(documents: Source, budget_bytes: int) -> list[Document]:
+def excerpt(documents: Source[Document], budget_bytes: int) -> list[Document]:
     """At most `budget_bytes` of UTF-8 out of `documents`, the same every time.
 
     The documents of the smallest hashes, as many as fill the budget, the last one cut at a paragraph. Where less than
