@@ -170,17 +170,11 @@ def scores(
     mixture = blend(BLEND)
     with pick_device(device).autocast():
         found = {
-            path: bits_per_byte(model, tokenizer, documents(text / path, max_bytes), probe=probe)
+            path: bits_per_byte(model, tokenizer, excerpt(open_source(text / path), max_bytes), probe=probe)
             for path in (*mixture.valid, *(OTHER_TEXTS if others else ()))
         }
     mixed = [found[path].bits_per_byte * share for path, share in zip(mixture.valid, shares(), strict=True)]
     return {path: score.to_json() for path, score in found.items()} | {"blend": {"bits_per_byte": sum(mixed)}}
-
-
-def documents(path: Path, max_bytes: int | None) -> Any:
-    """The documents of a text, or an excerpt of them."""
-    source = open_source(path)
-    return source if max_bytes is None else excerpt(source, max_bytes)
 
 
 def shares() -> list[float]:

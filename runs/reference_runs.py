@@ -32,7 +32,6 @@ from experiment import (
     PROMPTS,
     StopsAfter,
     circumstances,
-    documents,
     keep,
     opened,
     pretraining,
@@ -49,6 +48,7 @@ from torch import nn
 
 from positronic import generate
 from positronic.config import ModelConfig
+from positronic.data import excerpt, open_source
 from positronic.eval import Score, compare
 from positronic.lm import LM
 from positronic.mixers.metric_scores import CosineConfig, DotConfig, L2Config
@@ -199,7 +199,7 @@ def gates(model: Any) -> dict[str, Any]:
 
 def readings(model: LM, tokenizer: Tokenizer, a: argparse.Namespace) -> list[dict[str, Any]]:
     """What health reads of every organ, layer by layer, on the beginnings of the blend's valid texts."""
-    texts = [d.text for path in blend(BLEND).valid for d in documents(a.text / path, HEALTH_BYTES)]
+    texts = [d.text for path in blend(BLEND).valid for d in excerpt(open_source(a.text / path), HEALTH_BYTES)]
     rows = sample_rows(tokenizer.encode_batch(texts), tokenizer.eot_id, model.config.context)
     found = health(model, rows.to(pick_device(a.device).torch_device))
     return [line.to_json() for line in found.lines]
@@ -212,7 +212,8 @@ def ablation(model: LM, tokenizer: Tokenizer, a: argparse.Namespace) -> dict[str
     whole, tokens = 0.0, 0
     for path, share in zip(blend(BLEND).valid, shares(), strict=True):
         with pick_device(a.device).autocast():
-            scored, versions = compare(model, tokenizer, documents(a.text / path, a.excerpt_bytes), probes)
+            documents = excerpt(open_source(a.text / path), a.excerpt_bytes)
+            scored, versions = compare(model, tokenizer, documents, probes)
         whole += share * Score.total(scored).bits_per_byte
         tokens += Score.total(scored).tokens
         for organ, version in versions.items():

@@ -90,6 +90,7 @@ def test_an_excerpt_keeps_to_its_budget_and_is_the_same_every_time():
         again = excerpt(Listed(*reversed(texts)), budget)
         assert [d.text for d in again] == [d.text for d in once]
     assert sorted(d.text for d in excerpt(Listed(*texts), 10**9)) == sorted(texts)
+    assert [d.text for d in excerpt(Listed(*texts), None)] == list(texts)
 
 
 def test_an_excerpt_of_long_documents_takes_a_beginning_of_each():

@@ -58,9 +58,8 @@ class Command:
         place = pick_device(self.device, self.precision)
         model, tokenizer = load(self.folder, device=place.torch_device)
         silent = self._silent(model)
-        sources = [open_source(path) for path in self.data]
-        chosen = [source if self.max_bytes is None else excerpt(source, self.max_bytes) for source in sources]
-        documents = [document for source in chosen for document in source if document.text]
+        chosen = [excerpt(open_source(path), self.max_bytes) for path in self.data]
+        documents = [document for some in chosen for document in some if document.text]
         check_documents(len(documents))
         say(f"{len(documents)} documents, read {1 + len(silent)} times ...")
         with place.autocast():

@@ -16,7 +16,7 @@ Examples:
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -27,7 +27,6 @@ from positronic.cli.console import print_json, say, table
 from positronic.errors import ConfigError
 
 if TYPE_CHECKING:
-    from positronic.data import Document
     from positronic.lm import LM
     from positronic.probe import Probe
     from positronic.text import Tokenizer
@@ -109,6 +108,7 @@ class Command:
 
     def _texts(self, model: "LM", tokenizer: "Tokenizer", probe: "Probe | None") -> dict[str, Any]:
         """Bits per byte of each text and of all together."""
+        from positronic.data import excerpt, open_source
         from positronic.eval import Score, bits_per_byte_stderr, document_scores
 
         if not self.data:
@@ -117,9 +117,8 @@ class Command:
         totals = []
         for path in self.data:
             start = time.perf_counter()
-            scores = document_scores(
-                model, tokenizer, self._documents(path), context=self.context, stride=self.stride, probe=probe
-            )
+            documents = excerpt(open_source(path), self.max_bytes)
+            scores = document_scores(model, tokenizer, documents, context=self.context, stride=self.stride, probe=probe)
             totals.append(Score.total(scores))
             sources[path] = totals[-1].to_json() | {
                 "documents": len(scores),
@@ -154,17 +153,13 @@ class Command:
             from positronic.adapters.lm_eval import Harness, evaluate
         except ImportError as error:
             raise ConfigError(f"{error}") from error
+        from positronic.data import excerpt, open_source
+
         start = time.perf_counter()
-        texts = {path: list(self._documents(path)) for path in self.data}
+        texts = {path: excerpt(open_source(path), self.max_bytes) for path in self.data}
         lm = Harness(model, tokenizer, context=self.context, probe=probe)
         found = evaluate(lm, names, self.data_dir, texts=texts, limit=self.limit)
         return {"tasks": found, "harness": "lm-eval", "seconds": round(time.perf_counter() - start, 3)}
-
-    def _documents(self, path: str) -> "Iterable[Document]":
-        from positronic.data import excerpt, open_source
-
-        source = open_source(path)
-        return source if self.max_bytes is None else excerpt(source, self.max_bytes)
 
 
 def _text_row(name: str, score: Mapping[str, Any]) -> tuple[str, ...]:

@@ -105,8 +105,8 @@ def heldout_documents(data: Sequence[str], *, one_in: int = ONE_IN, budget_bytes
     """The text that `text_mixture` does not train on; of each source an equal part of `budget_bytes` at most."""
     documents: list[Document] = []
     for spec in map(DataSpec.parse, data):
-        held_out = Split(open_source(spec), one_in).held_out
-        found = list(held_out) if budget_bytes is None else excerpt(held_out, budget_bytes // len(data))
+        share = None if budget_bytes is None else budget_bytes // len(data)
+        found = excerpt(Split(open_source(spec), one_in).held_out, share)
         if not found:
             raise DataError(f"{spec.path} is too short to hold text out of it. Give more text, or separate valid text.")
         documents += found

@@ -108,12 +108,14 @@ class Part:
                 yield Document(text, document.name)
 
 
-def excerpt(documents: Source[Document], budget_bytes: int) -> list[Document]:
-    """At most `budget_bytes` of UTF-8 out of `documents`, the same every time.
+def excerpt(documents: Source[Document], budget_bytes: int | None) -> list[Document]:
+    """At most `budget_bytes` of UTF-8 out of `documents`, the same every time; None: all of them.
 
     The documents of the smallest hashes, as many as fill the budget, the last one cut at a paragraph. Where less than
     16 would do, 16 are taken if there are so many, and the longest of them are cut to one length.
     """
+    if budget_bytes is None:
+        return list(documents)
     kept: list[tuple[int, int, int, Document]] = []  # largest hash first: (-hash, -index, bytes, document)
     total = 0
     for index, document in enumerate(documents):
