@@ -51,7 +51,7 @@ class Command:
     json: bool = False
     """Print one JSON object."""
 
-    def run(self) -> None:
+    def run(self) -> int:
         from positronic.recipes import read_run
 
         if self.out is None:
@@ -60,10 +60,11 @@ class Command:
         tokenizer = None if self.resume else self.model
         state = execute(run, self.out, device=self.device, resume=self.resume, tokenizer=tokenizer)
         if state is None:
-            return
-        report_end(state, self.out, as_json=self.json, resume=f"positronic dpo --resume --out {self.out}")
-        if state.stopped != "interrupted" and not self.json:
+            return 0
+        code = report_end(state, self.out, as_json=self.json, resume=f"positronic dpo --resume --out {self.out}")
+        if code == 0 and not self.json:
             say(f"  positronic chat {self.out}/last")
+        return code
 
     def _new(self) -> "RunConfig":
         from positronic.recipes import RunConfig

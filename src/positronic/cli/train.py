@@ -113,8 +113,7 @@ class Command:
 
 def report_end(state: "TrainState", out: Path, *, as_json: bool, resume: str) -> int:
     """Say where a run stands and what to type next; the exit code, 130 if the user stopped it."""
-    count = state.counters
-    best = None if count.best_step is None else count.best_bits_per_byte
+    count, best = state.counters, state.counters.best_bits_per_byte
     if as_json:
         print_json(
             {
@@ -132,13 +131,7 @@ def report_end(state: "TrainState", out: Path, *, as_json: bool, resume: str) ->
     elif state.stopped is None:
         say(f"{count.step:,} steps, and more follow; everything is saved. Go on with:\n  {resume}")
     else:
-        _report_finished(state, out)
+        held_out = "" if best is None else f", best held-out {best:.4f} bits/byte"
+        say(f"{count.step:,} steps, {count.tokens:,} tokens{held_out}. Next:")
+        say(f'  positronic generate {out}/last --prompt "..."')
     return 130 if state.stopped == "interrupted" else 0
-
-
-def _report_finished(state: "TrainState", out: Path) -> None:
-    count = state.counters
-    best = None if count.best_step is None else count.best_bits_per_byte
-    held_out = "" if best is None else f", best held-out {best:.4f} bits/byte"
-    say(f"{count.step:,} steps, {count.tokens:,} tokens{held_out}. Next:")
-    say(f'  positronic generate {out}/last --prompt "..."')

@@ -12,42 +12,46 @@ from positronic.train import read_events
 __all__ = ["draw_curve", "draw_curves"]
 
 SERIES = ("#c2410c", "#1d4ed8", "#0f766e", "#7c3aed", "#a16207", "#be185d", "#475569", "#65a30d")
+BITS = "bits per byte"
 INK, TRAINING, HELD_OUT, GRID = "#1f2430", "#8fa3bf", "#c2410c", "#e6e8ec"
 
 
 def draw_curve(metrics: Path, out: Path, title: str = "", levels: dict[str, float] | None = None) -> bool:
     """Bits per byte over tokens into the PNG or SVG `out`: every step, its running mean, and the held-out text.
 
+    Steps that learn from pairs of answers have no bits per byte: then the loss, in nats, of training and held-out pairs.
     `levels` are horizontal lines by name (gzip, a unigram model). Returns False, and draws nothing, without matplotlib.
     """
     if find_spec("matplotlib") is None:
         return False
     events = read_events(metrics)
-    steps = [e for e in events if e["event"] == "step" and e.get("bits_per_byte") is not None]
-    held_out = [e for e in events if e["event"] == "evaluation"]
+    steps = [e for e in events if e["event"] == "step"]
     if not steps:
         raise DataError(f"{metrics} holds no step yet; train at least one, then draw.")
+    measured = [e for e in steps if e.get("bits_per_byte") is not None]
+    measure, unit, steps = ("bits_per_byte", BITS, measured) if measured else ("loss", "loss, nats", steps)
+    held_out = [e for e in events if e["event"] == "evaluation"]
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     tokens_at = {e["step"]: e["tokens"] / 1e6 for e in steps}
-    x, y = [e["tokens"] / 1e6 for e in steps], [e["bits_per_byte"] for e in steps]
+    x, y = [e["tokens"] / 1e6 for e in steps], [e[measure] for e in steps]
     figure, axes = pyplot.subplots(figsize=(8, 4.2), dpi=130, layout="constrained")
     axes.plot(x, y, color=TRAINING, linewidth=0.6, alpha=0.55)
     axes.plot(x, _running_mean(y), color=INK, linewidth=1.5, label="training (running mean)")
-    points = [(tokens_at[e["step"]], e["bits_per_byte"]) for e in held_out if e["step"] in tokens_at]
+    points = [(tokens_at[e["step"]], e[measure]) for e in held_out if e["step"] in tokens_at]
     if points:
         axes.plot(
-            *zip(*points, strict=True), "o-", color=HELD_OUT, markersize=3.5, linewidth=1.2, label="held-out text"
+            *zip(*points, strict=True), "o-", color=HELD_OUT, markersize=3.5, linewidth=1.2, label="held out"
         )
     for name, level in (levels or {}).items():
         axes.axhline(level, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.annotate(name, (x[-1], level), textcoords="offset points", xytext=(-4, 3), ha="right", fontsize=8)
     shown = sorted(y)[: max(1, int(len(y) * 0.98))] + [p[1] for p in points] + list((levels or {}).values())
     axes.set_ylim(min(shown) - 0.15, max(shown) + 0.15)
-    _finish(axes, title)
+    _finish(axes, title, unit)
     figure.savefig(out)
     pyplot.close(figure)
     return True
@@ -76,10 +80,10 @@ def draw_curves(curves: Mapping[str, Sequence[Sequence[tuple[float, float]]]], o
     return True
 
 
-def _finish(axes: Any, title: str) -> None:
+def _finish(axes: Any, title: str, unit: str = BITS) -> None:
     """What all curves have in common."""
     axes.set_xlabel("million tokens")
-    axes.set_ylabel("bits per byte")
+    axes.set_ylabel(unit)
     axes.set_title(title, loc="left", fontsize=11)
     axes.grid(color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
