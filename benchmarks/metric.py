@@ -13,7 +13,6 @@ Forward, and backward to all that is learned or given. On CUDA each form is a gr
 between kernels, which a training step hides behind the layers before, is left out of all alike.
 """
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,7 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.record import alternate, spread, write
+from benchmarks.mixers import run
+from benchmarks.record import alternate, spread
 from positronic.kernels.attention import Documents, causal_attention
 from positronic.kernels.metric import (
     Metric,
@@ -35,7 +35,7 @@ from positronic.mixers.metric_attention import MetricMHAConfig, MetricMQAConfig
 from positronic.mixers.metric_scores import DotConfig
 from positronic.nn.init import initialize
 from positronic.state import Step
-from positronic.train import pick_device
+from positronic.train import Device
 
 D, HEADS, VALUE, WIDTH = 768, 12, 64, 56
 DOCUMENT_TOKENS = 400
@@ -48,25 +48,7 @@ class Case(NamedTuple):
     leaves: tuple[Tensor, ...]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rows", type=int, default=None)
-    parser.add_argument("--length", type=int, default=None)
-    parser.add_argument("--rounds", type=int, default=None)
-    a = parser.parse_args()
-    cuda = pick_device(a.device).torch_device.type == "cuda"
-    rows, length = a.rows or (16 if cuda else 2), a.length or (2048 if cuda else 256)
-    rounds = a.rounds or (100 if cuda else 7)
-    torch.set_float32_matmul_precision("high")
-    results = measure(rows, length, rounds, a.device)
-    command = f"python -m benchmarks.metric --device {a.device} --rows {rows} --length {length} --rounds {rounds}"
-    path = write(f"metric_{'cuda' if cuda else 'cpu'}", command, results, packages=("torch", "triton"))
-    print(f"{path}: times plain attention {results['ratio']}")
-
-
-def measure(rows: int, length: int, rounds: int, where: str) -> dict[str, Any]:
-    device = pick_device(where)
+def measure(rows: int, length: int, rounds: int, device: Device) -> dict[str, Any]:
     place, cuda = device.torch_device, device.torch_device.type == "cuda"
     dtype = torch.bfloat16 if device.bfloat16 else torch.float32
     short = (1, 512) if cuda else (1, 128)
@@ -123,7 +105,7 @@ def kernels(rows: int, length: int, dtype: torch.dtype, place: torch.device, com
     }
 
 
-def layers(rows: int, length: int, device: Any, compiled: bool) -> dict[str, Case]:
+def layers(rows: int, length: int, device: Device, compiled: bool) -> dict[str, Case]:
     """Mixers of equal heads; the projector apart, which plain attention does not have."""
     place = device.torch_device
     plain = AttentionConfig(n_heads=HEADS, n_kv_heads=HEADS, rank=None, rope_dims=VALUE, qk_norm=False)
@@ -250,4 +232,4 @@ def _ratios(forms: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    run("metric", __doc__, measure, on_cuda=(16, 2048, 100))

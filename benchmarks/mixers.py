@@ -41,7 +41,12 @@ class OneProduct(nn.Module):
         return MixerOutput(self.down(F.silu(gate) * up))
 
 
-def run(name: str, description: str | None, compare: Callable[[int, int, int, Device], dict[str, Any]]) -> None:
+def run(
+    name: str,
+    description: str | None,
+    compare: Callable[[int, int, int, Device], dict[str, Any]],
+    on_cuda: tuple[int, int, int] = (32, 2048, 20),
+) -> None:
     """The command of a benchmark of mixers: reads rows, length, rounds and device, writes what `compare` found."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
@@ -53,15 +58,13 @@ def run(name: str, description: str | None, compare: Callable[[int, int, int, De
     kind = device.torch_device.type
     rows, length, rounds = (
         given or usual
-        for given, usual in zip(
-            (a.rows, a.length, a.rounds), (32, 2048, 20) if kind == "cuda" else (2, 256, 7), strict=True
-        )
+        for given, usual in zip((a.rows, a.length, a.rounds), on_cuda if kind == "cuda" else (2, 256, 7), strict=True)
     )
     torch.set_float32_matmul_precision("high")
     results = compare(rows, length, rounds, device)
     command = f"python -m benchmarks.{name} --device {a.device} --rows {rows} --length {length} --rounds {rounds}"
     path = write(f"{name}_{kind}", command, results, packages=("torch", "triton"))
-    print(f"{path}: times the fastest SwiGLU {results['ratio']}")
+    print(f"{path}: times the peer {results['ratio']}")
 
 
 @dataclass(frozen=True)

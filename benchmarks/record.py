@@ -25,10 +25,9 @@ def write(name: str, command: str, results: Any, *, packages: tuple[str, ...] = 
         "command": command,
         "commit": commit(),
         "machine": machine(),
-        "versions": {},
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
         **results,
     }
-    record["versions"] = {"python": platform.python_version(), **{p: _version(p) for p in packages}}
     path.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
     return path
 
