@@ -165,10 +165,9 @@ def report(result: dict[str, Any], out: Path) -> None:
         *(f"> **{q}** {t.replace(chr(10), ' / ')}\n" for q, t in tuned["answers"].items()),
     ]
     (out / "control.md").write_text("\n".join(lines) + "\n", "utf-8")
-    for name in names:
-        metrics = out / f"{name}.metrics.jsonl"
-        if metrics.exists() and name == better:
-            draw_curve(metrics, out / "control.png", f"tinygpt-15m on blend-v1, {name}")
+    metrics = out / f"{better}.metrics.jsonl"
+    if metrics.exists():
+        draw_curve(metrics, out / "control.png", f"tinygpt-15m on blend-v1, {better}")
 
 
 if __name__ == "__main__":

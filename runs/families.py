@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from experiment import circumstances, write_json
+from report import mean, runs_in
 
 from positronic.checkpoint import load
 from positronic.eval import benchmark, open_task
@@ -73,10 +74,8 @@ def scored(name: str, folder: Path, a: argparse.Namespace) -> dict[str, Any]:
 def runs_below(results: Path) -> dict[str, list[dict[str, Any]]]:
     """The runs by model, all seeds of each, the largest model first."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(results.rglob("*.json")):
-        run = json.loads(path.read_text("utf-8"))
-        whole = isinstance(run, dict) and {"model", "parameters", "training", "scores"} <= run.keys()
-        if whole and not run.get("excerpt"):
+    for path, run in runs_in({p: json.loads(p.read_text("utf-8")) for p in sorted(results.rglob("*.json"))}).items():
+        if not run.get("excerpt"):
             seeds = found.setdefault(run["model"], [])
             seeds.append(run)
             if run["training"]["tokens"] != seeds[0]["training"]["tokens"]:
@@ -125,7 +124,7 @@ def _summary(runs: dict[str, list[dict[str, Any]]], tasks: dict[str, Any]) -> li
                 name,
                 f"{seeds[0]['parameters']:,}",
                 f"{seeds[0]['training']['tokens'] / 1e6:.0f} M",
-                _seeds([run["scores"]["blend"]["bits_per_byte"] for run in seeds]),
+                mean([run["scores"]["blend"]["bits_per_byte"] for run in seeds]),
                 _measured(of_tasks.get("blimp"), "acc", ".4f"),
                 _measured(of_tasks.get("lambada"), "acc", ".4f"),
                 _measured(of_tasks.get("lambada"), "perplexity", ",.0f"),
@@ -143,7 +142,7 @@ def _by_text(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
         [
             text,
             *(
-                _seeds([run["scores"][text]["bits_per_byte"] for run in seeds if text in run["scores"]])
+                mean([run["scores"][text]["bits_per_byte"] for run in seeds if text in run["scores"]])
                 for seeds in runs.values()
             ),
         ]
@@ -167,13 +166,6 @@ def _by_paradigm(runs: dict[str, list[dict[str, Any]]], tasks: dict[str, Any]) -
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = ["| " + " | ".join(cells) + " |" for cells in [columns, *rows]]
     return [lines[0], "|---|" + "---:|" * (len(columns) - 1), *lines[1:]]
-
-
-def _seeds(values: Sequence[float]) -> str:
-    if not values:
-        return "-"
-    spread = f" ± {(max(values) - min(values)) / 2:.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{spread}"
 
 
 def _measured(task: dict[str, Any] | None, metric: str, form: str) -> str:

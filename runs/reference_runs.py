@@ -44,7 +44,6 @@ from experiment import (
     write_json,
 )
 from report import write_report
-from torch import nn
 
 from positronic import generate
 from positronic.config import ModelConfig
@@ -224,7 +223,7 @@ def ablation(model: LM, tokenizer: Tokenizer, a: argparse.Namespace) -> dict[str
     return {"tokens": tokens, "excerpt_bytes": a.excerpt_bytes, "bits_per_byte": whole, "organs": rows}
 
 
-def drafts(model: LM, tokenizer: Tokenizer) -> dict[str, Any]:
+def drafts(model: Any, tokenizer: Tokenizer) -> dict[str, Any]:
     """Greedy text with and without the model's own drafts: rates, drafts kept, whether the text is the same."""
     found: dict[str, list[Any]] = {"plain": [], "drafted": []}
     for prompt in PROMPTS:
@@ -239,7 +238,7 @@ def drafts(model: LM, tokenizer: Tokenizer) -> dict[str, Any]:
     pairs = list(zip(found["plain"], found["drafted"], strict=True))
     kept = [r for _, r in found["drafted"]]
     return {
-        "device": str(next(_module(model).parameters()).device),
+        "device": str(next(model.parameters()).device),
         "tokens_per_s": rate,
         "gain": rate["drafted"] / rate["plain"],
         "same_text": sum(p.tokens == d.tokens for (_, p), (_, d) in pairs),
@@ -253,9 +252,9 @@ def drafts(model: LM, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def acceptance(model: LM, tokenizer: Tokenizer) -> list[float]:
+def acceptance(model: Any, tokenizer: Tokenizer) -> list[float]:
     """Share of places in greedy text at which each head says what the main head says that many tokens later."""
-    place = next(_module(model).parameters()).device
+    place = next(model.parameters()).device
     kept: list[list[float]] = []
     for prompt in PROMPTS:
         text = list(generate(model, tokenizer, prompt, temperature=0, max_new_tokens=DRAFTED_TOKENS))[-1].result
@@ -286,10 +285,6 @@ def answer(a: argparse.Namespace) -> None:
     found = tuned_scores(before, after, tokenizer, a.text, a.chats, a.device, max_bytes=a.excerpt_bytes)
     command = f"{_command(a)} --excerpt-bytes {a.excerpt_bytes}"
     write_json(a.out / f"{a.name}-chat.json", circumstances(command, a.device, tokenizer) | {"answers": found})
-
-
-def _module(model: Any) -> nn.Module:
-    return model
 
 
 def report(a: argparse.Namespace) -> None:

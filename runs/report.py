@@ -11,7 +11,7 @@ from pages import continuations, one_line
 
 from positronic.viz import draw_curves
 
-__all__ = ["FAMILIES", "write_report"]
+__all__ = ["FAMILIES", "mean", "runs_in", "write_report"]
 
 Found = dict[str, Any]
 """Result files by their stems."""
@@ -32,7 +32,7 @@ def write_report(name: str, out: Path) -> None:
     """OUT/NAME.md and its plot."""
     family = FAMILIES[name]
     found = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(out.glob("*.json"))}
-    runs = _runs(found)
+    runs = runs_in(found)
     lines = [f"# {family.title} on blend-v1, beside its controls", "", *_headline(runs, family.pairs), ""]
     claims = list(family.claims(found))
     if claims:
@@ -102,7 +102,7 @@ def _of_mycel(found: Found) -> Iterator[tuple[str, str]]:
 
 
 def _of_metric(found: Found) -> Iterator[tuple[str, str]]:
-    ours, twin = (_seeds(_runs(found), name) for name in ("moa-metric-150m", "moa-dot-150m"))
+    ours, twin = (_seeds(runs_in(found), name) for name in ("moa-metric-150m", "moa-dot-150m"))
     if ours and twin:
         yield (
             "loss is competitive with dot-product baselines of the same compute",
@@ -125,9 +125,9 @@ def _command(run: dict[str, Any]) -> str:
     return f"- `{run['command']}`{at}"
 
 
-def _runs(found: Found) -> Found:
+def runs_in(found: Found) -> Found:
     """Those of the files that runs of `train` wrote."""
-    return {stem: run for stem, run in found.items() if "scores" in run}
+    return {stem: run for stem, run in found.items() if {"model", "training", "scores"} <= run.keys()}
 
 
 def _curve(training: dict[str, Any]) -> list[tuple[float, float]]:
@@ -142,8 +142,10 @@ def _several(seeds: list[Any]) -> str:
     return "one seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
 
 
-def _mean(values: list[float]) -> str:
+def mean(values: list[float]) -> str:
     """The mean, and the half width between the largest and the smallest where there are several."""
+    if not values:
+        return "-"
     spread = f" ± {(max(values) - min(values)) / 2:.4f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.4f}{spread}"
 
@@ -182,7 +184,7 @@ def _score_table(runs: dict[str, Any], ours: str, control: str) -> list[str]:
         "|---|" + "---|" * len(names),
     ]
     for text in first["scores"]:
-        cells = [_mean([run["scores"][text]["bits_per_byte"] for run in _seeds(runs, name)]) for name in names]
+        cells = [mean([run["scores"][text]["bits_per_byte"] for run in _seeds(runs, name)]) for name in names]
         lines.append(f"| {text} | " + " | ".join(cells) + " |")
     return [*lines, "", "± is half the distance between the best and the worst seed.", ""]
 
