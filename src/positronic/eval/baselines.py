@@ -32,8 +32,6 @@ class Baselines:
     """Level 9, nothing known beforehand."""
     xz: float
     """Preset 9 extreme, nothing known beforehand."""
-    unigram_bytes: float
-    """Frequencies of single bytes in the training text."""
     unigram: float
     """Frequencies of the tokenizer's tokens in the training text."""
 
@@ -48,21 +46,19 @@ def baselines(tokenizer: Encoder, held_out: Sequence[str], train: Iterable[str])
     if not data:
         raise DataError("There is no held-out text to compare on. Give text that is not empty.")
     size = tokenizer.vocab_size
-    of_bytes, of_tokens = np.zeros(256), np.zeros(size)
+    known = np.zeros(size)
     for text in train:
-        of_bytes += _counts(text.encode(), 256)
-        of_tokens += _counts(tokenizer.encode_batch([text])[0], size)
+        known += _counts(tokenizer.encode_batch([text])[0], size)
     tokens = [token for ids in tokenizer.encode_batch(held_out) for token in ids]
     return Baselines(
         gzip=8 * len(gzip.compress(data, 9, mtime=0)) / len(data),
         xz=8 * len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)) / len(data),
-        unigram_bytes=_bits(_counts(data, 256), of_bytes) / len(data),
-        unigram=_bits(_counts(tokens, size), of_tokens) / len(data),
+        unigram=_bits(_counts(tokens, size), known) / len(data),
     )
 
 
 def _counts(ids: Sequence[int], size: int) -> np.ndarray:
-    return np.bincount(np.frombuffer(ids, np.uint8) if isinstance(ids, bytes) else np.array(ids, int), minlength=size)
+    return np.bincount(np.array(ids, int), minlength=size)
 
 
 def _bits(seen: np.ndarray, known: np.ndarray) -> float:
