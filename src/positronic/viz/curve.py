@@ -19,7 +19,7 @@ INK, TRAINING, HELD_OUT, GRID = "#1f2430", "#8fa3bf", "#c2410c", "#e6e8ec"
 def draw_curve(metrics: Path, out: Path, title: str = "", levels: dict[str, float] | None = None) -> bool:
     """Bits per byte over tokens into the PNG or SVG `out`: every step, its running mean, and the held-out text.
 
-    Steps that learn from pairs of answers have no bits per byte: then the loss, in nats, of training and held-out pairs.
+    Steps that learn from pairs of answers have no bits per byte: then the loss, in nats, and that of held-out pairs.
     `levels` are horizontal lines by name (gzip, a unigram model). Returns False, and draws nothing, without matplotlib.
     """
     if find_spec("matplotlib") is None:
@@ -43,9 +43,7 @@ def draw_curve(metrics: Path, out: Path, title: str = "", levels: dict[str, floa
     axes.plot(x, _running_mean(y), color=INK, linewidth=1.5, label="training (running mean)")
     points = [(tokens_at[e["step"]], e[measure]) for e in held_out if e["step"] in tokens_at]
     if points:
-        axes.plot(
-            *zip(*points, strict=True), "o-", color=HELD_OUT, markersize=3.5, linewidth=1.2, label="held out"
-        )
+        axes.plot(*zip(*points, strict=True), "o-", color=HELD_OUT, markersize=3.5, linewidth=1.2, label="held out")
     for name, level in (levels or {}).items():
         axes.axhline(level, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.annotate(name, (x[-1], level), textcoords="offset points", xytext=(-4, 3), ha="right", fontsize=8)
