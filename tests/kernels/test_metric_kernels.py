@@ -254,6 +254,60 @@ def test_the_sink_is_a_key_that_says_nothing():
         assert (attend(run, KINDS["distance"], x) - expected).abs().max() < 1e-14
 
 
+def in_blocks(segments: Tensor) -> Documents:
+    """What `Documents.of` gives while training on CUDA, elsewhere too."""
+    if segments.is_cuda:
+        return Documents.of(segments)
+    padded = torch.nn.functional.pad(segments, (0, -segments.shape[1] % fused.BLOCK), value=-1)
+    size = padded.shape[1]
+
+    def visible(b, h, t, s):
+        return (t >= s) & (padded[b, t] == padded[b, s])
+
+    blocks = create_block_mask(visible, len(segments), None, size, size, device="cpu", BLOCK_SIZE=fused.BLOCK)
+    return Documents(blocks=blocks, segments=segments)
+
+
+@pytest.mark.parametrize("place", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+@pytest.mark.parametrize("form", ["definition", "not fused", "radius", "float16"])
+def test_forms_that_know_no_blocks_read_documents_and_padding_all_the_same(form, place, monkeypatch):
+    segments = torch.tensor([[0, 0, 1, 1, 1, 2, 2], [-1, -1, 0, 0, 0, 1, 1]], device=place)
+    documents = in_blocks(segments)
+    assert documents.blocks is not None
+    if form == "definition":
+        monkeypatch.setenv("POSITRONIC_KERNELS", "reference")
+    x = {name: value.to(place) for name, value in leaves(H, torch.float32, sunk=True).items()}
+    metric = KINDS["distance"]._replace(alpha=x["alpha"], sink=x["sink"], radius=5.0 if form == "radius" else None)
+    v = x["v"].half() if form == "float16" else x["v"]
+    given, fused_or_not = (x["q"], x["k"], x["penalty"], v, metric), False if form == "not fused" else None
+    o = causal_metric_attention(*given, documents, fused_or_not)
+    assert torch.equal(o, causal_metric_attention(*given, Documents(documents.mask()), fused_or_not))
+    assert not torch.equal(o, causal_metric_attention(*given, None, fused_or_not))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_definition_runs_in_every_dtype(cached, dtype, kind, monkeypatch):
+    """Queries and keys stay wide in a mixer, values and lanes have the dtype of the model; autocast changes nothing."""
+    monkeypatch.setenv("POSITRONIC_KERNELS", "reference")
+    x = leaves(2, torch.float32, sunk=False)
+    metric, v = KINDS[kind]._replace(alpha=x["alpha"]), x["v"].to(dtype)
+    keys = as_keys(x["k"], x["penalty"], metric, dtype)
+
+    def run() -> Tensor:
+        if cached:
+            return masked_metric_attention(x["q"], keys, v, metric, causal())
+        return causal_metric_attention(x["q"], x["k"], x["penalty"], v, metric, None)
+
+    exact = metric_reference(x["q"].double(), keys.double(), v.double(), metric, causal())
+    assert run().dtype == dtype
+    assert (run() - exact).abs().max() < 4 * torch.finfo(dtype).eps + 1e-6
+    with torch.autocast("cpu", torch.bfloat16):
+        under = run()
+    assert torch.equal(under, run())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("groups", [2, H])
 @pytest.mark.parametrize("sunk", [False, True])
@@ -262,7 +316,7 @@ def test_the_sink_is_a_key_that_says_nothing():
 def test_whole_rows_are_masked_calls(layout, sunk, groups, kind, monkeypatch):
     """The block-sparse kernel runs compiled on CUDA; uncompiled it is the same arithmetic."""
     monkeypatch.setattr(fused, "_compiled_flex", lambda: flex_attention)
-    x, tokens = leaves(groups, torch.float32, sunk), 7
+    x = leaves(groups, torch.float32, sunk)
     if layout == "blocks":  # no gradients there on the CPU
         x = {name: value.detach() for name, value in x.items()}
     segments = torch.tensor([[0, 0, 1, 1, 1, 2, 2], [0, 0, 0, 0, 0, 1, 1]])
@@ -271,12 +325,7 @@ def test_whole_rows_are_masked_calls(layout, sunk, groups, kind, monkeypatch):
         same = same & (segments[:, None, :, None] == segments[:, None, None, :])
         documents = Documents(same)
     if layout == "blocks":
-        padded = torch.nn.functional.pad(segments, (0, fused.BLOCK - tokens), value=-1)
-
-        def visible(b, h, t, s):
-            return (t >= s) & (padded[b, t] == padded[b, s])
-
-        documents = Documents(blocks=create_block_mask(visible, B, None, 128, 128, device="cpu", BLOCK_SIZE=128))
+        documents = in_blocks(segments)
     metric = KINDS[kind]._replace(alpha=x["alpha"], sink=x.get("sink"))
     o = metric_lanes_causal(x["q"], x["k"], x["penalty"], x["v"], metric, documents)
     without_m = x | {"m": torch.ones(groups, K)}

@@ -8,7 +8,7 @@ from positronic.kernels.attention.fused import Documents
 from positronic.kernels.attention.reference import attention_reference
 from positronic.kernels.dispatch import reference_only
 
-__all__ = ["Documents", "attention_reference", "causal_attention", "masked_attention"]
+__all__ = ["Documents", "attention_reference", "causal_attention", "masked_attention", "visible"]
 
 
 def causal_attention(
@@ -25,10 +25,15 @@ def causal_attention(
     """
     blocks = documents is not None and documents.blocks is not None
     if reference_only() or (cap is not None and not blocks):
-        one_document = torch.ones(1, 1, q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
-        allowed = one_document if documents is None or documents.allowed is None else documents.allowed
-        return attention_reference(q, k, v, allowed, cap, scale)
+        return attention_reference(q, k, v, visible(q, documents), cap, scale)
     return fused.causal_attention(q, k, v, documents, cap, scale)
+
+
+def visible(q: Tensor, documents: Documents | None) -> Tensor:
+    """Who sees whom in whole rows of queries (B, H, T, K), for forms that read a mask: (B or 1, 1, T, T) bool."""
+    if documents is not None:
+        return documents.mask()
+    return torch.ones(1, 1, q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
 
 
 def masked_attention(

@@ -32,6 +32,15 @@ class Documents:
     """(B, 1, T, T) bool: s is at or before t, and in the same document."""
     blocks: Any = None
     """The same as a block mask, where the compiled kernel runs: training on CUDA."""
+    segments: Tensor | None = None
+    """(B, T) document numbers beside a block mask, for what no block-sparse kernel computes."""
+
+    def mask(self) -> Tensor:
+        """`allowed`, whichever form this is."""
+        if self.allowed is not None:
+            return self.allowed
+        assert self.segments is not None, "a block mask comes with what it was made of"
+        return _visible(self.segments)
 
     @staticmethod
     def of(segments: Tensor | None) -> "Documents | None":
@@ -42,15 +51,21 @@ class Documents:
         if segments.device.type == "cpu" and bool((segments == segments[:, :1]).all()):
             return None  # no document ends inside a row: causal attention skips half the work that a mask does
         if not segments.is_cuda or not torch.is_grad_enabled() or reference_only():
-            return Documents((segments[:, None, :, None] == segments[:, None, None, :]).tril())
+            return Documents(_visible(segments))
 
-        segments = F.pad(segments, (0, -tokens % BLOCK), value=-1)
-        padded = segments.shape[1]
+        whole = F.pad(segments, (0, -tokens % BLOCK), value=-1)
+        padded = whole.shape[1]
 
         def visible(b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
-            return (t >= s) & (segments[b, t] == segments[b, s])
+            return (t >= s) & (whole[b, t] == whole[b, s])
 
-        return Documents(blocks=_compiled_block_mask()(visible, rows, None, padded, padded, BLOCK_SIZE=BLOCK))
+        blocks = _compiled_block_mask()(visible, rows, None, padded, padded, BLOCK_SIZE=BLOCK)
+        return Documents(blocks=blocks, segments=segments)
+
+
+def _visible(segments: Tensor) -> Tensor:
+    """(B, T) -> (B, 1, T, T) bool."""
+    return (segments[:, None, :, None] == segments[:, None, None, :]).tril()
 
 
 def causal_attention(

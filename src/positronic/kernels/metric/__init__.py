@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from positronic.errors import DeviceError
-from positronic.kernels.attention import Documents
+from positronic.kernels.attention import Documents, visible
 from positronic.kernels.dispatch import reference_only
 from positronic.kernels.metric.key_bias import metric_key_bias
 from positronic.kernels.metric.lanes import as_keys, as_queries, metric_lanes, metric_lanes_causal, sink_row, with_sink
@@ -50,11 +50,7 @@ def causal_metric_attention(
     """Whole rows: q (B, H, T, K), k (B, G, T, K), penalty (B, G, T), v (B, G, T, V) -> (B, H, T, V), v's dtype."""
     if _runs_fused(v.dtype, metric, fused):
         return metric_lanes_causal(q, k, penalty, v, metric, documents)
-    keys = as_keys(k, penalty, metric, v.dtype)
-    allowed = None if documents is None else documents.allowed
-    if allowed is None:
-        tokens = q.shape[2]
-        allowed = torch.ones(1, 1, tokens, tokens, dtype=torch.bool, device=q.device).tril()
+    keys, allowed = as_keys(k, penalty, metric, v.dtype), visible(q, documents)
     if metric.sink is not None:
         (keys, v), allowed = with_sink(keys, v), F.pad(allowed, (1, 0), value=True)
     return _explicit(q, keys, v, metric, allowed)
@@ -87,4 +83,4 @@ def _runs_fused(dtype: torch.dtype, metric: Metric, fused: bool | None) -> bool:
 
 def _explicit(q: Tensor, keys: Tensor, v: Tensor, metric: Metric, allowed: Tensor) -> Tensor:
     run = metric_reference if reference_only() else metric_key_bias
-    return run(q, keys.to(q.dtype) if run is metric_reference else keys, v, metric, allowed)
+    return run(q, keys, v, metric, allowed)

@@ -18,6 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from positronic.kernels.dispatch import without_autocast
+
 __all__ = ["PENALTY", "SINK", "SPARE", "Metric", "metric_reference"]
 
 SPARE = 8
@@ -42,20 +44,26 @@ class Metric(NamedTuple):
 
 
 def metric_reference(q: Tensor, keys: Tensor, v: Tensor, metric: Metric, allowed: Tensor) -> Tensor:
-    """The definition, distances formed one by one, in any dtype. A row in which nothing is allowed gives zeros."""
-    group, width = q.shape[1] // keys.shape[1], q.shape[-1]
-    keys, v = keys.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    """The definition, distances formed one by one, in float32 or wider; o in the dtype of v.
+
+    A row in which nothing is allowed gives zeros.
+    """
+    group, width, kind = q.shape[1] // keys.shape[1], q.shape[-1], v.dtype
+    dtype = torch.promote_types(torch.promote_types(q.dtype, kind), torch.float32)
+    q, keys, v = q.to(dtype), keys.to(dtype).repeat_interleave(group, 1), v.to(dtype).repeat_interleave(group, 1)
     k, penalty, sink = keys[..., :width], keys[..., None, :, width + PENALTY], keys[..., None, :, width + SINK] > 0
     gap = (q[..., :, None, :] - k[..., None, :, :]).square().sum(-1)  # (B, H, T, S)
     slope = (metric.alpha * metric.slope)[:, None, None]
     if metric.distance:
         z = slope * (q.square().sum(-1)[..., None] - gap)
     else:
-        z = 2 * slope * torch.einsum("bhtk,bhsk->bhts", q, k)
+        with without_autocast(q.device.type):
+            z = 2 * slope * torch.einsum("bhtk,bhsk->bhts", q, k)
     z = z + penalty
     if metric.radius is not None:
         allowed = allowed & (sink | (gap <= metric.radius**2))
     if metric.sink is not None:
         z = torch.where(sink, metric.sink[:, None, None], z)
     weights = torch.softmax(z.masked_fill(~allowed, -torch.inf), -1).nan_to_num(0.0)
-    return torch.einsum("bhts,bhsv->bhtv", weights, v)
+    with without_autocast(q.device.type):
+        return torch.einsum("bhts,bhsv->bhtv", weights, v).to(kind)
