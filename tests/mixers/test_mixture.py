@@ -134,6 +134,22 @@ def test_a_floor_under_evenness_counts_what_falls_short_at_real_tokens():
     assert out.aux["mixture.entropy"] > 0.01
     assert run(new(MIXTURE.replace(entropy_floor=1.0)), x)[0].aux["mixture.entropy"] < 1e-6
     assert "mixture.entropy" not in run(opened(MIXTURE), x)[0].aux
+    few = run(opened(MIXTURE.replace(entropy_floor=0.9, top=2), 1.5), x, valid=valid)[0]
+    assert few.aux["mixture.entropy"] == out.aux["mixture.entropy"]
+
+
+@pytest.mark.parametrize("collapsed", [False, True])
+def test_the_floor_pulls_up_a_head_that_is_not_heard(collapsed):
+    """A share that is 0, by `top` or by underflow, has a gradient all the same, and a finite one."""
+    mixer = opened(MIXTURE.replace(entropy_floor=1.0, top=2), 1.5)
+    if collapsed:
+        mixer = opened(MIXTURE.replace(entropy_floor=1.0), 1.5)
+        with torch.no_grad():
+            mixer.bias[0] = 150
+    run(mixer, stream())[0].aux["mixture.entropy"].backward()
+    gradient = mixer.bias.grad
+    assert gradient.isfinite().all()
+    assert collapsed or gradient.all()
 
 
 @torch.no_grad()

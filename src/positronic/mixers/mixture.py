@@ -10,7 +10,8 @@ the largest weights count, brought to sum 1 (ties: the first head), and the head
 Shapes   x, n, y (B, T, D); pi (B, T, M), float32.
 State    that of the heads, in order.
 Cost     2 D hidden operations a token beside the heads' own.
-Losses   those of the heads; with a floor mixture.entropy, the mean of relu(floor - H(pi) / ln M) over real tokens.
+Losses   those of the heads; with a floor mixture.entropy, the mean of relu(floor - H(pi) / ln M) over real tokens,
+         of pi as it is before `top`.
 Init     W_1 N(0, 0.02^2); W_2, b and raw 0: equal weights 1 / M, feature gates exactly 1.
 Source   a soft relative of Shazeer et al. 2017, arXiv 1701.06538, whose experts are of different kinds here.
 """
@@ -107,9 +108,9 @@ class Mixture(nn.Module):
 
     def forward(self, x: Tensor, step: Step, state: PartsState | None = None) -> MixerOutput:
         n = self.norm(x)
-        weights = self._weights(n)
-        aux = {} if self.config.entropy_floor is None else {"mixture.entropy": self._flatness(weights, step)}
-        weights = step.tap(self, "weights", weights)  # (B, T, M)
+        shares = self._log_shares(n)
+        aux = {} if self.config.entropy_floor is None else {"mixture.entropy": self._flatness(shares, step)}
+        weights = step.tap(self, "weights", self._heard(shares.exp()))  # (B, T, M)
         scale = self.config.gain * 2 * torch.sigmoid(self.gates.float())
         scale = scale.repeat_interleave(x.shape[-1] // self.config.groups, 1)  # (M, D)
         y, after = torch.zeros_like(x), []
@@ -121,20 +122,22 @@ class Mixture(nn.Module):
                 aux[name] = aux[name] + loss if name in aux else loss
         return MixerOutput(y, None if state is None else PartsState(tuple(after)), aux)
 
-    def _weights(self, n: Tensor) -> Tensor:
-        """pi (B, T, M), float32."""
+    def _log_shares(self, n: Tensor) -> Tensor:
+        """ln pi (B, T, M), float32."""
         logits = router_logits(F.silu(self.router(n)), self.choose.weight) / self.config.temperature
         if self.bias is not None:
             logits = logits + self.bias.float()
-        weights = logits.softmax(-1)
-        if self.config.top is None:
-            return weights
-        weights = weights * largest(weights, self.config.top)
-        return weights / weights.sum(-1, keepdim=True)
+        return logits.log_softmax(-1)
 
-    def _flatness(self, weights: Tensor, step: Step) -> Tensor:
+    def _heard(self, shares: Tensor) -> Tensor:
+        if self.config.top is None:
+            return shares
+        shares = shares * largest(shares, self.config.top)
+        return shares / shares.sum(-1, keepdim=True)
+
+    def _flatness(self, shares: Tensor, step: Step) -> Tensor:
         assert self.config.entropy_floor is not None, "asked for where there is a floor"
-        evenness = torch.special.entr(weights).sum(-1) / math.log(len(self.heads))  # (B, T)
+        evenness = -(shares.exp() * shares).sum(-1) / math.log(len(self.heads))  # (B, T)
         short = torch.relu(self.config.entropy_floor - evenness)
         real = torch.ones_like(short) if step.valid is None else step.valid.to(short.dtype)
         return (short * real).sum() / real.sum().clamp(min=1)
