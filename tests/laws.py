@@ -286,6 +286,20 @@ def test_select_branches_without_sharing(mixer):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("room", [0, 32])
+@pytest.mark.parametrize("begun", [False, True])
+def test_rows_of_a_state_that_holds_nothing_can_be_selected(mixer, begun, room):
+    alone, x, rows = Alone(mixer, 2, room), vectors_of(3, 9), torch.tensor([1, 0, 1])
+    if begun:
+        alone.feed(vectors_of(2, 4, seed=5), keep_trail=True)
+        alone.state = alone.state.commit([])
+    alone.state = alone.state.select(rows)
+    fresh = Alone(mixer, 3, room)
+    assert relative_error(alone.feed(x), fresh.feed(x)) < 1e-5
+    assert relative_error(alone.feed(x), fresh.feed(x)) < 1e-5
+
+
+@torch.no_grad()
 def test_rows_do_not_talk_to_each_other(mixer):
     x, other = vectors_of(3, 9), vectors_of(3, 9, seed=5)
     other[0] = x[0]

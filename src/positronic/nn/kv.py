@@ -123,12 +123,12 @@ class KVState:
         """A copy with these rows and a buffer of its own."""
         self.check()
         keep = self.buffer.keys.shape[2] if self.fixed else self.length
-        stamp = object()
+        stamp = object() if self.length else None
         buffer = KVBuffer(
             self.buffer.keys[rows, :, :keep],
             self.buffer.values[rows, :, :keep],
             self.buffer.segments[rows, :keep],
-            [(0, self.length, stamp)],
+            [(0, self.length, stamp)] if self.length else [],
         )
         return KVState(buffer, self.length, self.start, stamp, self.fixed, self.lead)
 
