@@ -57,6 +57,13 @@ def test_every_command_explains_itself_with_examples(name, capsys):
     assert f"positronic {name}" in capsys.readouterr().out.partition("Examples:")[2]
 
 
+def test_a_flag_of_several_values_is_given_once(place, capsys):
+    """argparse would keep the last and train on, or build, something else."""
+    settings = ["--set", "n_layers=2", "--lr", "1e-3", "--lr", "2e-3", "--set", "context=64"]
+    assert "--set is given twice" in complaint(capsys, "train", "--model", "tinygpt-tiny", *settings)
+    assert "--data is given twice" in complaint(capsys, "eval", place, "--data", "a.txt", "--data", "b.txt")
+
+
 def test_describe_prints_what_scripts_read(capsys):
     found = answer(capsys, "describe", "tinygpt-15m", "--json")
     assert found["parameters"]["total"] == sum(found["parameters"]["groups"].values()) == 14_899_969

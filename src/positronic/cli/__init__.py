@@ -7,11 +7,12 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import is_dataclass
+from typing import Any, get_args, get_origin, get_type_hints
 
 from positronic.config import did_you_mean
-from positronic.errors import PositronicError
+from positronic.errors import ConfigError, PositronicError
 
 __all__ = ["main"]
 
@@ -87,6 +88,17 @@ def _lacking_on_mps(error: NotImplementedError) -> str:
     )
 
 
+def _of_several(command: Any) -> Iterator[str]:
+    """The flags of a command, or of one of several, that take any number of values; those of its parts too."""
+    for part in () if is_dataclass(command) else get_args(command):
+        yield from _of_several(part)
+    for name, kind in get_type_hints(command).items() if is_dataclass(command) else ():
+        if get_origin(kind) is tuple:
+            yield f"--{name.replace('_', '-')}"
+        else:
+            yield from _of_several(kind)
+
+
 def _parse(name: str, words: list[str]) -> Any:
     """The command's dataclass, filled from the flags; wrong flags end the program with 2."""
     import tyro
@@ -94,6 +106,9 @@ def _parse(name: str, words: list[str]) -> Any:
     module = importlib.import_module("positronic.cli." + name.replace(" ", "_"))
     if name in FORWARDING and words and not words[0].startswith("-"):
         words = ["--", *words]
+    for flag in _of_several(module.Command):
+        if words.count(flag) > 1:
+            raise ConfigError(f"{flag} is given twice, and the first would be lost. Put all its values behind one.")
     return tyro.cli(
         module.Command,
         args=words,
