@@ -1,10 +1,11 @@
-"""Attention by distance as a dot product with a bias on each key: 1e-6 of the definition in float32.
+"""Attention by distance as a dot product with a bias on each key: the definition but for rounding.
 
     softmax_s(z_ts) = softmax_s(2 alpha slope q_t . k_s - alpha slope |k_s|^2 + penalty_s)
 
-Exact, gradients included: what is left out is constant in s, and the gradients of a row's scores sum to zero. Scores
-(B, H, T, S) are formed in float32 or wider, so that nothing overflows in float16; where keys must be within a radius of
-the query, a threshold on the score says so:  |q - k| <= r  is  2 q . k - |k|^2 >= |q|^2 - r^2.
+Gradients included: what is left out is constant in s, and the gradients of a row's scores sum to zero. Rounding grows
+with alpha slope |k|^2, of which scores are differences. Scores (B, H, T, S) are formed in float32 or wider, so that
+nothing overflows in float16; where keys must be within a radius of the query, a threshold on the score says so:
+|q - k| <= r  is  2 q . k - |k|^2 >= |q|^2 - r^2.
 """
 
 import torch
