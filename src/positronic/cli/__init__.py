@@ -90,9 +90,11 @@ def _lacking_on_mps(error: NotImplementedError) -> str:
 
 def _of_several(command: Any) -> Iterator[str]:
     """The flags of a command, or of one of several, that take any number of values; those of its parts too."""
-    for part in () if is_dataclass(command) else get_args(command):
-        yield from _of_several(part)
-    for name, kind in get_type_hints(command).items() if is_dataclass(command) else ():
+    if not is_dataclass(command):
+        for part in get_args(command):
+            yield from _of_several(part)
+        return
+    for name, kind in get_type_hints(command).items():
         if get_origin(kind) is tuple:
             yield f"--{name.replace('_', '-')}"
         else:
