@@ -80,6 +80,10 @@ class RunConfig(Config, kind="run"):
     init: str | None = None
     """Checkpoint whose weights are the first; None: drawn from `model_seed`."""
 
+    def __post_init__(self) -> None:
+        if self.epochs is not None and not self.epochs > 0:
+            raise ConfigError(f"epochs is {self.epochs:g}; use more than 0, or leave it out and give steps.")
+
 
 def fit_to(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
     """The config with the tokenizer's vocabulary and its end of document."""
@@ -147,10 +151,13 @@ def train_run(
         return resume(folder, train, model_config=model_config, **together)
     if run.init is not None:
         init_from(run.init, model)
-    if ranks.first:
+
+    def write_down() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "run.json").write_text(json.dumps(run.to_json(), indent=2) + "\n", "utf-8")
-    return start(train, model=model, tokenizer=tokenizer, out=folder, **together)
+
+    accepted = write_down if ranks.first else None
+    return start(train, model=model, tokenizer=tokenizer, out=folder, accepted=accepted, **together)
 
 
 def _data(

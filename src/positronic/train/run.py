@@ -4,7 +4,7 @@ RUN/step-00000200/ ...  RUN/last  RUN/best  RUN/metrics.jsonl  RUN/tensorboard/
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,11 +106,12 @@ def start(
     observers: Sequence[Observer] = (),
     reference: LM | None = None,
     until: int | None = None,
+    accepted: Callable[[], None] | None = None,
 ) -> TrainState:
     """Train `model` (its weights are the run's first) into the new run folder `out`, to the end or to Ctrl-C.
 
     reference: what a preference objective compares with. until: save and stop after this step, the schedule staying
-    that of the whole run.
+    that of the whole run. accepted: called once nothing of the run can be refused, before the first step.
     """
     if RunFolder(out).newest() is not None:
         raise CheckpointError(
@@ -119,6 +120,8 @@ def start(
     torch.manual_seed(config.seed)
     place = pick_device(device, config.precision)
     trainer = _trainer(config, model, tokenizer, data, Path(out), place, ranks, validate, reference)
+    if accepted is not None:
+        accepted()
     return _run(config, trainer, place, Path(out), observers, ranks, until)
 
 
