@@ -109,9 +109,15 @@ def test_the_command_adapts_and_merges_into_a_checkpoint_of_ours(control, chats,
     found = json.loads(capsys.readouterr().out)
     assert found["step"] == 12
     assert found["bits_per_byte"]["after"] < 0.8 * found["bits_per_byte"]["before"]
-    assert main(["lora", "--resume", "--out", str(out), "--merge", str(tmp_path / "merged"), *device]) == 0
+    adapter = (out / "adapter_model.safetensors").read_bytes()
+    merging = ["lora", "--resume", "--out", str(out), "--merge", str(tmp_path / "merged"), *device]
+    assert main(merging) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["bits_per_byte"] == found["bits_per_byte"]
+    assert (out / "adapter_model.safetensors").read_bytes() == adapter
+    assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-12"]
+    assert main(merging) == 2
+    assert "merged is there already" in capsys.readouterr().err
     merged, _ = positronic.load(tmp_path / "merged")
     both = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(control), out)
     with torch.no_grad():

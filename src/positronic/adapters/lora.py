@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
+from positronic.checkpoint import vacant
 from positronic.config import Config, ModelConfig, did_you_mean
 from positronic.data import Mixture, chat_mixture
 from positronic.errors import CheckpointError, ConfigError
@@ -98,6 +100,7 @@ class Tuned:
 
     def merge(self, folder: Path) -> None:
         """Add the thin matrices to the weights and write a checkpoint of ours; this model is one without them after."""
+        vacant(folder, "merged model")
         self.model.merge_and_unload().save_pretrained(str(folder))
 
 
@@ -147,7 +150,8 @@ def tune(
 ) -> Tuned:
     """Train an adapter and save it in `out`.
 
-    go_on: from the newest of Transformers' checkpoints in `out`, with the optimizer's state and the same rows to come.
+    go_on: from the newest of Transformers' checkpoints in `out`, with the optimizer's state and the same rows to come;
+    a run that is finished is read, and no step added.
     """
     disable_progress_bar()  # the observer tells
     place = pick_device(device)
@@ -188,7 +192,10 @@ def tune(
         callbacks=[] if observer is None else [_Told(observer, rows * data.seq_len)],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=saved)
+    if saved is not None and int(saved.rpartition("-")[2]) >= steps:
+        peft.set_peft_model_state_dict(model, load_file(f"{saved}/adapter_model.safetensors"))
+    else:
+        trainer.train(resume_from_checkpoint=saved)
     model.save_pretrained(str(out))
     learning, total = model.get_nb_trainable_parameters()
     report = {

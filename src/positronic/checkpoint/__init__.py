@@ -9,6 +9,7 @@ from positronic.checkpoint.folder import (
     load_training,
     read_config,
     save,
+    vacant,
 )
 from positronic.checkpoint.memory import load_conversation, save_conversation
 from positronic.checkpoint.provenance import commit
@@ -27,4 +28,5 @@ __all__ = [
     "read_config",
     "save",
     "save_conversation",
+    "vacant",
 ]

@@ -31,7 +31,7 @@ from positronic.lm import LM
 from positronic.models import build
 from positronic.text import Tokenizer
 
-__all__ = ["SHARD_BYTES", "TrainingPart", "load", "load_model", "load_training", "read_config", "save"]
+__all__ = ["SHARD_BYTES", "TrainingPart", "load", "load_model", "load_training", "read_config", "save", "vacant"]
 
 SHARD_BYTES = 5 * 10**9
 """Weights beyond this are cut into several files."""
@@ -171,6 +171,14 @@ def _write(
         trained = TrainingContent(json_digest(training.meta), write_tensors(new / TRAIN_TENSORS, training.tensors))
     content = Content(json_digest(model.config.to_json()), tokenizer.sha256, tensors, trained)
     seal(new, content, written_by(parameter.device, clock))
+
+
+def vacant(out: str | os.PathLike[str], what: str) -> Path:
+    """`out` in full, if nothing stands there that `what` would take away."""
+    target = Path(os.path.abspath(out))
+    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+        raise CheckpointError(f"{out} is there already and not an empty folder. Give the {what} a new name.")
+    return target
 
 
 def _may_replace(target: Path) -> None:

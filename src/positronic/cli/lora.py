@@ -70,11 +70,13 @@ class Command:
             from positronic.adapters.lora import read_settings, tune
         except ImportError as error:
             raise ConfigError(f"{error}") from error
-        from positronic.checkpoint import load
+        from positronic.checkpoint import load, vacant
         from positronic.data import heldout_conversations
         from positronic.eval import assistant_bits_per_byte
         from positronic.train import progress
 
+        if self.merge is not None:
+            vacant(self.merge, "merged model")
         config = read_settings(self.out) if self.resume else self._new()
         before, tokenizer = load(config.model)
         chats = heldout_conversations(config.data)

@@ -31,7 +31,7 @@ tags: [positronic, {config.kind}]
 # {self.name}
 
 A language model of the family `{config.kind}`: {self.parameters:,} parameters, a vocabulary of {config.vocab_size:,},
-trained on rows of {config.context:,} tokens, up to {config.max_positions:,} in one sequence. {score}It was made with
+made for rows of {config.context:,} tokens, up to {config.max_positions:,} in one sequence. {score}It was made with
 positronic; what it was trained on, what it is for and where it fails is yours to write here.
 
 ## Opening it

@@ -19,7 +19,7 @@ import torch
 
 from positronic.adapters.export.card import Card, held_out_score
 from positronic.adapters.export.flatten import faults, flatten, title
-from positronic.checkpoint import SHARD_BYTES, adopt, load, save
+from positronic.checkpoint import SHARD_BYTES, adopt, load, save, vacant
 from positronic.checkpoint.atomic import appearing
 from positronic.checkpoint.manifest import write_json
 from positronic.checkpoint.opening import CONFIG, open_folder
@@ -69,7 +69,7 @@ def export_checkpoint(
     shard_bytes: int = SHARD_BYTES,
 ) -> Exported:
     """A checkpoint of ours with parameters as `dtype` (None: as they are stored) and without a training state."""
-    target = _vacant(out)
+    target = vacant(out, "export")
     model, tokenizer, kind = _opened(source, dtype)
     save(target, model, tokenizer, shard_bytes=shard_bytes)
     return _exported(target, model, kind)
@@ -83,7 +83,7 @@ def export_remote_code(
     shard_bytes: int = SHARD_BYTES,
 ) -> Exported:
     """The same, with the code of its family and a model card: Transformers opens it where positronic is not."""
-    target = _vacant(out)
+    target = vacant(out, "export")
     model, tokenizer, kind = _opened(source, dtype)
     code = code_of(model.config)
     card = Card(target.name, model.config, _parameters(model), held_out_score(open_folder(source).folder))
@@ -132,14 +132,6 @@ def _opened(source: str | os.PathLike[str], dtype: str | None) -> tuple[LM, Toke
     if kind not in DTYPES:
         raise CheckpointError(f"Parameters cannot be exported as {kind!r}; use one of {', '.join(DTYPES)}.")
     return *load(source, dtype=DTYPES[kind]), kind
-
-
-def _vacant(out: str | os.PathLike[str]) -> Path:
-    """`out`, if nothing stands there that an export would take away."""
-    target = Path(os.path.abspath(out))
-    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
-        raise CheckpointError(f"{out} is there already and not an empty folder. Give the export a new name.")
-    return target
 
 
 @contextmanager
