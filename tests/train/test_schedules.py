@@ -76,6 +76,7 @@ def test_a_run_too_short_for_its_warm_up_still_ends_in_time():
     assert elapsed <= 1.06 * 6 + 0.5
 
 
-def test_steps_limit_a_timed_run():
-    rates, _, end, _ = rehearse(Plan(ScheduleConfig(), steps=50, minutes=10), lambda n: 0.5)
-    assert (len(rates), end) == (50, "finished")
+@pytest.mark.parametrize("steps", [2, 50])
+def test_steps_limit_a_timed_run(steps):
+    rates, _, end, _ = rehearse(Plan(ScheduleConfig(), steps=steps, minutes=10), lambda n: 0.5)
+    assert (len(rates), end) == (steps, "finished")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from positronic.train import TrainState
 
 READING_S = 3.0
+UNLIMITED = 10**9
+"""Steps of a run that the clock ends."""
 
 __all__ = ["Training", "TrainingFlags", "execute", "set_anywhere"]
 
@@ -29,7 +31,8 @@ class Training:
     steps: int | None = None
     """Updates of the weights."""
     minutes: float | None = None
-    """Wall time in place of steps: the schedule is fitted to the speed of the first steps."""
+    """Wall time in place of steps, or with --steps for at most so many: the schedule is fitted to the speed of the
+    first steps."""
     seq_len: int | None = None
     """Tokens a row; the model's context when not given."""
     batch_tokens: int | None = None
@@ -62,6 +65,8 @@ class Training:
         train: Any = run.train
         plain = ("steps", "minutes", "seq_len", "batch_tokens", "precision", "checkpoint_every", "evaluate_every")
         train = replace(train, **{name: v for name in plain if (v := getattr(self, name)) is not None})
+        if self.minutes is not None and self.steps is None:
+            train = replace(train, steps=UNLIMITED)
         if self.optimizer is not None and self.optimizer != train.optimizer.kind:
             kind = {"adamw": AdamWConfig, "muon": MuonConfig}[self.optimizer]
             shared = {f.name: getattr(train.optimizer, f.name) for f in fields(AdamWConfig)}

@@ -45,7 +45,7 @@ class Plan:
 
     def ends(self, step: int, elapsed_s: float) -> str | None:
         """Why no step follows after `step` of them: "finished", "time", or None: one does."""
-        if self.total is not None and step >= self.total:
+        if step >= (self.limit if self.total is None else self.total):
             return "finished"
         late = self.minutes is not None and elapsed_s + self.reserve_s > OVERDUE * 60 * self.minutes
         return "time" if late else None
