@@ -3,9 +3,9 @@
     python runs/control.py --text TEXT --chats CHATS --tokenizer TOK --out OUT [--passes 3] [--device cuda]
     python runs/control.py --report OUT/control.json
 
-TEXT holds the files of blend-v1, CHATS the conversation files (names below); TOK is what `positronic tokenizer train`
-makes of the four training texts. Two optimizers are tried on the same rows; the better one is tuned on conversations.
-Writes OUT/control.json and both models in bfloat16. Needs the package alone, no command line.
+TEXT holds the files of blend-v1, CHATS the conversation files that `experiment.CHATS` names; TOK is what `positronic
+tokenizer train` makes of the four training texts. Two optimizers are tried on the same rows; the better one is tuned on
+conversations. Writes OUT/control.json and both models in bfloat16. Needs the package alone, no command line.
 """
 
 import argparse

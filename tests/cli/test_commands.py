@@ -10,6 +10,8 @@ import sys
 import pytest
 
 from positronic.cli import COMMANDS, main
+from positronic.cli.run_flags import UNLIMITED, Training
+from positronic.recipes import read_run
 
 SMALL = ["d_model=32", "n_layers=1", "attention.n_heads=2", "attention.n_kv_heads=1", "attention.head_dim=16"]
 SMALL += ["attention.rank=none", "attention.rope_dims=8", "channel.hidden=32", "context=32", "max_positions=64"]
@@ -62,6 +64,41 @@ def test_a_flag_of_several_values_is_given_once(place, capsys):
     settings = ["--set", "n_layers=2", "--lr", "1e-3", "--lr", "2e-3", "--set", "context=64"]
     assert "--set is given twice" in complaint(capsys, "train", "--model", "tinygpt-tiny", *settings)
     assert "--data is given twice" in complaint(capsys, "eval", place, "--data", "a.txt", "--data", "b.txt")
+
+
+def test_a_run_that_is_refused_changes_nothing(place, capsys):
+    begun = (place / "run" / "run.json").read_bytes()
+    assert "already holds a run" in complaint(capsys, *train_words(place, "run", "--steps", "9"))
+    assert (place / "run" / "run.json").read_bytes() == begun
+    assert "model has 64 positions" in complaint(capsys, *train_words(place, "long", "--seq-len", "65"))
+    assert not (place / "long").exists()
+
+
+def test_a_tokenizer_is_never_written_over_another(place, capsys):
+    for folder in (place / "tok", place / "run" / "last"):
+        words = ["tokenizer", "train", "--kind", "bytes", "--out", folder]
+        assert "holds a tokenizer already" in complaint(capsys, *words)
+
+
+@pytest.mark.parametrize("command", ["train", "tokenizer"])
+def test_a_place_that_cannot_be_written_is_named(command, place, capsys):
+    words = train_words(place, "text.txt", "--steps", "1")
+    if command == "tokenizer":
+        words = ["tokenizer", "train", "--kind", "bytes", "--out", place / "text.txt" / "tok"]
+    assert "text.txt" in complaint(capsys, *words)
+
+
+@pytest.mark.parametrize("command", ["sft", "dpo"])
+def test_tuning_wants_a_checkpoint_and_more_than_no_epochs(command, place, capsys):
+    words = [command, "--data", place / "text.txt", "--out", place / "tuned", "--model"]
+    assert "There is no checkpoint at" in complaint(capsys, *words, place / "nowhere")
+    assert "epochs is 0" in complaint(capsys, *words, place / "run" / "last", "--epochs", "0")
+
+
+def test_the_clock_alone_ends_a_timed_run(place):
+    run = read_run(place / "run")
+    assert Training(minutes=1.0).applied(run).train.steps == UNLIMITED
+    assert Training(minutes=1.0, steps=7).applied(run).train.steps == 7
 
 
 def test_describe_prints_what_scripts_read(capsys):

@@ -69,6 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PositronicError as error:
         print(f"positronic {name}: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        said = f"{error.filename} cannot be read or written ({error.strerror}). Give another path, or make it usable."
+        print(f"positronic {name}: {said}", file=sys.stderr)
+        return 2
     except NotImplementedError as error:
         if "MPS" not in str(error):
             raise

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from positronic.cli.console import say
-from positronic.cli.describe import find_model_config
 from positronic.cli.run_flags import Training, TrainingFlags, execute
 from positronic.cli.train import report_end
 from positronic.errors import ConfigError
@@ -67,6 +66,7 @@ class Command:
         return code
 
     def _new(self) -> "RunConfig":
+        from positronic.checkpoint import read_config
         from positronic.recipes import RunConfig
         from positronic.train import AdamWConfig, DPOConfig, TrainConfig
 
@@ -78,12 +78,13 @@ class Command:
             batch_tokens=BATCH_TOKENS,
             evaluate_every=50,
         )
-        timed = self.epochs is None and (self.training.steps is not None or self.training.minutes is not None)
+        timed = self.training.steps is not None or self.training.minutes is not None
+        epochs = None if timed else 1.0
         return RunConfig(
-            model=find_model_config(str(self.model)),
+            model=read_config(self.model),
             data=self.data,
             valid=self.valid,
-            epochs=None if timed else self.epochs or 1.0,
+            epochs=epochs if self.epochs is None else self.epochs,
             train=train,
             init=str(self.model),
         )

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from positronic.cli.console import print_json, say
-from positronic.cli.describe import find_model_config
 from positronic.cli.run_flags import Training, TrainingFlags, execute
 from positronic.cli.train import report_end
 from positronic.errors import ConfigError
@@ -88,6 +87,7 @@ class Command:
         return code
 
     def _new(self) -> "RunConfig":
+        from positronic.checkpoint import read_config
         from positronic.recipes import RunConfig
         from positronic.train import AdamWConfig, SFTConfig, TrainConfig
 
@@ -100,14 +100,15 @@ class Command:
             batch_tokens=BATCH_TOKENS,
             evaluate_every=100,
         )
-        epochs = 3.0 if self.epochs is None and self.training.steps is None and self.training.minutes is None else None
+        timed = self.training.steps is not None or self.training.minutes is not None
+        epochs = None if timed else 3.0
         return RunConfig(
-            model=find_model_config(str(self.model)),
+            model=read_config(self.model),
             data=data,
             conversations=True,
             replay=self.replay,
             valid=self.valid,
-            epochs=self.epochs or epochs,
+            epochs=epochs if self.epochs is None else self.epochs,
             train=train,
             init=str(self.model),
         )

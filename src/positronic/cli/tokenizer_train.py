@@ -37,6 +37,8 @@ class Command:
         from positronic.text import byte_tokenizer, train_bpe, train_spike
 
         began = time.perf_counter()
+        if (self.out / "tokenizer.json").exists():
+            raise TokenizerError(f"{self.out} holds a tokenizer already. Give the new one another --out.")
         if self.kind == "bytes":
             tokenizer = byte_tokenizer()
         elif not self.input:
