@@ -108,9 +108,9 @@ class Mixture(nn.Module):
 
     def forward(self, x: Tensor, step: Step, state: PartsState | None = None) -> MixerOutput:
         n = self.norm(x)
-        shares = self._log_shares(n)
-        aux = {} if self.config.entropy_floor is None else {"mixture.entropy": self._flatness(shares, step)}
-        weights = step.tap(self, "weights", self._heard(shares.exp()))  # (B, T, M)
+        logits = self._logits(n)
+        aux = {} if self.config.entropy_floor is None else {"mixture.entropy": self._flatness(logits, step)}
+        weights = step.tap(self, "weights", self._heard(logits.softmax(-1)))  # (B, T, M)
         scale = self.config.gain * 2 * torch.sigmoid(self.gates.float())
         scale = scale.repeat_interleave(x.shape[-1] // self.config.groups, 1)  # (M, D)
         y, after = torch.zeros_like(x), []
@@ -122,12 +122,10 @@ class Mixture(nn.Module):
                 aux[name] = aux[name] + loss if name in aux else loss
         return MixerOutput(y, None if state is None else PartsState(tuple(after)), aux)
 
-    def _log_shares(self, n: Tensor) -> Tensor:
-        """ln pi (B, T, M), float32."""
+    def _logits(self, n: Tensor) -> Tensor:
+        """Of pi (B, T, M), float32."""
         logits = router_logits(F.silu(self.router(n)), self.choose.weight) / self.config.temperature
-        if self.bias is not None:
-            logits = logits + self.bias.float()
-        return logits.log_softmax(-1)
+        return logits if self.bias is None else logits + self.bias.float()
 
     def _heard(self, shares: Tensor) -> Tensor:
         if self.config.top is None:
@@ -135,9 +133,10 @@ class Mixture(nn.Module):
         shares = shares * largest(shares, self.config.top)
         return shares / shares.sum(-1, keepdim=True)
 
-    def _flatness(self, shares: Tensor, step: Step) -> Tensor:
+    def _flatness(self, logits: Tensor, step: Step) -> Tensor:
         assert self.config.entropy_floor is not None, "asked for where there is a floor"
-        evenness = -(shares.exp() * shares).sum(-1) / math.log(len(self.heads))  # (B, T)
+        log_pi = logits.log_softmax(-1)  # the derivative of entr(pi) is infinite where a share has underflowed
+        evenness = -(log_pi.exp() * log_pi).sum(-1) / math.log(len(self.heads))  # (B, T)
         short = torch.relu(self.config.entropy_floor - evenness)
         real = torch.ones_like(short) if step.valid is None else step.valid.to(short.dtype)
         return (short * real).sum() / real.sum().clamp(min=1)
