@@ -115,6 +115,41 @@ def test_documents_of_a_row_do_not_see_each_other(theirs):
     assert (leaking - alone).abs().max() > 1e-2 * alone.abs().max()
 
 
+def test_a_row_may_begin_in_the_middle_of_a_document(theirs):
+    """And may be read in pieces, each of which begins one document at most."""
+    parts = [rows(1, n, seed=n) for n in (10, 14)]
+    tokens, places = torch.cat(parts, 1), torch.cat([torch.arange(5, 15), torch.arange(14)])[None]
+    with torch.no_grad():
+        alone = theirs(parts[1]).logits
+        packed = theirs(tokens, position_ids=places).logits[:, 10:]
+        first = theirs(tokens[:, :4], position_ids=places[:, :4], use_cache=True)
+        second = theirs(tokens[:, 4:], position_ids=places[:, 4:], past_key_values=first.past_key_values)
+        for found in (packed, second.logits[:, 6:]):
+            assert (found - alone).abs().max() < 1e-4 * alone.abs().max()
+        with pytest.raises(GenerationError, match="goes on from past_key_values"):
+            theirs(parts[1], position_ids=torch.arange(14)[None], past_key_values=second.past_key_values)
+
+
+def test_documents_that_positions_do_not_tell_are_refused(theirs):
+    tokens = rows(1, 9)
+    lengths = torch.tensor([0, 4, 9], dtype=torch.int32)
+    for cut in ({"cu_seq_lens_q": lengths}, {"seq_idx": torch.zeros(1, 9, dtype=torch.int32)}):
+        with pytest.raises(GenerationError, match="without position_ids"):
+            theirs(tokens, **cut)
+        theirs(tokens, position_ids=torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]]), **cut)
+
+
+def test_a_cache_that_is_asked_for_takes_no_part_of_the_loss(theirs):
+    tokens = rows(2, 12)
+    theirs.train()
+    try:
+        losses = [theirs(tokens, labels=tokens, use_cache=use_cache).loss for use_cache in (None, False, True)]
+    finally:
+        theirs.eval()
+    assert torch.equal(losses[0], losses[1])
+    assert torch.equal(losses[0], losses[2])
+
+
 def test_a_packed_row_may_be_longer_than_any_document(theirs):
     """TRL lays all rows of a batch into one; what has no room is a document, not a row."""
     held = theirs.config.max_position_embeddings

@@ -23,12 +23,13 @@ def logits_of(model, tokens):
 def test_bfloat16_rounds_weights_and_no_table(theirs, folder):
     """Tables of phases, hashes and angles follow from the config, whatever the weights are loaded as."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    cast, tokens = AutoModelForCausalLM.from_pretrained(folder).bfloat16(), rows(2, 24)
+    assert torch.equal(logits_of(cast, tokens), logits_of(model, tokens))
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     tables = dict(theirs.named_buffers())
     for name, table in model.named_buffers():
         assert table.dtype == tables[name].dtype, name
         assert torch.equal(table, tables[name]), name
-    tokens = rows(2, 24)
     wanted = logits_of(theirs, tokens)
     assert (logits_of(model, tokens) - wanted).norm() < 0.1 * wanted.norm()
     assert model.generate(tokens, max_new_tokens=4, do_sample=False, eos_token_id=None).shape == (2, 28)

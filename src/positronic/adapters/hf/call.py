@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from positronic.errors import GenerationError
@@ -11,13 +12,18 @@ from positronic.state import Step
 __all__ = ["longest_document", "refuse_unknown", "step_of"]
 
 SAID_BY_POSITIONS = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
-"""Where packed documents begin, in the words of other models' kernels; position_ids say the same."""
+"""Where packed documents begin, in the words of other models' kernels; position_ids must say the same."""
 NOT_RETURNED = {"output_attentions", "output_hidden_states", "output_router_logits"}
 
 
-def step_of(tokens: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> Step:
+def step_of(
+    tokens: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, begun: Tensor | None = None
+) -> Step:
     """The wishes for tokens (B, T): padding where the last T columns of the mask are 0, and a document wherever
-    positions begin again at 0. Where a document's positions begin otherwise is not read; only their order matters."""
+    positions begin again at 0. Where a document's positions begin otherwise is not read; only their order matters.
+
+    begun (B,): real tokens that a cache holds, whose document the first ones here go on with.
+    """
     valid = None
     if attention_mask is not None:
         if attention_mask.dim() != 2:
@@ -28,11 +34,17 @@ def step_of(tokens: Tensor, attention_mask: Tensor | None, position_ids: Tensor 
         valid = attention_mask[:, -tokens.shape[1] :].bool()
         valid = None if bool(valid.all()) else valid
     segments = None
-    if position_ids is not None and tokens.shape[1] > 1:
-        begins = position_ids.expand_as(tokens) == 0
-        begins = begins if valid is None else begins & valid
-        segments = begins.cumsum(1)
-        segments = segments if bool((segments[:, -1] > 1).any()) else None
+    if position_ids is not None:
+        real = torch.ones_like(tokens) if valid is None else valid.long()
+        begins = (position_ids.expand_as(tokens) == 0) & (real > 0)
+        first = real.cumsum(1) == 1
+        if begun is not None and bool((begins & first & (begun > 0)[:, None]).any()):
+            raise GenerationError(
+                "position_ids begin a document with the first token of a call that goes on from past_key_values. "
+                "Begin it with a cache of its own, or together with the end of the document before."
+            )
+        begins = begins & ~first
+        segments = begins.cumsum(1) if bool(begins.any()) else None
     return Step(tokens, tokens, valid, segments)
 
 
@@ -43,8 +55,14 @@ def longest_document(step: Step) -> int:
     return max(int(row.bincount().max()) for row in step.segments)
 
 
-def refuse_unknown(others: Mapping[str, Any]) -> None:
+def refuse_unknown(others: Mapping[str, Any], position_ids: Tensor | None) -> None:
     """Raise for an argument that this model cannot honour."""
+    cut = sorted(name for name in SAID_BY_POSITIONS if others.get(name) is not None)
+    if cut and position_ids is None:
+        raise GenerationError(
+            f"{cut[0]} is given without position_ids, which say here where documents begin. Give them too "
+            f"(DataCollatorWithFlattening makes them with return_position_ids=True)."
+        )
     unknown = sorted(set(others) - SAID_BY_POSITIONS - NOT_RETURNED)
     if unknown:
         raise TypeError(f"forward() got an unexpected keyword argument {unknown[0]!r}; leave it out.")

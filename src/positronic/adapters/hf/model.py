@@ -122,7 +122,7 @@ class PositronicPreTrainedModel(PreTrainedModel):
         **others: Any,
     ) -> BaseModelOutputWithPast:
         """Tokens (B, T) to the vectors (B, T, D) that the embedding is multiplied by."""
-        refuse_unknown(others)
+        refuse_unknown(others, position_ids)
         keep = self.config.use_cache and not self.training if use_cache is None else use_cache
         out, _, cache = self._read(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, keep)
         return BaseModelOutputWithPast(last_hidden_state=self.model.head.scaled(out.hidden), past_key_values=cache)
@@ -150,7 +150,7 @@ class PositronicPreTrainedModel(PreTrainedModel):
                 f"out, or give StateCache(model.lm.init_state(rows))."
             )
         columns, most = input_ids.shape[1], self.config.max_position_embeddings
-        step = step_of(input_ids, attention_mask, position_ids)
+        step = step_of(input_ids, attention_mask, position_ids, None if cache is None else cache.state.position)
         if columns + (0 if cache is None else cache.length) > most:  # padding counts as columns, not as positions
             check_room(longest_document(step) + (0 if cache is None else int(cache.state.position.max())), most)
         out = self.lm(input_ids, None if cache is None else cache.state, step)
@@ -239,9 +239,12 @@ class PositronicForCausalLM(PositronicPreTrainedModel, GenerationMixin):
         **others: Any,
     ) -> CausalLMOutputWithPast:
         """logits_to_keep: of the last so many tokens, or of these places; 0: of all. In training with labels the loss
-        has the parts of organs and heads too; otherwise it is the cross entropy alone."""
-        refuse_unknown(others)
+        has the parts of organs and heads too, some of which are of whole rows alone, so that no cache is kept;
+        otherwise it is the cross entropy alone."""
+        refuse_unknown(others, position_ids)
+        learning = self.training and labels is not None
         keep = self.config.use_cache and not self.training and labels is None if use_cache is None else use_cache
+        keep = keep and not learning
         out, step, cache = self._read(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, keep)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits, loss = self.lm.logits(out.hidden[:, kept]), None
