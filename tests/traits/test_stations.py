@@ -148,7 +148,7 @@ def test_the_second_token_reads_what_the_first_wrote():
 def test_stations_out_of_reach_neither_write_nor_speak(tokens):
     stations, x = organ(), vectors_of(2, tokens)
     stations.reach.fill_(-1.0)
-    stations.anchors += 100.0
+    stations.anchors.add_(100.0)
     assert engagement(stations, tips_of(x)).abs().max() == 0
     alone = Alone(stations, reading(stations, x), 2)
     assert alone.feed(tokens_of(2, tokens)).abs().max() == 0

@@ -84,7 +84,8 @@ def anchors(n: int) -> Tensor:
 
 
 class Stations(nn.Module):
-    anchors: Tensor
+    anchor_bits: Tensor
+    """(P, 3) int32: a cast of the model rounds no whole numbers."""
 
     def __init__(self, config: StationsConfig, d_model: int):
         super().__init__()
@@ -95,13 +96,18 @@ class Stations(nn.Module):
         self.decoders = Linear(c.stations * c.dim, d_model)
         self.reach = nn.Parameter(torch.empty(()))
         self.gate = Gate(shape=(c.stations, 1))
-        self.register_buffer("anchors", torch.empty(c.stations, 3, dtype=torch.float32), persistent=False)
+        self.register_buffer("anchor_bits", torch.empty(c.stations, 3, dtype=torch.int32), persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         init.normal_(self.keys, 1.0)
         init.constant_(self.reach, math.log(REACH))
-        init.copy_(self.anchors, anchors(self.config.stations))
+        init.copy_(self.anchor_bits, anchors(self.config.stations).float().view(torch.int32))
+
+    @property
+    def anchors(self) -> Tensor:
+        """(P, 3) float32: where the stations stand."""
+        return self.anchor_bits.view(torch.float32)
 
     def init_state(self, batch: int, room: int = 0) -> StoresState:
         return StoresState.new(batch, self.keys)
