@@ -4,7 +4,9 @@ import random
 
 import pytest
 from chat_examples import random_chat
+from jinja2 import TemplateError
 
+from positronic.errors import DataError
 from positronic.text import Message, ToolCall, render
 
 transformers = pytest.importorskip("transformers")
@@ -42,13 +44,29 @@ def test_the_template_writes_what_the_renderer_writes(tokenizer, theirs):
 
 def test_dicts_in_openais_form_are_written_alike(tokenizer, theirs):
     call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": "é"}}}
+    others = {"name": "now"}, {"function": {"name": "add", "arguments": '{"a": 1}'}}
     chat = [
-        {"role": "user", "content": "add"},
-        {"role": "assistant", "content": None, "tool_calls": [call], "reasoning_content": "hm"},
+        {"role": "user", "content": [{"type": "text", "text": "add"}, {"type": "text", "text": ", please"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call, *others], "reasoning_content": "hm"},
         {"role": "tool_response", "content": "2", "tool_call_id": "1"},
     ]
     ours = render(tokenizer, [Message.from_dict(message) for message in chat])
     assert theirs.apply_chat_template(chat, tokenize=False) == tokenizer.decode(ours.ids, special=True)
+
+
+@pytest.mark.parametrize(
+    "chat",
+    [
+        [{"role": "developer", "content": "Help."}],
+        [{"role": "user", "content": "Hi"}, {"role": "system", "content": "Help."}],
+        [{"role": "user", "content": [{"type": "image", "image": "x"}]}],
+    ],
+)
+def test_what_the_renderer_refuses_the_template_refuses(chat, tokenizer, theirs):
+    with pytest.raises(DataError):
+        render(tokenizer, [Message.from_dict(message) for message in chat])
+    with pytest.raises(TemplateError):
+        theirs.apply_chat_template(chat, tokenize=False)
 
 
 def test_the_template_gives_the_tokens_and_the_loss_of_the_renderer(tokenizer, theirs):
@@ -59,6 +77,8 @@ def test_the_template_gives_the_tokens_and_the_loss_of_the_renderer(tokenizer, t
         Message("user", "Sure? 🙂"),
         Message("assistant", "", tool_calls=(ToolCall("add", {"a": 2, "b": 2}),)),
         Message("tool", "4"),
+        Message("assistant", "Five.", think="Not to be learned.", loss=False),
+        Message("user", "Really?"),
         Message("assistant", "Yes.\n"),
     ]
     ours = render(tokenizer, chat, tools=TOOLS)
