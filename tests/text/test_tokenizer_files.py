@@ -74,7 +74,7 @@ def test_transformers_opens_the_folder_and_gives_the_same_ids(tokenizer, folder,
     assert (theirs.eos_token_id, theirs.bos_token_id, theirs.pad_token_id) == (
         tokenizer.im_end_id,
         tokenizer.eot_id,
-        tokenizer.eot_id,
+        tokenizer.special["<|reserved_0|>"],
     )
     assert theirs.chat_template == CHAT_TEMPLATE
 

@@ -22,6 +22,8 @@ class Ends(Protocol):
     def eot_id(self) -> int: ...
     @property
     def im_end_id(self) -> int: ...
+    @property
+    def pad_id(self) -> int: ...
 
 
 def config_json(config: ModelConfig, tokenizer: Ends, dtype: torch.dtype) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def generation_json(tokenizer: Ends) -> dict[str, Any]:
     return {
         "bos_token_id": tokenizer.eot_id,
         "eos_token_id": [tokenizer.eot_id, tokenizer.im_end_id],
-        "pad_token_id": tokenizer.eot_id,
+        "pad_token_id": tokenizer.pad_id,
     }
 
 

@@ -31,6 +31,8 @@ from positronic.text.special import CONTROL_TOKENS
 __all__ = ["StreamDecoder", "Tokenizer", "byte_tokenizer"]
 
 FILE = "tokenizer.json"
+PAD = "<|reserved_0|>"
+"""What other programs pad with: the end of a document would be masked with the padding, in labels too."""
 
 
 @final
@@ -54,6 +56,8 @@ class Tokenizer:
         """Ends a document."""
         self.im_end_id: int = self.special["<|im_end|>"]
         """Ends a turn of a chat."""
+        self.pad_id: int = self.special[PAD]
+        """Fills up rows in other programs; it is in no text."""
         self._shown = definition.pieces + tuple(name.encode() for name in CONTROL_TOKENS)
         self._lengths = np.array([len(piece) for piece in self.token_bytes])
         self._cut = _cutter(definition)
@@ -198,7 +202,7 @@ _TRANSFORMERS = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     "bos_token": "<|endoftext|>",
     "eos_token": "<|im_end|>",
-    "pad_token": "<|endoftext|>",
+    "pad_token": PAD,
     "clean_up_tokenization_spaces": False,
 }
 
