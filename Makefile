@@ -1,7 +1,10 @@
 # Every target sets itself up in .venv; positronic.sh does the work and runs without make too.
 MINUTES ?= 10
 
-.PHONY: demo test check test-slow bench vllm-test clean
+.PHONY: help demo test check test-slow bench vllm-test clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
 
 demo: ## train a small model on this machine's own text and talk to it
 	MINUTES=$(MINUTES) ./positronic.sh demo
