@@ -115,7 +115,9 @@ class Mixture:
         return {"order": ORDER, "seed": self.seed, "seq_len": self.seq_len, "sources": sources}
 
 
-_SAME_DATA = "Give the same --data, --seq-len, --tokenizer and --seed as the run that is resumed, or start a new run."
+_SAME_DATA = (
+    "Give the same files, --data, --seq-len, --tokenizer and --seed as the run that is resumed, or start a new run."
+)
 
 
 def _identity(stream: Any) -> Any:
@@ -130,5 +132,14 @@ def _differences(theirs: Any, ours: dict[str, Any]) -> str:
     """What differs, in a few words."""
     if not isinstance(theirs, Mapping):
         return "it names no stream"
-    parts = [f"{key} {theirs.get(key)} there, {ours[key]} here" for key in ours if theirs.get(key) != ours[key]]
+    parts = [_difference(key, theirs.get(key), ours[key]) for key in ours if theirs.get(key) != ours[key]]
     return "; ".join(part if len(part) < 600 else part[:597] + "..." for part in parts)
+
+
+def _difference(key: str, there: Any, here: Any) -> str:
+    if key == "sources" and isinstance(there, list) and len(there) == len(here):
+        pairs = [(was, now) for was, now in zip(there, here, strict=True) if isinstance(was, Mapping)]
+        changed = [now["name"] for was, now in pairs if {**was, "fingerprint": now["fingerprint"]} == now != was]
+        if changed:
+            return f"{', '.join(changed)} holds another text, or is read in another way"
+    return f"{key} {there} there, {here} here"
