@@ -95,6 +95,28 @@ def test_tuning_wants_a_checkpoint_and_more_than_no_epochs(command, place, capsy
     assert "epochs is 0" in complaint(capsys, *words, place / "run" / "last", "--epochs", "0")
 
 
+def test_flags_that_would_be_ignored_are_refused(place, capsys):
+    run = ["train", "--resume", "--out", place / "run"]
+    assert "leave one of them out" in complaint(capsys, *run, "--chunk", "1", "--ask", "The", "--json")
+    assert "has its own tokenizer" in complaint(capsys, *run, "--tokenizer", place / "tok")
+    assert "nothing to compare" in complaint(capsys, "tokenizer", "compare", "--input", place / "text.txt")
+    words = ["tokenizer", "train", "--kind", "bytes", "--input", place / "text.txt", "--out", place / "new"]
+    assert "learn nothing" in complaint(capsys, *words)
+    assert "plain text, which has none" in complaint(
+        capsys, "eval", place / "run" / "last", "--data", f"{place}/text.txt#a"
+    )
+    words = ["generate", place / "run" / "last", "--prompt", "x", "--keep-memory", place]
+    assert "is a folder" in complaint(capsys, *words)
+
+
+def test_a_text_that_changed_since_is_named(place, capsys):
+    (place / "changing.txt").write_text(TEXT, "utf-8")
+    assert main(train_words(place, "changed", "--steps", "4", "--chunk", "2", data="changing.txt")) == 0
+    (place / "changing.txt").write_text(TEXT.replace("lamp", "lump"), "utf-8")
+    said = complaint(capsys, "train", "--resume", "--out", place / "changed", "--device", "cpu")
+    assert "changing.txt holds another text, or is read in another way" in said
+
+
 def test_the_clock_alone_ends_a_timed_run(place):
     run = read_run(place / "run")
     assert Training(minutes=1.0).applied(run).train.steps == UNLIMITED

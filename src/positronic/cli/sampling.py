@@ -88,6 +88,8 @@ class Memory:
             return None
         if not self.keep_memory.absolute().parent.is_dir():
             raise CheckpointError(f"--keep-memory {self.keep_memory}: there is no such folder. Make it first.")
+        if self.keep_memory.is_dir():
+            raise CheckpointError(f"--keep-memory {self.keep_memory} is a folder; name a file.")
         return load_conversation(self.keep_memory, model, tokenizer) if self.keep_memory.exists() else None
 
     def keep(self, conversation: "Conversation", model: "LM", tokenizer: "Tokenizer") -> None:

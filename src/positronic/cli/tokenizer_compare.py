@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from positronic.cli.console import print_json, table
-from positronic.errors import DataError
+from positronic.errors import DataError, TokenizerError
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Command:
         from positronic.data import open_source
         from positronic.text import Tokenizer
 
+        if not self.folders:
+            raise TokenizerError("There is nothing to compare; name folders of tokenizers in front of --input.")
         texts = [document.text for path in self.input for document in open_source(path)]
         size = sum(len(text.encode()) for text in texts)
         if not size:

@@ -40,6 +40,10 @@ class Command:
         if (self.out / "tokenizer.json").exists():
             raise TokenizerError(f"{self.out} holds a tokenizer already. Give the new one another --out.")
         if self.kind == "bytes":
+            if self.input:
+                raise TokenizerError(
+                    "Plain bytes learn nothing from text; leave --input out, or choose another --kind."
+                )
             tokenizer = byte_tokenizer()
         elif not self.input:
             raise TokenizerError("There is nothing to learn from; give text with --input PATH ...")

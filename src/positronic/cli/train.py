@@ -69,6 +69,10 @@ class Command:
 
         if self.ask is not None and self.chunk is None:
             raise ConfigError("--ask speaks after every chunk; say how long one is with --chunk STEPS.")
+        if self.ask is not None and self.json:
+            raise ConfigError("--ask talks to a person, --json to a program; leave one of them out.")
+        if self.resume and self.tokenizer is not None:
+            raise ConfigError("A run that goes on has its own tokenizer; leave --tokenizer out.")
         run = self.training.applied(self._given(read_run(self.out)) if self.resume else self._new())
         resume, tokenizer = self.resume, self.tokenizer or self.init
         while True:

@@ -88,7 +88,7 @@ class ChatFiles:
                 messages = _read(path, _filled(record, self.names))
             except DataError as error:
                 raise DataError(
-                    f"{root / where} is no conversation that can be read: {str(error).rstrip('.')}. "
+                    f"{root / where} is no conversation that can be read: {error} "
                     f"Bring it into a known shape, or take it out."
                 ) from error
             if messages:

@@ -95,6 +95,8 @@ class DataSpec:
         stem, mark, field = path.rpartition("#")
         of_records = ".json" in stem or ".parquet" in stem
         if mark and field and not Path(path).exists() and (Path(stem).exists() or of_records):
+            if plain_suffix(Path(stem)) in (".txt", ".md"):
+                raise DataError(f"{text!r} names a field of plain text, which has none; leave #{field} out.")
             return DataSpec(Path(stem), field, weight)
         return DataSpec(Path(path), None, weight)
 

@@ -128,7 +128,7 @@ def train_run(
         if differences := diff(saved, run):
             raise ConfigError(
                 f"{out} was begun with other settings (its own -> yours): {'; '.join(differences)}. "
-                f"Resume without changing them, or begin a new run from its weights with --init {folder / 'last'}."
+                f"Resume without changing them, or begin a new run from its weights, {folder / 'last'}."
             )
         tokenizer = Tokenizer.load(newest(folder))
     if tokenizer is None:
