@@ -7,6 +7,7 @@ MODULES = (
     "benchmarks.train_step",
     "benchmarks.pipeline",
     "benchmarks.oscillators",
+    "benchmarks.colony",
     "benchmarks.metric",
     "benchmarks.decode",
 )
