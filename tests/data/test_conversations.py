@@ -168,7 +168,11 @@ def test_names_are_filled_in_and_can_be_chosen(put):
     ("record", "sentence"),
     [
         ({"id": 1, "grid": []}, r"c.jsonl:1 is no conversation.*its fields are id, grid.*sharegpt \(conversations\)"),
-        ([1], r"c.jsonl:1 .* it is no JSON object"),
+        ([1], r"c.jsonl:1 .* it is no JSON object\. Bring it"),
+        (
+            {"messages": [{"role": "user", "content": "x", "thinking": "y"}]},
+            r"'thinking'\. Did you mean think\? Bring it",
+        ),
         ({"messages": [{"role": "wizard", "content": "x"}]}, r"c.jsonl:1 .*role 'wizard'"),
         ({"messages": [{"role": "user", "content": "x", "loss_weight": 1}]}, r"message of the user has loss_weight 1"),
         ({"messages": [{"role": "assistant", "content": "x", "loss_weight": 0.5}]}, r"loss_weight 0.5"),

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from positronic.config import canonical_json
-from positronic.data.chat_shapes import SHAPES, from_columns, from_record
+from positronic.data.chat_shapes import SHAPES, from_columns, from_record, unreadable
 from positronic.data.encode import Encoded, id_type
 from positronic.data.files import lines, plain_suffix
 from positronic.data.sources import DataSpec, Source, files_fingerprint, find_files, records
@@ -87,10 +87,7 @@ class ChatFiles:
             try:
                 messages = _read(path, _filled(record, self.names))
             except DataError as error:
-                raise DataError(
-                    f"{root / where} is no conversation that can be read: {error} "
-                    f"Bring it into a known shape, or take it out."
-                ) from error
+                raise unreadable(root / where, "conversation that can be read", error) from error
             if messages:
                 yield Conversation(tuple(messages), where)
 

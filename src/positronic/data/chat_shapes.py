@@ -9,12 +9,13 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from positronic.errors import DataError
 from positronic.text import Message, ToolCall, with_tools
 
-__all__ = ["SHAPES", "from_columns", "from_record", "present"]
+__all__ = ["SHAPES", "from_columns", "from_record", "present", "unreadable"]
 
 Record = Mapping[str, Any]
 
@@ -236,3 +237,10 @@ def _json(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{text[:60]!r} is no JSON: {error}") from None
+
+
+def unreadable(where: Path, what: str, error: DataError) -> DataError:
+    """That the record at `where` is no `what`, and why, in whole sentences."""
+    why = str(error)
+    end = "" if why.endswith((".", "?")) else "."
+    return DataError(f"{where} is no {what}: {why}{end} Bring it into a known shape, or take it out.")

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from positronic.data.chat import Conversation
-from positronic.data.chat_shapes import from_record, present
+from positronic.data.chat_shapes import from_record, present, unreadable
 from positronic.data.encode import Encoded, id_type
 from positronic.data.sources import DataSpec, Source, files_fingerprint, find_files, records
 from positronic.errors import DataError
@@ -77,10 +77,7 @@ class PairFiles:
                 try:
                     pair = _pair(record, where)
                 except DataError as error:
-                    raise DataError(
-                        f"{root / where} is no pair of answers: {str(error).rstrip('.')}. "
-                        f"Bring it into a known shape, or take it out."
-                    ) from error
+                    raise unreadable(root / where, "pair of answers", error) from error
                 if pair is not None:
                     yield pair
 
