@@ -78,13 +78,11 @@ class Command:
             batch_tokens=BATCH_TOKENS,
             evaluate_every=50,
         )
-        timed = self.training.steps is not None or self.training.minutes is not None
-        epochs = None if timed else 1.0
         return RunConfig(
             model=read_config(self.model),
             data=self.data,
             valid=self.valid,
-            epochs=epochs if self.epochs is None else self.epochs,
+            epochs=self.training.epochs(self.epochs, usual=1.0),
             train=train,
             init=str(self.model),
         )

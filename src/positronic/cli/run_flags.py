@@ -58,6 +58,11 @@ class Training:
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
     """Any other setting, of the model (attention.n_heads=8) or of training (schedule.decay_share=0.3)."""
 
+    def epochs(self, asked: float | None, usual: float) -> float | None:
+        """As asked; when not, the usual number, unless steps or the clock end the run (None)."""
+        timed = self.steps is not None or self.minutes is not None
+        return asked if asked is not None or timed else usual
+
     def applied(self, run: "RunConfig") -> "RunConfig":
         """`run` with the settings that were given."""
         from positronic.train import AdamWConfig, MuonConfig

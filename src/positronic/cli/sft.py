@@ -100,15 +100,13 @@ class Command:
             batch_tokens=BATCH_TOKENS,
             evaluate_every=100,
         )
-        timed = self.training.steps is not None or self.training.minutes is not None
-        epochs = None if timed else 3.0
         return RunConfig(
             model=read_config(self.model),
             data=data,
             conversations=True,
             replay=self.replay,
             valid=self.valid,
-            epochs=epochs if self.epochs is None else self.epochs,
+            epochs=self.training.epochs(self.epochs, usual=3.0),
             train=train,
             init=str(self.model),
         )
