@@ -35,17 +35,22 @@ def step_of(
         valid = None if bool(valid.all()) else valid
     segments = None
     if position_ids is not None:
-        real = torch.ones_like(tokens) if valid is None else valid.long()
-        begins = (position_ids.expand_as(tokens) == 0) & (real > 0)
-        first = real.cumsum(1) == 1
-        if begun is not None and bool((begins & first & (begun > 0)[:, None]).any()):
-            raise GenerationError(
-                "position_ids begin a document with the first token of a call that goes on from past_key_values. "
-                "Begin it with a cache of its own, or together with the end of the document before."
-            )
-        begins = begins & ~first
-        segments = begins.cumsum(1) if bool(begins.any()) else None
+        begins = position_ids.expand_as(tokens) == 0
+        begins = begins if valid is None else begins & valid
+        segments = _segments(begins, valid, begun) if bool(begins.any()) else None
     return Step(tokens, tokens, valid, segments)
+
+
+def _segments(begins: Tensor, valid: Tensor | None, begun: Tensor | None) -> Tensor | None:
+    """Documents (B, T) of a call, numbered from where each begins; None: one a row."""
+    first = (torch.ones_like(begins) if valid is None else valid).cumsum(1) == 1
+    if begun is not None and bool((begins & first & (begun > 0)[:, None]).any()):
+        raise GenerationError(
+            "position_ids begin a document with the first token of a call that goes on from past_key_values. "
+            "Begin it with a cache of its own, or together with the end of the document before."
+        )
+    begins = begins & ~first
+    return begins.cumsum(1) if bool(begins.any()) else None
 
 
 def longest_document(step: Step) -> int:

@@ -242,9 +242,8 @@ class PositronicForCausalLM(PositronicPreTrainedModel, GenerationMixin):
         has the parts of organs and heads too, some of which are of whole rows alone, so that no cache is kept;
         otherwise it is the cross entropy alone."""
         refuse_unknown(others, position_ids)
-        learning = self.training and labels is not None
-        keep = self.config.use_cache and not self.training and labels is None if use_cache is None else use_cache
-        keep = keep and not learning
+        wanted = self.config.use_cache and not self.training and labels is None if use_cache is None else use_cache
+        keep = wanted and not (self.training and labels is not None)
         out, step, cache = self._read(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, keep)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits, loss = self.lm.logits(out.hidden[:, kept]), None
