@@ -5,11 +5,11 @@ from positronic.state import DecodeState, Step
 END = 5
 
 
-def test_documents_are_cut_after_their_end_and_padding_belongs_to_none():
+def test_the_end_of_a_document_stands_alone_and_padding_belongs_to_none():
     tokens = torch.tensor([[0, 0, 1, END, 2, 3, END]])
     valid = torch.tensor([[False, False, True, True, True, True, True]])
     step = Step.of(tokens, None, Step(tokens, tokens, valid=valid), END)
-    assert step.segments.tolist() == [[-1, -1, 0, 0, 1, 1, 1]]
+    assert step.segments.tolist() == [[-1, -1, 0, 1, 2, 2, 3]]
     assert step.positions.tolist() == [[0, 0, 0, 1, 2, 3, 4]]
 
 
@@ -17,16 +17,27 @@ def test_given_segments_add_boundaries_and_remove_none():
     tokens = torch.tensor([[1, END, 2, 3, 4]])
     given = torch.tensor([[0, 0, 0, 0, 1]])
     step = Step.of(tokens, None, Step(tokens, tokens, segments=given), END)
-    assert step.segments.tolist() == [[0, 0, 1, 1, 2]]
+    assert step.segments.tolist() == [[0, 1, 2, 2, 3]]
 
 
 def test_counting_goes_on_from_the_state_and_ends_carry_over():
     state = DecodeState.new([], 1, torch.device("cpu"))
     first = torch.tensor([[1, 2, END]])
     state = Step.of(first, state, None, END).next_state(state, [], END)
-    assert (state.position.tolist(), state.segment.tolist()) == ([3], [1])
+    assert (state.position.tolist(), state.segment.tolist()) == ([3], [2])
     step = Step.of(torch.tensor([[7, 8]]), state, None, END)
-    assert (step.positions.tolist(), step.segments.tolist()) == ([[3, 4]], [[1, 1]])
+    assert (step.positions.tolist(), step.segments.tolist()) == ([[3, 4]], [[2, 2]])
+
+
+def test_ends_are_cut_alike_in_one_call_and_in_two():
+    tokens = torch.tensor([[END, 1, END, END, 2, 3, END]])
+    whole = Step.of(tokens, None, None, END).segments.tolist()
+    assert whole == [[0, 1, 2, 3, 4, 4, 5]]
+    for cut in range(1, 7):
+        state = DecodeState.new([], 1, torch.device("cpu"))
+        first = Step.of(tokens[:, :cut], state, None, END)
+        second = Step.of(tokens[:, cut:], first.next_state(state, [], END), None, END)
+        assert torch.cat([first.segments, second.segments], 1).tolist() == whole, f"cut behind {cut}"
 
 
 def test_trailing_padding_moves_neither_position_nor_document():
@@ -34,7 +45,7 @@ def test_trailing_padding_moves_neither_position_nor_document():
     tokens = torch.tensor([[1, END, 0]])
     step = Step.of(tokens, state, Step(tokens, tokens, valid=torch.tensor([[True, True, False]])), END)
     after = step.next_state(state, [], END)
-    assert (after.position.tolist(), after.segment.tolist()) == ([2], [1])
+    assert (after.position.tolist(), after.segment.tolist()) == ([2], [2])
 
 
 def test_where_real_fills_padding_only():

@@ -87,7 +87,7 @@ class ModelConfig(Config):
     max_positions: int = 4096
     """Tokens a sequence may ever have; longer prompts are refused."""
     boundary_id: int | None = None
-    """Token that ends a document: what follows it starts afresh and sees nothing before. None: one document a row."""
+    """Token between documents: it sees nothing, and what follows sees nothing before. None: one document a row."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "d_model", "context"):

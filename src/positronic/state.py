@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from positronic.errors import StateError
 
@@ -64,8 +65,10 @@ class Step:
     def of(
         tokens: Tensor, state: "DecodeState | None" = None, step: "Step | None" = None, boundary_id: int | None = None
     ) -> "Step":
-        """The step for `tokens` (B, T) after `state`: positions counted on, documents cut after `boundary_id`.
+        """The step for `tokens` (B, T) after `state`: positions counted on, documents cut at `boundary_id`.
 
+        The token that ends a document stands between two and is one of its own: it sees nothing and nothing sees it,
+        so that the first token of a text is predicted from it alone, in packed rows as in scoring.
         `step` brings the caller's wishes (`valid`, `keep_trail`, `probe`, ...); its `segments` may add boundaries to
         those found in the tokens, never remove one. Positions are always counted here: padding does not advance them.
         """
@@ -76,12 +79,12 @@ class Step:
         segments = None
         asked = None if step is None else step.segments
         if boundary_id is not None or asked is not None or valid is not None or (state is not None):
-            first = torch.zeros_like(tokens[:, :1]) if state is None else state.segment[:, None]
-            ended = torch.zeros_like(tokens) if boundary_id is None else ((tokens == boundary_id) & (real > 0)).long()
+            first = torch.zeros_like(tokens[:, 0]) if state is None else state.segment
+            ends = torch.zeros_like(real) if boundary_id is None else (tokens == boundary_id).long() * real
+            begins = ends * (positions > 0) | F.pad(ends[:, :-1], (1, 0))
             if asked is not None:
-                changed = (asked[:, 1:] != asked[:, :-1]).long()
-                ended = torch.cat([ended[:, :-1] | changed, ended[:, -1:]], 1)
-            segments = first + torch.cat([torch.zeros_like(ended[:, :1]), ended.cumsum(1)[:, :-1]], 1)
+                begins[:, 1:] |= (asked[:, 1:] != asked[:, :-1]).long()
+            segments = first[:, None] + begins.cumsum(1)
             segments = segments.masked_fill(real == 0, PADDING_SEGMENT)
         base = Step(tokens, positions) if step is None else step
         return replace(base, tokens=tokens, positions=positions, segments=segments)

@@ -2,8 +2,8 @@
 
 Text           row i holds tokens i*T .. i*T + T of the shard: T to predict from, T to predict. Documents follow each
                other through their `eot_id`; `Step.of` numbers them from it, so that they do not see each other. Every
-               target counts, also the first token after `eot_id`: it teaches how a text begins. Fewer than T tokens
-               at the end of the shard belong to no row.
+               target counts, also the first token of a text, which its lone `eot_id` predicts, as in scoring. Fewer
+               than T tokens at the end of the shard belong to no row.
 Conversations  best-fit decreasing into rows of T+1 tokens; none is cut unless it is longer than a row, and then at
                its end. What is left of a row is padding. Only tokens that the chat form marks carry loss; conversations
                in which none is left are dropped, and counted.

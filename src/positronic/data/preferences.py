@@ -83,7 +83,7 @@ class PairFiles:
 
 
 def encode_pairs(source: Source[Pair], tokenizer: Tokenizer) -> Iterator[Encoded]:
-    """Each pair as one document: the chosen conversation, `eot_id`, the rejected one, `eot_id`."""
+    """Each pair as one stretch: the chosen conversation, `eot_id`, the rejected one, `eot_id`."""
     width = id_type(tokenizer)
     for pair in source:
         ids: list[int] = []

@@ -10,7 +10,7 @@ from positronic.data import Mixture
 from positronic.eval.bits_per_byte import scoring
 from positronic.lm import LM
 from positronic.text import Tokenizer
-from positronic.train import DPO
+from positronic.train import DPO, chosen
 
 __all__ = ["preferred"]
 
@@ -22,9 +22,7 @@ def preferred(objective: DPO, pairs: Mixture, tokenizer: Tokenizer) -> Callable[
     """Measures what `objective` means of its first rows, and the chosen answers' bits per byte."""
     batch = pairs.next(min(ROWS, sum(rows.n_rows for rows in pairs.sources)))
     spelled = torch.tensor([len(token) for token in tokenizer.token_bytes])
-    assert batch.segments is not None, "pairs lie side by side as documents"
-    chosen = batch.loss_mask & (batch.segments % 2 == 0)
-    size = int(spelled[batch.targets[chosen]].sum())
+    size = int(spelled[batch.targets[chosen(batch)]].sum())
     counts = objective.counts(batch)
 
     def measure(model: LM) -> dict[str, float]:

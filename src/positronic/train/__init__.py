@@ -2,7 +2,16 @@
 
 from positronic.train.device import Device, pick_device
 from positronic.train.init import init_from
-from positronic.train.objectives import DPO, SFT, AuxiliaryWeight, DPOConfig, NextToken, NextTokenConfig, SFTConfig
+from positronic.train.objectives import (
+    DPO,
+    SFT,
+    AuxiliaryWeight,
+    DPOConfig,
+    NextToken,
+    NextTokenConfig,
+    SFTConfig,
+    chosen,
+)
 from positronic.train.observers import MetricsFile, Observer, TensorBoard, read_events
 from positronic.train.optimizers import AdamWConfig, MuonConfig, OptimizerConfig
 from positronic.train.parallel import ALONE, Ranks, launched
@@ -42,6 +51,7 @@ __all__ = [
     "TrainState",
     "Trainer",
     "Validate",
+    "chosen",
     "init_from",
     "launched",
     "newest",

@@ -1,6 +1,6 @@
 """What is minimised: objectives, each a sum over targets divided by a count known beforehand."""
 
-from positronic.train.objectives.dpo import DPO, DPOConfig
+from positronic.train.objectives.dpo import DPO, DPOConfig, chosen
 from positronic.train.objectives.next_token import AuxiliaryWeight, NextToken, NextTokenConfig
 from positronic.train.objectives.objective import Counts, Loss, Objective
 from positronic.train.objectives.sft import SFT, SFTConfig
@@ -16,4 +16,5 @@ __all__ = [
     "NextTokenConfig",
     "Objective",
     "SFTConfig",
+    "chosen",
 ]

@@ -27,7 +27,7 @@ from positronic.lm import LM
 from positronic.train.objectives.next_token import AuxiliaryWeight, NextTokenConfig, weighed
 from positronic.train.objectives.objective import Counts, Loss
 
-__all__ = ["DPO", "DPOConfig"]
+__all__ = ["DPO", "DPOConfig", "chosen"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +121,16 @@ def _answers(model: LM, batch: TokenBatch) -> tuple[Tensor, Mapping[str, Tensor]
     return _by_pair(batch, torch.zeros_like(counted, dtype=torch.float32).masked_scatter(counted, log_p)), output.aux
 
 
+def chosen(batch: TokenBatch) -> Tensor:
+    """(B, T) bool: the targets that belong to chosen answers."""
+    assert batch.segments is not None, "pairs lie side by side as documents"
+    return batch.loss_mask & (batch.segments % 4 == 0)
+
+
 def _by_pair(batch: TokenBatch, values: Tensor) -> Tensor:
-    """(B, T) summed by document, two documents a pair: (B, P, 2)."""
+    """(B, T) summed by answer: (B, P, 2). A pair is four documents: chosen, its end, rejected, its end."""
     values = values.float()
     documents = torch.zeros_like(batch.tokens) if batch.segments is None else batch.segments.clamp(min=0)
-    pairs = int(documents.max()) // 2 + 1
-    sums = values.new_zeros(len(values), 2 * pairs).scatter_add(1, documents, values)
-    return sums.unflatten(1, (pairs, 2))
+    pairs = int(documents.max()) // 4 + 1
+    sums = values.new_zeros(len(values), 4 * pairs).scatter_add(1, documents, values)
+    return sums.unflatten(1, (pairs, 2, 2)).sum(-1)
