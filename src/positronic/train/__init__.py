@@ -1,14 +1,14 @@
 """Training, once: one loop for all families, objectives and machines."""
 
 from positronic.train.device import Device, pick_device
-from positronic.train.init import init_from
+from positronic.train.init import init_from, trunk_from
 from positronic.train.objectives import DPO, SFT, AuxiliaryWeight, DPOConfig, NextToken, NextTokenConfig, SFTConfig
 from positronic.train.observers import MetricsFile, Observer, TensorBoard, read_events
 from positronic.train.optimizers import AdamWConfig, MuonConfig, OptimizerConfig
 from positronic.train.parallel import ALONE, Ranks, launched
 from positronic.train.plan import Plan
 from positronic.train.progress import progress
-from positronic.train.run import TrainConfig, newest, resume, saved_config, start
+from positronic.train.run import TrainConfig, held, newest, resume, saved_config, start
 from positronic.train.schedules import ScheduleConfig
 from positronic.train.standing import Cadence, Counters, TrainState, Validate
 from positronic.train.steppers import Backprop, Report, Stepper
@@ -42,6 +42,7 @@ __all__ = [
     "TrainState",
     "Trainer",
     "Validate",
+    "held",
     "init_from",
     "launched",
     "newest",
@@ -51,4 +52,5 @@ __all__ = [
     "resume",
     "saved_config",
     "start",
+    "trunk_from",
 ]
