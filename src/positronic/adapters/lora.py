@@ -269,13 +269,17 @@ class _Stream(IterableDataset[dict[str, Tensor]]):
             }
 
 
+ARCHIVE = ("PytorchStreamWriter", "inline_container")
+"""What torch names in its errors when an archive cannot be written."""
+
+
 @contextmanager
 def _saving(run: LoRAFolder) -> Iterator[None]:
     """Around what writes to the folder by other libraries: a full disk is one sentence."""
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "Writer" not in str(error):  # torch's, of an archive
+        if isinstance(error, RuntimeError) and not any(word in str(error) for word in ARCHIVE):
             raise
         raise CheckpointError(
             f"{run.path} could not be written: {reason(error)}. {run.stands()} Free space there, and go on with "
