@@ -93,6 +93,19 @@ def test_what_killed_saves_and_deletions_left_is_cleared_by_the_next_publication
     assert [name for name in os.listdir(run.path) if name.startswith(".")] == []
 
 
+def test_half_made_links_are_cleared_too(run):
+    for name in (".last.link", ".best.link"):
+        (run.path / name).symlink_to("step-00000010")
+    run.clean()
+    assert [name for name in os.listdir(run.path) if name.startswith(".")] == []
+    assert os.readlink(run.path / "last") == "step-00000060"
+
+
+def test_a_link_that_is_right_is_not_made_anew(run, monkeypatch):
+    monkeypatch.setattr(os, "symlink", lambda *args, **kwargs: pytest.fail("made anew"))
+    run.publish(60)
+
+
 def test_a_killed_deletion_leaves_no_half_checkpoint(run, monkeypatch):
     def killed(path):
         raise KeyboardInterrupt

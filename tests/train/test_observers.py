@@ -2,12 +2,20 @@
 
 import io
 import json
+import resource
+import signal
+from collections import deque
+from contextlib import contextmanager
 
 import pytest
 import torch
+from killed_run import CONFIG, begin, stream
+from killing import told
 from train_example import Recorder, trainer
 
-from positronic.train import MetricsFile, TensorBoard, progress
+from positronic.checkpoint import RunFolder, load
+from positronic.errors import CheckpointError
+from positronic.train import MetricsFile, TensorBoard, progress, read_events, resume
 from positronic.train.progress import _Bar, _Lines
 
 STEP = {
@@ -93,3 +101,95 @@ def test_observers_and_validation_change_no_bit():
     assert [e["step"] for e in seen.evaluations] == [0, 12]
     for name, values in plain.model.state_dict().items():
         assert torch.equal(values, watched.model.state_dict()[name]), name
+
+
+DEEP = "[" * 100_000
+LINES = {
+    "nested too deep": '{"event": "step", "step": ' + DEEP,
+    "nested whole": '{"event": "step", "step": 3, "loss": ' + "[" * 5000 + "]" * 5000 + "}",
+    "a list": "[1, 2]",
+    "a number": "7",
+    "no event": '{"step": 3}',
+    "a step that is text": '{"event": "step", "step": "3"}',
+    "a step that is true": '{"event": "step", "step": true}',
+    "no text": b"\xff\xfe\x00",
+    "cut short": '{"event": "st',
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_that_is_no_event_ends_what_is_read_and_is_dropped_on_resume(tmp_path, line):
+    path, bad = tmp_path / "metrics.jsonl", LINES[line]
+    sound = b'{"event": "step", "step": 1}\n{"event": "checkpoint", "step": 2}\n'
+    path.write_bytes(sound + (bad if isinstance(bad, bytes) else bad.encode()) + b"\n")
+    assert [e["step"] for e in read_events(path)][:2] == [1, 2]
+    MetricsFile(path, after=2).close()
+    assert path.read_bytes() == sound
+
+
+def test_a_checkpoint_that_was_not_said_is_said_by_the_run_that_goes_on(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"event": "step", "step": 2}\n')
+    for _ in range(2):
+        MetricsFile(path, after=2).close()
+        said = read_events(path)[1:]
+        assert said == [{"event": "checkpoint", "step": 2, "folder": str(tmp_path / "step-00000002")}]
+
+
+def test_tensorboard_goes_on_in_the_same_file_from_the_checkpoint(tmp_path):
+    pytest.importorskip("tensorboard")
+    for name, ends in (("whole", [(None, 6)]), ("broken", [(None, 5), (2, 4), (2, 3), (0, 1), (0, 6)])):
+        for after, end in ends:
+            board = TensorBoard(tmp_path / name, after)
+            for step in range((after or 0) + 1, end + 1):
+                board.step({"step": step, "loss": 1.0 / step})
+            board.close()
+            with open(board.path, "ab") as file:
+                file.write(b"\x20\0\0\0\0\0\0\0half a record")
+        with open(board.path, "r+b") as file:
+            file.truncate(board.path.stat().st_size - 21)
+    assert told(tmp_path / "broken") == told(tmp_path / "whole")
+    assert len(list((tmp_path / "broken").iterdir())) == 1
+
+
+@contextmanager
+def files_of_at_most(size: int):
+    """What the kernel answers to a longer file is what it answers on a full disk: an error from a write."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda p: MetricsFile(p / "metrics.jsonl"), lambda p: TensorBoard(p)], ids=["lines", "board"]
+)
+def test_a_full_disk_is_one_sentence_and_whole_records_before_it(tmp_path, make):
+    pytest.importorskip("tensorboard")
+    with files_of_at_most(4096):
+        observer = make(tmp_path)
+        for step in range(1, 20):
+            observer.step({**STEP, "step": step})
+        with pytest.raises(CheckpointError, match=r"could not be written: File too large.*still stands.*--resume"):
+            deque(observer.step({**STEP, "step": step}) for step in range(20, 1000))
+        observer.close()
+    assert observer.path.stat().st_size <= 4096
+
+
+def test_a_run_on_a_full_disk_keeps_its_checkpoint_and_goes_on_when_there_is_room(tmp_path):
+    run = tmp_path / "run"
+    begin(tmp_path / "whole" / "run")
+    begin(run, until_saved=4)
+    (run / "metrics.jsonl").open("a").close()
+    largest = max(path.stat().st_size for path in run.rglob("*") if path.is_file())
+    with files_of_at_most(largest - 1), pytest.raises(CheckpointError, match="could not be written"):
+        resume(run, CONFIG, data=stream(), device="cpu")
+    assert RunFolder(run).steps() == [4]
+    load(run / "last")
+    assert not [path.name for path in run.iterdir() if path.name.startswith(".")]
+    resume(run, CONFIG, data=stream(), device="cpu")
+    ours, theirs = (folder / "last" / "model.safetensors" for folder in (run, tmp_path / "whole" / "run"))
+    assert ours.read_bytes() == theirs.read_bytes()

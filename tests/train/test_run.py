@@ -1,9 +1,11 @@
 """A run's folder: killed at any instant it goes on as if nothing had happened; what does not fit is refused."""
 
+import contextvars
 import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
-from killed_run import CONFIG, begin, stream, validate
+from killed_run import CONFIG, Stops, begin, stream, validate
+from killing import told
 from train_example import Recorder, trainer
 
-from positronic.checkpoint import load, load_training
+from positronic.checkpoint import RunFolder, load, load_training
 from positronic.errors import CheckpointError, ConfigError
 from positronic.train import MuonConfig, ScheduleConfig, resume, saved_config
 
@@ -69,6 +72,92 @@ def test_a_run_killed_at_a_random_instant_goes_on_to_the_same_bytes(tmp_path, un
     ours, theirs = (folder / "last" / "model.safetensors" for folder in (unbroken, run))
     assert theirs.read_bytes() == ours.read_bytes()
     assert steps(run) == steps(unbroken)
+
+
+def best_of(run: Path) -> int:
+    evaluations = [e for e in lines(run) if e["event"] == "evaluation"]
+    return min(evaluations, key=lambda e: e["bits_per_byte"])["step"]
+
+
+@pytest.mark.parametrize("method", ["publish", "publish_best", "prune"])
+@pytest.mark.parametrize("which", [1, "best", "last"])
+def test_killed_between_checkpoint_link_and_pruning_the_folder_is_mended(
+    tmp_path, unbroken, monkeypatch, method, which
+):
+    """`which` save is the last that the process lives to see; where that is the best, its link must not be lost."""
+    run, step = tmp_path / "run", {1: 4, "best": best_of(unbroken), "last": CONFIG.steps}[which]
+    original = getattr(RunFolder, method)
+
+    def pulled(self, *args, **kwargs):
+        if self.checkpoint_path(step).exists():
+            raise Stops.Stopped
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, method, pulled)
+        assert begin(run) is None
+    assert resume(run, CONFIG, data=stream(), device="cpu", validate=validate).stopped == "finished"
+    ours, theirs = told(unbroken), told(run)
+    assert sorted(theirs) == sorted(ours)
+    assert [path for path in ours if theirs[path] != ours[path]] == []
+    assert theirs["best"] == f"step-{best_of(unbroken):08d}"
+
+
+def test_links_and_superseded_steps_of_a_finished_run_are_mended_too(tmp_path, unbroken):
+    run = tmp_path / "run"
+    shutil.copytree(unbroken, run, symlinks=True)
+    ours = told(run)
+    (run / "best").unlink()
+    (run / "last").unlink()
+    (run / "last").symlink_to("step-00000004")
+    (run / ".best.link").symlink_to("nowhere")
+    shutil.copytree(run / "step-00000030", run / "step-00000004")
+    (run / ".step-00000008.gone").mkdir()
+    resume(run, data=stream(), device="cpu")
+    assert told(run) == ours
+
+
+def test_where_links_cannot_be_made_the_best_step_is_kept_all_the_same(tmp_path, unbroken, monkeypatch):
+    def refused(*args, **kwargs):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "symlink", refused)
+    begin(tmp_path / "run")
+    assert best_of(unbroken) in RunFolder(tmp_path / "run").steps()
+    assert not (tmp_path / "run" / "best").exists()
+
+
+@pytest.mark.parametrize("going_on", [False, True], ids=["new", "resumed"])
+def test_a_second_run_in_the_folder_is_refused_and_the_first_is_not_disturbed(tmp_path, unbroken, going_on):
+    run, refused = tmp_path / "run", []
+
+    class SecondComes(Recorder):
+        def step(self, event):
+            if event["step"] == 9:
+                child = os.fork()
+                if child == 0:
+                    contextvars.Context().run(another_process)
+                os.waitpid(child, 0)
+                refused.append((tmp_path / "said").read_text())
+
+    def another_process():
+        try:
+            if going_on:
+                resume(run, data=stream(), device="cpu")
+            else:
+                begin(run)
+        except CheckpointError as error:
+            (tmp_path / "said").write_text(str(error))
+        finally:
+            os._exit(0)
+
+    if going_on:
+        begin(run, until=6)
+        assert resume(run, data=stream(), device="cpu", validate=validate, observers=[SecondComes()]).stopped
+    else:
+        begin(run, observers=[SecondComes()])
+    assert f"Process {os.getpid()} is writing to {run} now" in refused[0]
+    assert told(run) == told(unbroken)
 
 
 def test_a_run_resumed_when_finished_changes_nothing(unbroken):

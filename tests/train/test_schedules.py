@@ -32,6 +32,18 @@ def test_impossible_schedules_are_refused(settings):
         ScheduleConfig(**settings)
 
 
+@pytest.mark.parametrize("shape", ["wsd", "cosine"])
+@pytest.mark.parametrize(("field", "value"), [("warmup", 7), ("decay_share", 0.5), ("floor", 0.3), ("shape", None)])
+def test_every_field_of_a_schedule_changes_a_rate_or_is_refused(shape, field, value):
+    plain = ScheduleConfig(shape=shape)
+    if (shape, field) in (("wsd", "floor"), ("cosine", "decay_share")):
+        with pytest.raises(ConfigError, match=rf"schedule\.{field} is {value}, which changes nothing.*--schedule"):
+            plain.replace(**{field: value})
+        return
+    other = plain.replace(**{field: value or {"wsd": "cosine", "cosine": "wsd"}[shape]})
+    assert [plain.scale(n, 40) for n in range(40)] != [other.scale(n, 40) for n in range(40)]
+
+
 def rehearse(plan, seconds_of_step, resume_at=()):
     """Steps of a timed run under a clock that we wind: their rates, the time taken, and why it ended."""
     step, elapsed, rates = 0, 0.0, []

@@ -13,32 +13,37 @@ Source   Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", a
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
-from positronic.checkpoint import vacant
+from positronic.checkpoint import RunFolder, vacant
+from positronic.checkpoint.atomic import writing
+from positronic.checkpoint.reading import reason
 from positronic.config import Config, ModelConfig, did_you_mean
 from positronic.data import Mixture, chat_mixture
-from positronic.errors import CheckpointError, ConfigError
+from positronic.errors import CheckpointError, ConfigError, TrainingError
 from positronic.lm import LM
 from positronic.text import Tokenizer
 from positronic.train import Observer, pick_device
+from positronic.train.nonfinite import first_unsound
 
 try:
     import peft
     from transformers import AutoModelForCausalLM, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-    from transformers.trainer_utils import get_last_checkpoint
     from transformers.utils.logging import disable_progress_bar
 
     from positronic.adapters.hf import PositronicForCausalLM
     from positronic.adapters.hf.loss import IGNORED
+    from positronic.adapters.lora_folder import ADAPTER, LoRAFolder, step_of
 except ImportError as error:
     raise ImportError("LoRA needs PEFT and Transformers: pip install 'positronic[hf]'.") from error
 
@@ -153,7 +158,19 @@ def tune(
     go_on: from the newest of Transformers' checkpoints in `out`, with the optimizer's state and the same rows to come;
     a run that is finished is read, and no step added.
     """
+    with RunFolder(out).held():
+        return _tune(config, LoRAFolder(out), go_on, device, observer, cache)
+
+
+def _tune(
+    config: LoRAConfig, run: LoRAFolder, go_on: bool, device: str, observer: Observer | None, cache: Path | None
+) -> Tuned:
     disable_progress_bar()  # the observer tells
+    if go_on:
+        run.check()
+    saved = run.newest()
+    if saved is not None and not go_on:
+        raise ConfigError(f"{run.path} holds a run already, up to {saved}; go on with --resume, or give another --out.")
     place = pick_device(device)
     base = _opened(config.model)
     model = adapted(base, config)
@@ -161,16 +178,14 @@ def tune(
     rows = max(1, config.batch_tokens // data.seq_len)
     at_once = max(n for n in range(1, min(rows, ROWS_AT_ONCE) + 1) if rows % n == 0)
     steps = config.steps or max(1, round(config.epochs * sum(source.n_rows for source in data.sources) / rows))
-    saved = get_last_checkpoint(str(out)) if out.is_dir() else None
+    run.keep(saved)
     if not go_on:
-        if saved is not None:
-            raise ConfigError(f"{out} holds a run already, up to {saved}; go on with --resume, or give another --out.")
-        out.mkdir(parents=True, exist_ok=True)
-        (out / SETTINGS).write_text(json.dumps(config.to_json(), indent=2) + "\n", "utf-8")
+        with writing(run.path / SETTINGS):
+            (run.path / SETTINGS).write_text(json.dumps(config.to_json(), indent=2) + "\n", "utf-8")
     trainer = Trainer(
         model,
         TrainingArguments(
-            output_dir=str(out),
+            output_dir=str(run.saving),
             max_steps=steps,
             per_device_train_batch_size=at_once,
             gradient_accumulation_steps=rows // at_once,
@@ -178,7 +193,6 @@ def tune(
             lr_scheduler_type="cosine",
             warmup_steps=min(20, steps // 10),
             save_steps=config.checkpoint_every,
-            save_total_limit=1,
             logging_steps=1,
             seed=config.seed,
             use_cpu=place.torch_device.type == "cpu",
@@ -189,17 +203,19 @@ def tune(
             log_level="error",
         ),
         train_dataset=_Stream(data),
-        callbacks=[] if observer is None else [_Told(observer, rows * data.seq_len)],
+        callbacks=[_Kept(run), *([] if observer is None else [_Told(observer, run.path, rows * data.seq_len)])],
     )
     trainer.remove_callback(PrinterCallback)
-    if saved is not None and int(saved.rpartition("-")[2]) >= steps:
-        peft.set_peft_model_state_dict(model, load_file(f"{saved}/adapter_model.safetensors"))
-    else:
-        trainer.train(resume_from_checkpoint=saved)
-    model.save_pretrained(str(out))
+    with _saving(run):
+        if saved is not None and step_of(saved) >= steps:
+            peft.set_peft_model_state_dict(model, load_file(saved / ADAPTER))
+        else:
+            trainer.train(resume_from_checkpoint=None if saved is None else str(saved))
+        model.save_pretrained(str(run.path))
+    run.keep(run.newest())
     learning, total = model.get_nb_trainable_parameters()
     report = {
-        "run": str(out),
+        "run": str(run.path),
         "step": steps,
         "tokens": steps * rows * data.seq_len,
         "adapted": sum(name.endswith(".lora_A") for name, _ in model.named_modules()),
@@ -212,7 +228,7 @@ def read_settings(out: Path) -> LoRAConfig:
     """What the run in `out` was begun with."""
     try:
         return LoRAConfig.from_json(json.loads((out / SETTINGS).read_text("utf-8")), str(out / SETTINGS))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise CheckpointError(
             f"There is no adapter to go on with in {out}: {out / SETTINGS} cannot be read. Start without --resume."
         ) from None
@@ -253,11 +269,58 @@ class _Stream(IterableDataset[dict[str, Tensor]]):
             }
 
 
+ARCHIVE = ("PytorchStreamWriter", "inline_container")
+"""What torch names in its errors when an archive cannot be written."""
+
+
+@contextmanager
+def _saving(run: LoRAFolder) -> Iterator[None]:
+    """Around what writes to the folder by other libraries: a full disk is one sentence."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(word in str(error) for word in ARCHIVE):
+            raise
+        raise CheckpointError(
+            f"{run.path} could not be written: {reason(error)}. {run.stands()} Free space there, and go on with "
+            f"--resume."
+        ) from error
+
+
+class _Kept(TrainerCallback):
+    """Checkpoints that are finite, and whole or not there."""
+
+    def __init__(self, run: LoRAFolder):
+        self.run = run
+
+    def on_step_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any
+    ) -> None:
+        if not control.should_save:
+            return
+        learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        memory = {
+            f"the optimizer's {key} of {name}": value
+            for name, p in learned.items()
+            for key, value in optimizer.state[p].items()
+            if torch.is_tensor(value) and value.shape == p.shape
+        }
+        broken = first_unsound({**learned, **memory})
+        if broken is not None:
+            raise TrainingError(
+                f"After step {state.global_step} {broken} is not finite, so no checkpoint was written. "
+                f"{self.run.stands()} Try a lower --lr."
+            )
+
+    def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        self.run.publish(state.global_step)
+
+
 class _Told(TrainerCallback):
     """Transformers' log in the words of our observers."""
 
-    def __init__(self, observer: Observer, tokens: int):
-        self.observer, self.tokens = observer, tokens
+    def __init__(self, observer: Observer, out: Path, tokens: int):
+        self.observer, self.out, self.tokens = observer, out, tokens
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         self.first, self.began = state.global_step, time.monotonic()
@@ -276,9 +339,7 @@ class _Told(TrainerCallback):
             )
 
     def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        self.observer.checkpoint(
-            {"step": state.global_step, "folder": f"{args.output_dir}/checkpoint-{state.global_step}"}
-        )
+        self.observer.checkpoint({"step": state.global_step, "folder": f"{self.out}/checkpoint-{state.global_step}"})
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         self.observer.close()

@@ -11,6 +11,7 @@ from positronic.checkpoint.folder import (
     save,
     vacant,
 )
+from positronic.checkpoint.lock import usable
 from positronic.checkpoint.memory import load_conversation, save_conversation
 from positronic.checkpoint.provenance import commit
 from positronic.checkpoint.runs import RunFolder
@@ -28,5 +29,6 @@ __all__ = [
     "read_config",
     "save",
     "save_conversation",
+    "usable",
     "vacant",
 ]

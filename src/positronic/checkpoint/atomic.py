@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["appearing", "clean", "discard", "leftovers", "standing", "sync"]
+from positronic.errors import CheckpointError
+
+__all__ = ["appearing", "clean", "discard", "leftovers", "settle", "standing", "sync", "writing"]
 
 log = logging.getLogger(__name__)
 NEW, OLD, GONE = "new", "old", "gone"
@@ -27,7 +29,7 @@ def appearing(target: Path) -> Iterator[Path]:
     new.mkdir()
     try:
         yield new
-        _settle(new)
+        settle(new)
         if target.exists():
             os.rename(target, old)
         os.rename(new, target)
@@ -77,6 +79,18 @@ def discard(target: Path) -> None:
     _discard(target, _hidden(target, GONE))
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around writing to `path`, a file of a run: a full or failing disk is one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} could not be written: {error.strerror or error}. Every checkpoint that was saved still stands; "
+            f"free space in {path.parent}, see that it is writable, and go on with --resume."
+        ) from error
+
+
 def sync(path: Path) -> None:
     """Force a file or a folder's list of names to the disk."""
     if path.is_dir() and os.name == "nt":  # Windows has no such call for folders
@@ -88,7 +102,7 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _settle(folder: Path) -> None:
+def settle(folder: Path) -> None:
     """Plain permissions for everything inside, and everything on the disk."""
     for place, _, names in os.walk(folder):
         for name in names:

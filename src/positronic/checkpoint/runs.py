@@ -1,6 +1,7 @@
 """A training run's folder: checkpoints by step, and links to the newest and the best.
 
     RUN/step-00000200/  RUN/step-00000400/  RUN/last -> step-00000400  RUN/best -> step-00000200
+    RUN/.lock           while a process writes here
 
 `last` and `best` are relative links, so a run can be moved. Where links cannot be made (some network and USB disks,
 Windows without the right to), one line is logged and they are left out: `newest` reads the folders and needs no link.
@@ -10,9 +11,11 @@ import logging
 import os
 import re
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from positronic.checkpoint.atomic import clean, discard, leftovers, standing, sync
+from positronic.checkpoint.lock import holding
 from positronic.checkpoint.manifest import Sealed
 from positronic.errors import CheckpointError
 
@@ -26,6 +29,10 @@ log = logging.getLogger(__name__)
 class RunFolder:
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
+
+    def held(self) -> AbstractContextManager[None]:
+        """The folder is this process's alone inside the block; `CheckpointError` if another one writes there."""
+        return holding(self.path)
 
     def checkpoint_path(self, step: int) -> Path:
         """Where the checkpoint after `step` steps belongs."""
@@ -71,6 +78,8 @@ class RunFolder:
         """Undo what killed saves and deletions left behind. Only the process that saves here may call it."""
         for target in leftovers(self.path):
             self._answered(clean, target)
+        for name in (LAST, BEST):
+            self._answered(_forget, self._new_link(name))
 
     def _answered(self, delete: Callable[[Path], None], target: Path) -> bool:
         try:
@@ -84,7 +93,9 @@ class RunFolder:
         target = self.checkpoint_path(step)
         if not _complete(target):
             raise CheckpointError(f"{target} is no complete checkpoint, so {name} cannot point to it. Save it first.")
-        link, new = self.path / name, self.path / f".{name}.link"
+        if self._linked(name) == step:
+            return
+        link, new = self.path / name, self._new_link(name)
         if link.exists() and not link.is_symlink():
             raise CheckpointError(f"{link} is no link of ours. Move it away: {name} must point to a checkpoint.")
         new.unlink(missing_ok=True)
@@ -96,10 +107,18 @@ class RunFolder:
             log.warning("%s cannot be linked here (%s); the newest checkpoint is %s", link, error, target)
             link.unlink(missing_ok=True)
 
+    def _new_link(self, name: str) -> Path:
+        """Where a link is made before it takes its place."""
+        return self.path / f".{name}.link"
+
     def _linked(self, name: str) -> int | None:
         link = self.path / name
         match = STEP.fullmatch(os.readlink(link)) if link.is_symlink() else None
         return int(match[1]) if match else None
+
+
+def _forget(link: Path) -> None:
+    link.unlink(missing_ok=True)
 
 
 def _complete(folder: Path) -> bool:

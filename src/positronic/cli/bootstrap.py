@@ -69,6 +69,7 @@ class Command:
         say(f"Next:\n  positronic train --resume --out {self.out}")
 
     def _begin(self) -> None:
+        from positronic.checkpoint import RunFolder
         from positronic.recipes.fit import fit_here
         from positronic.recipes.tiny import STEPS, VOCABULARY, tiny_run
 
@@ -79,8 +80,9 @@ class Command:
         say("\n".join(f"{what:18}{value:26}{why}" for what, value, why in found.table()))
         if found.device == "cpu" and (self.model, self.size) == (None, None):
             say("A CPU takes many hours for this size; SIZE=tiny (--size tiny) has 2 to 4 million parameters.")
-        data = self._text()
-        tokenizer = self._tokenizer(data, entries)
+        with RunFolder(self.out).held():
+            data = self._text()
+            tokenizer = self._tokenizer(data, entries)
         run = tiny_run(
             model,
             data,

@@ -128,13 +128,18 @@ class _Trained(NamedTuple):
 
 
 def _free(wanted: Path) -> Path:
-    """`wanted`, or the first of wanted-2, wanted-3, ... that does not exist yet."""
+    """`wanted`, or the first of wanted-2, wanted-3, ... that does not exist yet; made, so that it is nobody else's."""
+    from positronic.checkpoint import usable
+
     taken = 1
-    path = wanted
-    while path.exists():
-        taken += 1
-        path = wanted.with_name(f"{wanted.name}-{taken}")
-    return path
+    path = usable(wanted)
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            taken += 1
+            path = wanted.with_name(f"{wanted.name}-{taken}")
 
 
 def _text(out: Path) -> tuple[str, ...]:

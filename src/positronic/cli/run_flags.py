@@ -144,6 +144,13 @@ def execute(
         )
         if not ranks.first:
             return None
-    if state.counters.step and not draw_curve(out / "metrics.jsonl", out / "loss.png", title=out.name):
-        say("(no loss.png: install matplotlib to have curves drawn)")
+    if state.counters.step:
+        try:
+            drawn = draw_curve(out / "metrics.jsonl", out / "loss.png", title=out.name)
+        except OSError as error:
+            (out / "loss.png").unlink(missing_ok=True)
+            say(f"(no loss.png: {error.strerror or error})")
+        else:
+            if not drawn:
+                say("(no loss.png: install matplotlib to have curves drawn)")
     return state

@@ -10,6 +10,7 @@ Examples:
   positronic train --resume --out my-run
   positronic train --resume --out my-run --chunk 1000 --ask "Once upon a time"
   positronic train --init my-run/last --data more.txt --out second-run --lr 3e-4
+  positronic train --init my-run/last --reinit-embeddings --tokenizer other --data more.txt --out translated
   torchrun --nproc-per-node 2 -m positronic train --model tinygpt-15m --data text/ --tokenizer tok --out my-run
 
 RUN/last is always the newest complete checkpoint. Ctrl-C writes one and says how to go on. In chunks a run becomes what
@@ -54,6 +55,8 @@ class Command:
     """Go on with the run in --out."""
     init: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Start from this checkpoint's weights, with a new optimizer and schedule."""
+    reinit_embeddings: bool = False
+    """With --init, for a --tokenizer of another vocabulary: keep the trunk, draw embedding and head anew."""
     chunk: int | None = None
     """Stop at the next multiple of so many steps; the schedule stays that of the whole run."""
     ask: Annotated[str | None, tyro.conf.arg(metavar="PROMPT")] = None
@@ -112,7 +115,9 @@ class Command:
             run = replace(run, valid=self.valid or valid)
         if self.resume and self.model is not None:
             run = replace(run, model=find_model_config(self.model))
-        return run if self.init is None else replace(run, init=str(self.init))
+        if self.init is not None:
+            run = replace(run, init=str(self.init))
+        return replace(run, reinit_embeddings=True) if self.reinit_embeddings else run
 
 
 def report_end(state: "TrainState", out: Path, *, as_json: bool, resume: str) -> int:

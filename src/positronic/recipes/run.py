@@ -6,11 +6,12 @@ RUN/run.json holds the config, so that `--resume` needs nothing but the folder.
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from positronic.checkpoint import load
+from positronic.checkpoint import load, read_config
+from positronic.checkpoint.atomic import writing
 from positronic.config import Config, ModelConfig, diff
 from positronic.data import (
     Counts,
@@ -25,7 +26,7 @@ from positronic.data import (
     pair_mixture,
     text_mixture,
 )
-from positronic.errors import CheckpointError, ConfigError
+from positronic.errors import CheckpointError, ConfigError, TokenizerError
 from positronic.eval import Score, assistant_bits_per_byte, bits_per_byte
 from positronic.lm import LM
 from positronic.models import build
@@ -38,12 +39,15 @@ from positronic.train import (
     Ranks,
     TrainConfig,
     TrainState,
+    held,
     init_from,
     newest,
     pick_device,
     resume,
     start,
+    trunk_from,
 )
+from positronic.traits.fractal_phase import FractalPhaseConfig
 
 __all__ = ["RunConfig", "fit_to", "read_run", "train_run"]
 
@@ -79,8 +83,16 @@ class RunConfig(Config, kind="run"):
     """Of the order of rows."""
     init: str | None = None
     """Checkpoint whose weights are the first; None: drawn from `model_seed`."""
+    reinit_embeddings: bool = False
+    """Whether of `init` the trunk alone is taken, for a tokenizer of another vocabulary: what is looked up by id (the
+    embedding, which is the head too, and engram tables) is drawn anew."""
 
     def __post_init__(self) -> None:
+        if self.reinit_embeddings and (self.init is None or isinstance(self.train.objective, DPOConfig)):
+            raise ConfigError(
+                "reinit_embeddings takes the trunk of another model for a new vocabulary, so it needs init, and "
+                "preferences are learned against a model of one vocabulary. Leave it out, or train on text first."
+            )
         if self.epochs is not None and not self.epochs > 0:
             raise ConfigError(f"epochs is {self.epochs:g}; use more than 0, or leave it out and give steps.")
 
@@ -93,13 +105,11 @@ def fit_to(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
 def read_run(out: str | os.PathLike[str]) -> RunConfig:
     """The config a run was begun with."""
     path = Path(out) / "run.json"
+    if not path.is_file():
+        raise CheckpointError(f"There is nothing to resume in {out}: {path} is not there. Start without --resume.")
     try:
         return RunConfig.from_json(json.loads(path.read_text("utf-8")), str(path))
-    except OSError:
-        raise CheckpointError(
-            f"There is nothing to resume in {out}: {path} is not there. Start without --resume."
-        ) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CheckpointError(f"{path} is damaged; begin a new run from {out}/last with --init.") from None
 
 
@@ -133,7 +143,26 @@ def train_run(
         tokenizer = Tokenizer.load(newest(folder))
     if tokenizer is None:
         raise ConfigError("A new run needs a tokenizer; train one with `positronic tokenizer train`.")
-    model_config = fit_to(run.model, tokenizer)
+    if not go_on:
+        _check_vocabulary(run, tokenizer)
+    with held(folder, ranks):
+        return _train(run, folder, tokenizer, go_on, device, ranks, observers, cache, progress, until)
+
+
+def _train(
+    run: RunConfig,
+    folder: Path,
+    tokenizer: Tokenizer,
+    go_on: bool,
+    device: str,
+    ranks: Ranks,
+    observers: Sequence[Observer],
+    cache: str | os.PathLike[str] | None,
+    progress: Callable[[Counts], None] | None,
+    until: int | None,
+) -> TrainState:
+    """Put together what the run needs, and begin it or go on."""
+    model_config = fit_to(_unpinned(run.model) if run.reinit_embeddings else run.model, tokenizer)
     model = None if go_on else build(model_config, run.model_seed, tokenizer=tokenizer)
     data = _data(run, model_config, tokenizer, cache, progress)
     train = run.train if run.epochs is None else replace(run.train, steps=_steps(run, data))
@@ -150,14 +179,42 @@ def train_run(
     if model is None:
         return resume(folder, train, model_config=model_config, **together)
     if run.init is not None:
-        init_from(run.init, model)
+        (trunk_from if run.reinit_embeddings else init_from)(run.init, model)
 
     def write_down() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "run.json").write_text(json.dumps(run.to_json(), indent=2) + "\n", "utf-8")
+        path = folder / "run.json"
+        with writing(path):
+            path.write_text(json.dumps(run.to_json(), indent=2) + "\n", "utf-8")
 
     accepted = write_down if ranks.first else None
     return start(train, model=model, tokenizer=tokenizer, out=folder, accepted=accepted, **together)
+
+
+def _check_vocabulary(run: RunConfig, tokenizer: Tokenizer) -> None:
+    """Raise if the first weights are of a model that reads and writes other pieces."""
+    if run.init is None or run.reinit_embeddings:
+        return
+    read_config(run.init)  # a folder that is no checkpoint is refused in its own words
+    theirs = Tokenizer.load(run.init)
+    if theirs.sha256 != tokenizer.sha256:
+        raise TokenizerError(
+            f"{run.init} has another vocabulary ({theirs.vocab_size:,} entries, hash {theirs.sha256[:12]}) "
+            f"than this tokenizer's ({tokenizer.vocab_size:,}, {tokenizer.sha256[:12]}): every id would mean another "
+            f"piece. Leave --tokenizer out, or keep the trunk alone with --reinit-embeddings."
+        )
+
+
+def _unpinned(config: ModelConfig) -> ModelConfig:
+    """The config without the hash of the fractal table of another vocabulary."""
+    parts = {field.name: getattr(config, field.name) for field in fields(config)}
+    seeds = {name: getattr(part, "phase_seed", None) for name, part in parts.items()}
+    return config.replace(
+        **{
+            name: parts[name].replace(phase_seed=seed.replace(sha256=None))
+            for name, seed in seeds.items()
+            if isinstance(seed, FractalPhaseConfig)
+        }
+    )
 
 
 def _data(

@@ -1,7 +1,7 @@
 """Training, once: one loop for all families, objectives and machines."""
 
 from positronic.train.device import Device, pick_device
-from positronic.train.init import init_from
+from positronic.train.init import init_from, trunk_from
 from positronic.train.objectives import (
     DPO,
     SFT,
@@ -17,7 +17,7 @@ from positronic.train.optimizers import AdamWConfig, MuonConfig, OptimizerConfig
 from positronic.train.parallel import ALONE, Ranks, launched
 from positronic.train.plan import Plan
 from positronic.train.progress import progress
-from positronic.train.run import TrainConfig, newest, resume, saved_config, start
+from positronic.train.run import TrainConfig, held, newest, resume, saved_config, start
 from positronic.train.schedules import ScheduleConfig
 from positronic.train.standing import Cadence, Counters, TrainState, Validate
 from positronic.train.steppers import Backprop, Report, Stepper
@@ -52,6 +52,7 @@ __all__ = [
     "Trainer",
     "Validate",
     "chosen",
+    "held",
     "init_from",
     "launched",
     "newest",
@@ -61,4 +62,5 @@ __all__ = [
     "resume",
     "saved_config",
     "start",
+    "trunk_from",
 ]

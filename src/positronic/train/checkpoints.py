@@ -30,8 +30,20 @@ class Checkpoints:
         folder = self.run.checkpoint_path(step)
         if step not in self.run.steps():  # there already if the run was resumed at this very step
             save(folder, model, self.tokenizer, part, clock=self.clock)
-        self.run.publish(step)
-        if best_step == step:
-            self.run.publish_best(step)
-        self.run.prune(KEPT)
+        self.settle(step, best_step)
         return folder
+
+    def settle(self, step: int, best_step: int | None) -> None:
+        """What follows the checkpoint of `step`, in an order in which a kill loses none. Done again, it is no change.
+
+        best_step: of the best validation so far; where no checkpoint was written then, `best` points to none.
+        """
+        self.run.publish(step)
+        if best_step is not None and best_step in self.run.steps():
+            self.run.publish_best(best_step)
+        self.run.prune(KEPT, keep=() if best_step is None else (best_step,))
+
+    def newest(self) -> str:
+        """Words about the checkpoint to go on from; all that are written are finite."""
+        newest = self.run.newest()
+        return "There is no checkpoint yet." if newest is None else f"The newest checkpoint, {newest}, is sound."

@@ -1,18 +1,26 @@
-"""Starting from another run's weights: all of them, and new parts only where they are silent."""
+"""Starting from another run's weights: all of them, and new parts only where they are silent.
+
+With another vocabulary every id means another piece, so what is looked up by id is drawn anew and the trunk is kept.
+"""
 
 import os
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from positronic.checkpoint import load_model
 from positronic.errors import CheckpointError
 from positronic.lm import LM
+from positronic.nn.linear import Embedding
+from positronic.train.nonfinite import first_unsound
+from positronic.traits.engram import EngramTables
 
-__all__ = ["init_from"]
+__all__ = ["init_from", "trunk_from"]
 
 PROBE_TOKENS = 64
+BY_ID = (Embedding, EngramTables)
+"""Modules that look up by id what they learned; the head is the embedding's matrix."""
 
 
 def init_from(folder: str | os.PathLike[str], model: LM) -> None:
@@ -21,8 +29,32 @@ def init_from(folder: str | os.PathLike[str], model: LM) -> None:
     Parts that the checkpoint lacks keep their first values, if they change nothing yet: logits on fixed tokens must
     equal the checkpoint's bit for bit. Anything else raises `CheckpointError` and leaves `model` to be thrown away.
     """
-    old, new = cast(nn.Module, load_model(folder)), cast(nn.Module, model)
-    theirs, ours = old.state_dict(), new.state_dict()
+    old = load_model(folder)
+    added = _fill(folder, _weights(old), _weights(model))
+    if added and not _same_logits(old, model):
+        raise CheckpointError(
+            f"{folder} lacks {len(added)} parameters of this model ({added[0]}, ...), and with them the logits differ. "
+            f"Only parts that are silent when new may be added; leave them out, or train from scratch."
+        )
+
+
+def trunk_from(folder: str | os.PathLike[str], model: LM) -> None:
+    """Fill `model`, built for another vocabulary, with the checkpoint's weights but those that are looked up by id.
+
+    Embedding, head and engram tables keep their first values; no other part may be added or left out.
+    """
+    old = load_model(folder)
+    anew, theirs = _by_id(model), {k: v for k, v in _weights(old).items() if k not in _by_id(old)}
+    added = _fill(folder, theirs, {k: v for k, v in _weights(model).items() if k not in anew})
+    if added:
+        raise CheckpointError(
+            f"{folder} lacks {added[0]}. With another vocabulary no part can be added; begin with the config that is "
+            f"in that folder, and add it in a run from this one's weights."
+        )
+
+
+def _fill(folder: str | os.PathLike[str], theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> list[str]:
+    """Copy all of `theirs` into `ours`; the names of ours that they lack."""
     strange = [name for name in theirs if name not in ours]
     misshapen = [name for name in theirs if name in ours and theirs[name].shape != ours[name].shape]
     if strange or misshapen:
@@ -32,15 +64,23 @@ def init_from(folder: str | os.PathLike[str], model: LM) -> None:
             f"{folder} has {name} of shape {list(theirs[name].shape)}, which is {found}. "
             f"--init needs a model that contains the other's parts; use the config that is in that folder."
         )
+    broken = first_unsound(theirs)
+    if broken is not None:
+        raise CheckpointError(f"In {folder} {broken} is not finite. Begin from another checkpoint.")
     with torch.no_grad():
         for name, values in theirs.items():
             ours[name].copy_(values)
-    added = [name for name in ours if name not in theirs]
-    if added and not _same_logits(cast(LM, old), model):
-        raise CheckpointError(
-            f"{folder} lacks {len(added)} parameters of this model ({added[0]}, ...), and with them the logits differ. "
-            f"Only parts that are silent when new may be added; leave them out, or train from scratch."
-        )
+    return [name for name in ours if name not in theirs]
+
+
+def _weights(model: LM) -> dict[str, Tensor]:
+    return cast(nn.Module, model).state_dict()
+
+
+def _by_id(model: LM) -> set[str]:
+    """Names of the tensors that hold something for each id, or for each hash of ids."""
+    modules = cast(nn.Module, model).named_modules()
+    return {f"{path}.{name}" for path, module in modules if isinstance(module, BY_ID) for name in module.state_dict()}
 
 
 def _same_logits(old: LM, new: LM) -> bool:

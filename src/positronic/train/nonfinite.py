@@ -1,12 +1,16 @@
-"""Where a loss or gradient stopped being finite: searched only after it happened, so a healthy step pays nothing."""
+"""Where a loss or gradient stopped being finite: searched only after it happened, so a healthy step pays nothing.
 
+Weights and optimizer are looked at before each checkpoint: a bad update can ruin them while every loss was finite.
+"""
+
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["first_nonfinite"]
+__all__ = ["first_nonfinite", "first_unsound"]
 
 
 def first_nonfinite(model: nn.Module, calls: Sequence[Callable[[], Tensor]], gradients: Mapping[str, bool]) -> str:
@@ -30,6 +34,20 @@ def first_nonfinite(model: nn.Module, calls: Sequence[Callable[[], Tensor]], gra
         if not finite:
             return f"the gradient of {path}"
     return "the sum over micro-batches"
+
+
+@torch.no_grad()
+def first_unsound(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor, all on one device, that holds NaN or an infinity; None: there is none.
+
+    The device is read once, whatever their number.
+    """
+    numbers = {name: t for name, t in tensors.items() if t.is_floating_point() and t.numel()}
+    if not numbers:
+        return None
+    largest = torch._foreach_norm(list(numbers.values()), math.inf)
+    finite = torch.stack([x.isfinite() for x in largest]).tolist()
+    return next((name for name, sound in zip(numbers, finite, strict=True) if not sound), None)
 
 
 def _first_output(model: nn.Module, call: Callable[[], Tensor]) -> str | None:

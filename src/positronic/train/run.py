@@ -5,7 +5,7 @@ RUN/step-00000200/ ...  RUN/last  RUN/best  RUN/metrics.jsonl  RUN/tensorboard/
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -33,7 +33,7 @@ from positronic.train.trainer import Trainer
 if TYPE_CHECKING:
     from positronic.text import Tokenizer
 
-__all__ = ["TrainConfig", "newest", "resume", "saved_config", "start"]
+__all__ = ["TrainConfig", "held", "newest", "resume", "saved_config", "start"]
 
 MICRO_TOKENS = {"cpu": 16_384, "mps": 16_384, "cuda": 65_536}
 """Tokens of one forward pass, at most, where nobody says how many rows."""
@@ -113,16 +113,17 @@ def start(
     reference: what a preference objective compares with. until: save and stop after this step, the schedule staying
     that of the whole run. accepted: called once nothing of the run can be refused, before the first step.
     """
-    if RunFolder(out).newest() is not None:
-        raise CheckpointError(
-            f"{out} already holds a run. Go on with it by --resume, or give the new run another --out."
-        )
-    torch.manual_seed(config.seed)
-    place = pick_device(device, config.precision)
-    trainer = _trainer(config, model, tokenizer, data, Path(out), place, ranks, validate, reference)
-    if accepted is not None:
-        accepted()
-    return _run(config, trainer, place, Path(out), observers, ranks, until)
+    with held(out, ranks):
+        if RunFolder(out).newest() is not None:
+            raise CheckpointError(
+                f"{out} already holds a run. Go on with it by --resume, or give the new run another --out."
+            )
+        torch.manual_seed(config.seed)
+        place = pick_device(device, config.precision)
+        trainer = _trainer(config, model, tokenizer, data, Path(out), place, ranks, validate, reference)
+        if accepted is not None:
+            accepted()
+        return _run(config, trainer, place, Path(out), observers, ranks, until)
 
 
 def resume(
@@ -142,23 +143,25 @@ def resume(
 
     A config that is given must be the run's own; None takes the run's. until: save and stop after this step.
     """
-    folder = newest(out)
-    part = load_training(folder)
-    saved = _config_of(part, folder)
-    place = pick_device(device, saved.precision)
-    model, tokenizer = load(folder, place.torch_device)
-    differences = diff(saved, config) if config is not None else []
-    if model_config is not None:
-        differences += [f"model.{line}" for line in diff(model.config, model_config)]
-    if differences:
-        raise ConfigError(
-            f"{folder} was trained with other settings (its own -> yours): {'; '.join(differences)}. "
-            f"Resume without changing them, or start a new run from its weights with --init {folder}."
-        )
-    torch.manual_seed(saved.seed)
-    trainer = _trainer(saved, model, tokenizer, data, Path(out), place, ranks, validate, reference)
-    trainer.restore(part)
-    return _run(saved, trainer, place, Path(out), observers, ranks, until, after=trainer.counters.step)
+    newest(out)  # where there is none, no folder is made to be held
+    with held(out, ranks):
+        folder = newest(out)
+        part = load_training(folder)
+        saved = _config_of(part, folder)
+        place = pick_device(device, saved.precision)
+        model, tokenizer = load(folder, place.torch_device)
+        _same_settings(folder, saved, config, model.config, model_config)
+        torch.manual_seed(saved.seed)
+        trainer = _trainer(saved, model, tokenizer, data, Path(out), place, ranks, validate, reference)
+        trainer.restore(part)
+        if ranks.first:
+            Checkpoints(RunFolder(out), tokenizer).settle(trainer.counters.step, trainer.counters.best_step)
+        return _run(saved, trainer, place, Path(out), observers, ranks, until, after=trainer.counters.step)
+
+
+def held(out: str | os.PathLike[str], ranks: Ranks) -> AbstractContextManager[None]:
+    """The run's folder is this run's alone inside the block: the first process holds it for all."""
+    return RunFolder(out).held() if ranks.first else nullcontext()
 
 
 def newest(out: str | os.PathLike[str]) -> Path:
@@ -172,6 +175,20 @@ def newest(out: str | os.PathLike[str]) -> Path:
 def saved_config(folder: str | os.PathLike[str]) -> TrainConfig:
     """What a checkpoint was trained with."""
     return _config_of(load_training(folder), folder)
+
+
+def _same_settings(
+    folder: Path, saved: TrainConfig, config: TrainConfig | None, model: ModelConfig, model_config: ModelConfig | None
+) -> None:
+    """Raise if what is given is not what the checkpoint was trained with."""
+    differences = diff(saved, config) if config is not None else []
+    if model_config is not None:
+        differences += [f"model.{line}" for line in diff(model, model_config)]
+    if differences:
+        raise ConfigError(
+            f"{folder} was trained with other settings (its own -> yours): {'; '.join(differences)}. "
+            f"Resume without changing them, or start a new run from its weights with --init {folder}."
+        )
 
 
 def _config_of(part: TrainingPart, folder: str | os.PathLike[str]) -> TrainConfig:

@@ -2,7 +2,7 @@
 
     warm-up   s(n) = (n + 1) / warmup                                   n < warmup
     cosine    s(n) = floor + (1 - floor) (1 + cos(pi p)) / 2            p = (n - warmup) / (total - warmup)
-    wsd       s(n) = 1 until n = total - decay, then linear to the floor at n = total
+    wsd       s(n) = 1 until n = total - decay, then linear to 0 at n = total
 
 s(n) multiplies the peak rate in step n, the first step being 0. A `wsd` run knows nothing of its end before the decay
 begins, so it can be prolonged, or cut to a given time, without having been another run.
@@ -21,6 +21,8 @@ __all__ = ["WARMUP", "ScheduleConfig"]
 
 WARMUP = 100
 """Steps of warm-up where nobody asks for another number."""
+UNREAD = (("wsd", "floor", "wsd falls to 0"), ("cosine", "decay_share", "cosine falls from the warm-up on"))
+"""What a shape does not read, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class ScheduleConfig(Config, kind="schedule"):
     decay_share: float = 0.2
     """wsd: share of all steps that the final decay takes."""
     floor: float = 0.1
-    """cosine: what is left of the peak rate at the end; wsd ends at 0."""
+    """cosine: what is left of the peak rate at the end."""
 
     def __post_init__(self) -> None:
         if (self.warmup is not None and self.warmup < 0) or not 0 < self.decay_share <= 1 or not 0 <= self.floor <= 1:
@@ -40,6 +42,12 @@ class ScheduleConfig(Config, kind="schedule"):
                 f"schedule has warmup {self.warmup}, decay_share {self.decay_share} and floor {self.floor}; "
                 f"use a warmup of 0 or more, a decay_share in (0, 1] and a floor in [0, 1]."
             )
+        for shape, name, why in UNREAD:
+            if self.shape == shape and getattr(self, name) != getattr(ScheduleConfig, name):
+                raise ConfigError(
+                    f"schedule.{name} is {getattr(self, name)}, which changes nothing: {why}. Leave it out, or use "
+                    f"--schedule {'cosine' if shape == 'wsd' else 'wsd'}."
+                )
 
     def scale(self, step: int, total: int) -> float:
         """What the peak rate is multiplied by in `step` = 0, 1, ..., total - 1."""

@@ -141,8 +141,5 @@ class Backprop:
         place = first_nonfinite(own, [repeat(batch) for batch in micro_batches], gradients)
         self.faults_in_a_row += 1
         if self.faults_in_a_row >= PATIENCE:
-            raise TrainingError(
-                f"{PATIENCE} steps in a row were not finite; the last broke first in {place}. The newest checkpoint "
-                f"is sound: try a lower --lr, a longer --set schedule.warmup=N, or --precision float32."
-            )
+            raise TrainingError(f"{PATIENCE} steps in a row were not finite; the last broke first in {place}.")
         return place

@@ -18,11 +18,12 @@ from torch import nn
 
 from positronic.checkpoint import TrainingPart
 from positronic.data import BatchSource
-from positronic.errors import CheckpointError
+from positronic.errors import CheckpointError, TrainingError
 from positronic.lm import LM
 from positronic.train.checkpoints import Checkpoints
 from positronic.train.device import Device
 from positronic.train.interrupt import Interrupt
+from positronic.train.nonfinite import first_unsound
 from positronic.train.objectives import Counts, Objective
 from positronic.train.observers import Observer
 from positronic.train.parallel import ALONE, Ranks
@@ -31,6 +32,9 @@ from positronic.train.standing import Cadence, Counters, TrainState, Validate
 from positronic.train.steppers import Report, Stepper
 
 __all__ = ["Trainer"]
+
+ADVICE = "Try a lower --lr, a longer --set schedule.warmup=N, or --precision float32."
+"""Against numbers that grow beyond all bounds."""
 
 
 class _Launched(NamedTuple):
@@ -133,6 +137,12 @@ class Trainer:
             ) from error
         if self.device.torch_device.type == "cuda" and "random/cuda" in part.tensors:
             torch.cuda.set_rng_state(part.tensors["random/cuda"], self.device.torch_device)
+        broken = first_unsound({**cast(nn.Module, self.model).state_dict(), **self.stepper.state()[0]})
+        if broken is not None:
+            raise CheckpointError(
+                f"In the newest checkpoint {broken} is not finite, and nothing can be learned from there. Delete that "
+                f"checkpoint's folder to go on from the one before it."
+            )
         self.data.seek(position)
         self._position = self.data.position()
         self._evaluated = self._saved = self.counters.step
@@ -165,8 +175,11 @@ class Trainer:
 
     def _settle(self) -> None:
         """Wait for the oldest step asked for, count it, and tell the observers."""
-        launched = self._launched.popleft()
-        report, count = launched.wait(), self.counters
+        launched, count = self._launched.popleft(), self.counters
+        try:
+            report = launched.wait()
+        except TrainingError as error:
+            raise TrainingError(f"{error} {self._stands()} {ADVICE}") from error
         now = self._clock()
         count.step += 1
         count.tokens += launched.counts["tokens"]
@@ -225,10 +238,21 @@ class Trainer:
         count = self.counters
         if self.checkpoints is None or self._saved == count.step:
             return
+        part = self.snapshot()
+        broken = first_unsound({**cast(nn.Module, self.model).state_dict(), **part.tensors})
+        if broken is not None:
+            raise TrainingError(
+                f"After step {count.step} {broken} is not finite, so no checkpoint was written. "
+                f"{self._stands()} {ADVICE}"
+            )
         self._saved, self._saved_at = count.step, self._clock()
         if self.ranks.first:
-            folder = self.checkpoints.save(self.model, self.snapshot(), count.step, count.best_step)
+            folder = self.checkpoints.save(self.model, part, count.step, count.best_step)
             self._tell(lambda observer: observer.checkpoint({"step": count.step, "folder": str(folder)}))
+
+    def _stands(self) -> str:
+        """Words about what is kept."""
+        return "Nothing of this run is kept." if self.checkpoints is None else self.checkpoints.newest()
 
     def _report(self, report: Report, launched: "_Launched", seconds: float) -> None:
         count, total = self.counters, self.plan.total
