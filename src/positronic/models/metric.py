@@ -5,10 +5,11 @@ hidden -> norm -> scale -> embedding^T -> logits            hidden -> drafts (to
 """
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 from torch import Tensor, nn
 
-from positronic.config import ModelConfig
+from positronic.config import AtMost, ModelConfig
 from positronic.errors import ConfigError
 from positronic.kernels.metric import Documents
 from positronic.lm import LMOutput
@@ -31,7 +32,7 @@ __all__ = ["MetricConfig", "MetricLM", "moa_20m", "moa_400m", "moa_metric_150m",
 
 @dataclass(frozen=True, kw_only=True)
 class MetricConfig(ModelConfig, kind="metric"):
-    n_layers: int = 12
+    n_layers: Annotated[int, AtMost(512)] = 12
     """Pairs of mixture and channel mixer."""
     mixture: MixtureConfig = MixtureConfig()
     """Token mixer of every layer."""

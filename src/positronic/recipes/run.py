@@ -8,10 +8,10 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from positronic.checkpoint import load
-from positronic.config import Config, ModelConfig, diff
+from positronic.config import AtMost, Config, ModelConfig, diff
 from positronic.data import (
     Counts,
     Document,
@@ -73,14 +73,15 @@ class RunConfig(Config, kind="run"):
     """Bytes of text in a validation during training, all sources together."""
     epochs: float | None = None
     """How often the data is read; in place of train.steps. None: train.steps says."""
-    model_seed: int = 0
+    model_seed: Annotated[int, AtMost(2**64)] = 0
     """Of the first weights."""
-    data_seed: int = 0
+    data_seed: Annotated[int, AtMost(2**64)] = 0
     """Of the order of rows."""
     init: str | None = None
     """Checkpoint whose weights are the first; None: drawn from `model_seed`."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.epochs is not None and not self.epochs > 0:
             raise ConfigError(f"epochs is {self.epochs:g}; use more than 0, or leave it out and give steps.")
 
