@@ -1,4 +1,4 @@
-"""Calls that must end: in a value or a sentence of ours, in 20 s of CPU, with no more than 1 GiB beyond what was there."""
+"""Calls that must end: in a value or a sentence of ours, in 20 s of CPU and 1 GiB beyond what was there."""
 
 import resource
 import signal

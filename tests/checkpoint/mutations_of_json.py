@@ -1,4 +1,4 @@
-"""Ways to harm a JSON value: one place of it becomes another value, often of the same type and out of all proportion."""
+"""Ways to harm a JSON value: a place of it becomes another value, often of its type and out of all proportion."""
 
 import copy
 import random

@@ -218,9 +218,9 @@ def test_json_without_end_is_a_sentence_wherever_it_stands(levels, name, checkpo
 
 @pytest.mark.parametrize("levels", [65, 500, 100_000])
 def test_a_header_or_a_conversation_without_end_is_a_sentence(levels, kept, tmp_path):
-    family, model, tokenizer, file = kept
+    _, model, tokenizer, _ = kept
+    harmed_file = tmp_path / "kept.safetensors"
     for text in ('{"a":' * levels + "1" + "}" * levels, json.dumps(nested(min(levels, 400), random.Random(levels)))):
-        harmed_file = tmp_path / "kept.safetensors"
         harmed_file.write_bytes(memory.to_safetensors({"tokens": torch.zeros(1).long()}, {"conversation": text}))
         assert isinstance(bounded(lambda: load_conversation(harmed_file, model, tokenizer)), str)
         harmed_file.write_bytes(struct.pack("<Q", len(text)) + text.encode())

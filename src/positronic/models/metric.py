@@ -121,8 +121,8 @@ def moa_metric_150m() -> MetricConfig:
 
 
 def moa_400m() -> MetricConfig:
-    """The same ratios, 1,024 wide and 24 layers deep."""
-    return _moa(1024, 24, 16, swiglu=2560, projector=344, router=168)
+    """397,813,960 parameters: the same anatomy, 1,024 wide and 19 layers deep."""
+    return _moa(1024, 19, 16, swiglu=2432, projector=344, router=168)
 
 
 def moa_20m() -> MetricConfig:
