@@ -1,9 +1,9 @@
 """Small wrongs in our own source, one at a time, and the tests that should notice them.
 
-    python tests/mutants.py SEED N SECONDS PATTERN ...      a JSON line for each mutant: what it is, whether it was killed
+    python tests/mutants.py SEED N SECONDS PATTERN ...      a JSON line a mutant: what it is, whether it was killed
 
 A mutant changes one place of a function's body or of a module's constant: another activation, operator, sign, constant
-or comparison, or a call left out. Messages, annotations, defaults of fields and their validation are left alone. PyTorch
+or comparison, or a call left out. Messages, annotations, defaults of fields and their validation stay. PyTorch
 is loaded once; each mutant has a forked process of its own, where a copy of the package with one changed file is found
 first.
 """

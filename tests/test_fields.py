@@ -23,7 +23,7 @@ from positronic.generation import generate
 from positronic.models import build
 from positronic.observe import describe
 from positronic.recipes import RunConfig
-from positronic.text import Tokenizer
+from positronic.text import byte_tokenizer
 from positronic.train import TrainConfig
 from positronic.train.objectives.dpo import DPOConfig
 from positronic.train.objectives.next_token import AuxiliaryWeight, NextTokenConfig
@@ -82,7 +82,7 @@ def numbers(config: ModelConfig) -> dict[str, torch.Tensor]:
 def takes(model: Any, n: int) -> bool:
     """Whether a prompt of n bytes is short enough."""
     try:
-        generate(model, Tokenizer.bytes(), "x" * n)
+        generate(model, byte_tokenizer(), "x" * n)
     except PositronicError:
         return False
     return True

@@ -25,7 +25,7 @@ from positronic.config import ModelConfig, override
 from positronic.generation import generate
 from positronic.models import build
 from positronic.observe import describe
-from positronic.text import Tokenizer
+from positronic.text import byte_tokenizer
 
 
 def seeds(n: int, quick: int):
@@ -70,7 +70,7 @@ def test_a_harmed_override_is_refused_or_a_model(family, seed):
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     """A checkpoint of every family, and its logits."""
-    tokenizer, made = Tokenizer.bytes(), {}
+    tokenizer, made = byte_tokenizer(), {}
     for family, config in WHOLE.items():
         model = build(config.fitted(tokenizer.vocab_size, tokenizer.eot_id), 1).eval()
         made[family] = save(tmp_path_factory.mktemp(family) / "whole", model, tokenizer), logits(model)
@@ -134,7 +134,7 @@ def test_a_harmed_header_of_tensors_is_refused_or_says_the_same(seed, checkpoint
 @pytest.fixture(scope="module", params=WHOLE)
 def kept(request, tmp_path_factory):
     """A model of a family, a conversation of it in a file, and the file's body."""
-    tokenizer = Tokenizer.bytes()
+    tokenizer = byte_tokenizer()
     config = WHOLE[request.param].replace(vocab_size=tokenizer.vocab_size, boundary_id=tokenizer.eot_id)
     model = build(config, 1).eval()
     said = list(generate(model, tokenizer, "The lamp is lit", max_new_tokens=6))[-1].result.state
