@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-import positronic
+import positronic.recipes
 from laws import MHA, MODELS, D
 from positronic.config import Config, ModelConfig
 from positronic.mixers.metric_scores import CosineConfig, DotConfig, L2Config
@@ -31,9 +31,10 @@ Path = tuple[str | int, ...]
 
 
 def every_kind() -> dict[str, type[Config]]:
-    """All configs of the package, whose modules are imported for it."""
-    for module in pkgutil.walk_packages(positronic.__path__, "positronic."):
-        if module.name.startswith(MODEL_PARTS):
+    """The configs of models, whose modules are imported for it, and of what trains them."""
+    for part in MODEL_PARTS:
+        package = importlib.import_module(part.removesuffix("."))
+        for module in pkgutil.iter_modules(package.__path__, part):
             importlib.import_module(module.name)
     return {kind: found for kind, found in Config.registry.items() if found.__module__.startswith("positronic.")}
 

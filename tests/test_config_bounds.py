@@ -36,9 +36,8 @@ UNBOUNDED = {("model", "boundary_id"), ("fractal_phase", "sha256")}
 def numeric(config: type[Config]) -> dict[str, typing.Any]:
     """Fields that hold whole numbers, or any, by name; with what they say of their bounds."""
     hints = typing.get_type_hints(config, include_extras=True)
-    return {
-        f.name: hints[f.name] for f in fields(config) if "int" in str(hints[f.name]) or "float" in str(hints[f.name])
-    }
+    found = {f.name: hints[f.name] for f in fields(config) if "Literal" not in str(hints[f.name])}
+    return {name: hint for name, hint in found.items() if "int" in str(hint) or "float" in str(hint)}
 
 
 def cases():
