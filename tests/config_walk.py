@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-import positronic.recipes
+import positronic.recipes  # noqa: F401  (registers what plans a run)
 from laws import MHA, MODELS, D
 from positronic.config import Config, ModelConfig
 from positronic.mixers.metric_scores import CosineConfig, DotConfig, L2Config
