@@ -3,21 +3,52 @@
 A config is a frozen keyword-only dataclass registered under a `kind`. It turns into JSON and back without loss, takes
 dotted overrides (`attention.n_heads=8`) and can be compared field by field. Fields hold numbers, strings, booleans,
 other configs, and tuples of these; nothing else, so that any JSON reader can read a checkpoint's config.
+
+Every number has a bound, held before anything is built from it: it is `AtMost` what its field says, or else MOST_WHOLE
+and LARGEST. Numbers that are no whole ones are finite, and tuples of numbers or configs have at most MOST_ITEMS.
 """
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
 
 from positronic.errors import ConfigError
 
-__all__ = ["Config", "MixerConfig", "ModelConfig", "OrganConfig", "canonical_json", "did_you_mean", "diff", "override"]
+__all__ = [
+    "AtMost",
+    "Config",
+    "MixerConfig",
+    "ModelConfig",
+    "OrganConfig",
+    "canonical_json",
+    "check_depth",
+    "did_you_mean",
+    "diff",
+    "override",
+]
+
+MOST_WHOLE = 2**31 - 1
+"""Largest whole number, either way, of a field that states no other."""
+SMALLEST, LARGEST = 1e-20, 1e12
+"""Sizes between which any other number lies, if it is not 0 and its field states no other bound."""
+MOST_ITEMS = 64
+"""Items of a tuple."""
+DEEPEST = 64
+"""Levels of objects and lists inside one another that any JSON of ours may have."""
+
+
+class AtMost(NamedTuple):
+    """`Annotated[int, AtMost(64)]`: the largest number, either way, that a field or an item of its tuple takes."""
+
+    n: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +66,15 @@ class Config:
             cls.kind = kind
             Config.registry[kind] = cls
 
+    def __post_init__(self) -> None:
+        """Hold every number against its bound; a subclass with more to say calls this first."""
+        for name, most in _bounds(type(self)).items():
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) > MOST_ITEMS and not isinstance(value[0], str):
+                raise ConfigError(f"{self.kind}.{name} has {len(value)} items; use at most {MOST_ITEMS}.")
+            for number in value if isinstance(value, tuple) else (value,):
+                _check_size(number, most, f"{self.kind}.{name}")
+
     def to_json(self) -> dict[str, Any]:
         """A dict of JSON values; `kind` first, so that `from_json` knows the class."""
         body = {field.name: _encode(getattr(self, field.name)) for field in dataclasses.fields(self)}
@@ -43,6 +83,14 @@ class Config:
     @classmethod
     def from_json(cls, data: Any, where: str = "config") -> Self:
         """The config that `to_json` wrote. Unknown kinds, unknown keys and wrong types raise `ConfigError`."""
+        try:
+            check_depth(data)
+        except ValueError as error:
+            raise ConfigError(f"{where} is {error}; no config is. Give one that `describe --json` printed.") from None
+        return cls._from_json(data, where)
+
+    @classmethod
+    def _from_json(cls, data: Any, where: str) -> Self:
         if not isinstance(data, Mapping):
             raise ConfigError(f"{where} is {_short(data)}; a config is a JSON object with a 'kind'.")
         kind = data.get("kind")
@@ -78,18 +126,19 @@ class Config:
 class ModelConfig(Config):
     """What every family's config has."""
 
-    vocab_size: int = 16_512
+    vocab_size: Annotated[int, AtMost(2**20)] = 16_512
     """Entries of the vocabulary; a run takes it from its tokenizer."""
-    d_model: int = 384
+    d_model: Annotated[int, AtMost(65_536)] = 384
     """Width of the residual stream."""
-    context: int = 1024
+    context: Annotated[int, AtMost(131_072)] = 1024
     """Tokens a row in training and evaluation."""
-    max_positions: int = 4096
+    max_positions: Annotated[int, AtMost(2**24)] = 4096
     """Tokens a sequence may ever have; longer prompts are refused."""
     boundary_id: int | None = None
     """Token between documents: it sees nothing, and what follows sees nothing before. None: one document a row."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("vocab_size", "d_model", "context"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; use 1 or more.")
@@ -185,7 +234,36 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"Choose one of {', '.join(known)}." if len(known) <= LISTED else "Check its spelling."
 
 
+def check_depth(data: Any, room: int = DEEPEST) -> None:
+    """Raise `ValueError` if a JSON value has more than `room` levels: what reads it on must not run out of stack."""
+    if isinstance(data, dict | list | tuple):
+        if not room:
+            raise ValueError(f"nested more than {DEEPEST} levels deep")
+        for item in data.values() if isinstance(data, dict) else data:
+            check_depth(item, room - 1)
+
+
 _ABSENT = object()
+
+
+@functools.cache
+def _bounds(config: type[Config]) -> dict[str, float | None]:
+    """The largest number that every field states."""
+    hints = typing.get_type_hints(config, include_extras=True)
+    marks = {field.name: getattr(hints[field.name], "__metadata__", ()) for field in dataclasses.fields(config)}
+    return {name: next((m.n for m in found if isinstance(m, AtMost)), None) for name, found in marks.items()}
+
+
+def _check_size(number: Any, stated: float | None, where: str) -> None:
+    most = stated or (LARGEST if isinstance(number, float) else MOST_WHOLE)
+    if isinstance(number, int) and number > most:
+        raise ConfigError(f"{where} is {_short(number)}; use at most {most:,}.")
+    if isinstance(number, int) and number < -max(most, MOST_WHOLE):
+        raise ConfigError(f"{where} is {_short(number)}; use a number from {-MOST_WHOLE:,} on.")
+    if isinstance(number, float) and not math.isfinite(number):
+        raise ConfigError(f"{where} is {number}; use a finite number.")
+    if isinstance(number, float) and number and not SMALLEST <= abs(number) <= most:
+        raise ConfigError(f"{where} is {number}; use 0 or a size from {SMALLEST:g} to {most:g}.")
 
 
 def _has_default(field: dataclasses.Field) -> bool:
@@ -193,6 +271,8 @@ def _has_default(field: dataclasses.Field) -> bool:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, int) and value.bit_length() > 999:  # Python itself spells out no more than 4,300 digits
+        return f"a number of {value.bit_length()} bits"
     text = "nothing" if value is None else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -240,13 +320,19 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where} is {_short(value)}; it must be a list.")
         return tuple(_decode(arguments[0], item, f"{where}.{index}") for index, item in enumerate(value))
     if isinstance(hint, type) and issubclass(hint, Config):
-        return value if isinstance(value, hint) else hint.from_json(value, where)
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return value if isinstance(value, hint) else hint._from_json(value, where)
+    if hint is float and type(value) in (int, float) and _finite(value):
         return float(value)
     if hint in (int, str, bool) and type(value) is hint:
         return value
     name = getattr(hint, "__name__", str(hint))
-    raise ConfigError(f"{where} is {_short(value)}; it must be {'a number' if hint is float else f'of type {name}'}.")
+    raise ConfigError(
+        f"{where} is {_short(value)}; it must be {'a finite number' if hint is float else f'of type {name}'}."
+    )
+
+
+def _finite(number: int | float) -> bool:
+    return abs(number) <= sys.float_info.max
 
 
 def _put(tree: Any, config: Any, path: list[str], text: str, whole: str) -> None:
@@ -280,5 +366,5 @@ def _read(text: str, hint: Any) -> Any:
         return text == "True"
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, more digits than Python reads, or brackets without end
         return text

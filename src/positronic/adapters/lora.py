@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -28,7 +28,7 @@ from torch.utils.data import IterableDataset
 from positronic.checkpoint import RunFolder, vacant
 from positronic.checkpoint.atomic import writing
 from positronic.checkpoint.reading import reason
-from positronic.config import Config, ModelConfig, did_you_mean
+from positronic.config import AtMost, Config, ModelConfig, did_you_mean
 from positronic.data import Mixture, chat_mixture
 from positronic.errors import CheckpointError, ConfigError, TrainingError
 from positronic.lm import LM
@@ -72,7 +72,7 @@ class LoRAConfig(Config, kind="lora"):
     """Updates; None: `epochs` says."""
     epochs: float = 3.0
     """How often the conversations are read, where steps are not given."""
-    lr: float = 2e-3
+    lr: Annotated[float, AtMost(3e38)] = 2e-3
     """Peak learning rate; a cosine follows a short warm-up."""
     batch_tokens: int = 16_384
     """Tokens an update."""
@@ -80,10 +80,11 @@ class LoRAConfig(Config, kind="lora"):
     """Tokens a row; None: the model's context."""
     checkpoint_every: int = 100
     """Steps between the checkpoints that a stopped run goes on from."""
-    seed: int = 0
+    seed: Annotated[int, AtMost(2**64)] = 0
     """Of A and of the order of rows."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.rank < 1 or not self.alpha > 0 or not self.lr > 0 or self.checkpoint_every < 1:
             raise ConfigError(
                 f"lora has rank {self.rank}, alpha {self.alpha}, lr {self.lr} and checkpoint_every "

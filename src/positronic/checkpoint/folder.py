@@ -28,13 +28,16 @@ from positronic.checkpoint.weights import StoredWeights, stored_types, write_wei
 from positronic.config import ModelConfig, canonical_json
 from positronic.errors import CheckpointError, DeviceError, TokenizerError
 from positronic.lm import LM
-from positronic.models import build
+from positronic.models import build, outline
+from positronic.nn.init import at_most
 from positronic.text import Tokenizer
 
 __all__ = ["SHARD_BYTES", "TrainingPart", "load", "load_model", "load_training", "read_config", "save", "vacant"]
 
 SHARD_BYTES = 5 * 10**9
 """Weights beyond this are cut into several files."""
+SLACK = 64
+"""Tensors up to which a config that asks for too many is told which; beyond them its model is not laid out at all."""
 GENERATION = "generation_config.json"
 TRAIN_TENSORS, TRAIN_META = f"{TRAIN}/state.safetensors", f"{TRAIN}/state.json"
 
@@ -194,8 +197,13 @@ def _model(sealed: Sealed, config: ModelConfig, device: str | torch.device, dtyp
     if not dtype.is_floating_point:
         raise DeviceError(f"Parameters cannot be {dtype}; use torch.float32 or torch.bfloat16.")
     stored = StoredWeights(sealed)
-    with torch.device("meta"):
-        expected = config.build().state_dict()
+    found = len(stored.kinds)
+    beyond = CheckpointError(
+        f"The weights in {sealed.folder} do not fit its config: they are {found} tensors, and it asks for more than "
+        f"twice as many. Restore the config.json and the weights that were saved together."
+    )
+    with at_most(2 * found + SLACK, beyond):
+        expected = outline(config).state_dict()
     names = stored.names_for(expected, sealed.folder)
     model = build(config, device=device, loaded=names.values())
     stored.fill(_module(model), names, dtype)

@@ -8,11 +8,12 @@ A state is written field by field, whatever dataclasses it is made of, and read 
 `init_state`. The file names fields and never a class, so reading it runs nothing. What a state keeps for `commit`, its
 `trail`, is left out. So are stamps, which tell the calls of one process apart: they begin anew.
 
-An extent that is 0 before the first token grows, and may have any size in the file; all others are the model's.
+Whoever can write the file can make its digests fit, so nothing in it is taken on trust: every tensor has the type and
+the extents that the model's own state has (a buffer of keys may have more rows), every number is one that so many
+tokens can have left behind, and all of them are finite.
 """
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, cast
@@ -24,19 +25,21 @@ from torch import Tensor, nn
 
 from positronic.checkpoint.atomic import sync
 from positronic.checkpoint.manifest import json_digest
-from positronic.checkpoint.reading import reason
+from positronic.checkpoint.reading import parse_json, reason
 from positronic.checkpoint.tensors import check_types, digest
 from positronic.config import canonical_json
 from positronic.errors import CheckpointError
 from positronic.generation import Conversation, Exact
-from positronic.generation.exact import rows_agree
+from positronic.generation.exact import BEGINNING, WIDTHS, rows_agree
 from positronic.lm import LM
+from positronic.nn.kv import KVBuffer, KVState
 from positronic.state import DecodeState
 from positronic.text import Tokenizer
 
 __all__ = ["fingerprint", "load_conversation", "save_conversation"]
 
 FORMAT = 1
+FIELDS = {"format", "model", "tokenizer", "exact", "writes", "values", "tensors", "digest"}
 KEY, TOKENS, HIDDEN, STATE = "conversation", "tokens", "hidden", "state"
 TRAIL = "trail"
 """The field of a state that only `commit` reads, by the convention of `positronic.state`."""
@@ -94,15 +97,18 @@ def load_conversation(path: str | os.PathLike[str], model: LM, tokenizer: Tokeni
     _hold(target, "model", body["model"], fingerprint(model))
     if tokenizer is not None and body["tokenizer"] is not None:
         _hold(target, "tokenizer", body["tokenizer"], tokenizer.sha256)
-    tokens = tuple(tensors.pop(TOKENS).tolist())
-    writes = tuple((first, written) for first, written in body["writes"])
-    exact = None if body["exact"] is None else Exact(**body["exact"])
-    if not body["values"] or (exact is not None and not rows_agree(model, exact)):
+    tokens = _tokens(target, tensors.pop(TOKENS, None), model.config.vocab_size)
+    writes = _writes(target, body["writes"], len(tokens))
+    exact = _exact(target, body["exact"], model.config.max_positions)
+    runs_here = exact is None or (exact.threads <= _threads_here() and rows_agree(model, exact))
+    if not body["values"] or not runs_here:
         return Conversation(tokens, writes=writes)
     like = model.init_state(1, 0 if exact is None else exact.room)
     device = like.position.device
     hidden = tensors.pop(HIDDEN).to(device, copy=True) if HIDDEN in tensors else None
     state = cast(DecodeState, _Parts(tensors, body["values"]).put_whole(like, STATE, device))
+    _check_hidden(hidden, model)
+    _check_state(state, len(tokens), max(len(tokens), model.config.vocab_size))
     return Conversation(tokens, state, hidden, exact, writes)
 
 
@@ -136,22 +142,103 @@ class _Parts(NamedTuple):
             _misfit(min([*self.tensors, *self.values]), "no place")
         return value
 
-    def put(self, like: Any, path: str, device: torch.device) -> Any:
-        if path in self.tensors:
-            tensor = self.tensors.pop(path)
-            if not (like is None or (isinstance(like, Tensor) and _grows_into(like, tensor))):
-                _misfit(path, f"another place than {list(tensor.shape)} of {tensor.dtype}")
+    def put(self, like: Any, path: str, device: torch.device, rows: int | None = None) -> Any:
+        """The value at `path`; rows: the extent of a buffer that grows, which its tensors may have in any size."""
+        if isinstance(like, Tensor):
+            tensor = self.tensors.pop(path, None)
+            if tensor is None or tensor.dtype != like.dtype or not _same_extents(like, tensor, rows):
+                _misfit(path, f"{list(like.shape)} of {like.dtype}")
             return tensor.to(device, copy=True)
-        if path in self.values:
-            value = self.values.pop(path)
-            if not (like is None or value is None or type(value) is type(like)):
-                _misfit(path, f"another place than {value!r:.80}")
-            return value
-        if like is None or _begins_anew(like):
+        if _begins_anew(like):
             return like
+        if like is None or type(like) in (bool, int, float, str):
+            value = self.values.pop(path, None)
+            if type(value) is not type(like):
+                _misfit(path, f"a value like {like!r:.80}")
+            return value
         inside = _inside(like, path)
-        parts = {name: self.put(part, f"{path}.{name}", device) for name, part in inside.items()}
+        grows = {"keys": 2, "values": 2, "segments": 1} if isinstance(like, KVBuffer) else {}
+        parts = {name: self.put(part, f"{path}.{name}", device, grows.get(name)) for name, part in inside.items()}
         return tuple(parts.values()) if isinstance(like, tuple) else dataclasses.replace(like, **parts)
+
+
+def _tokens(path: Path, found: Tensor | None, vocab_size: int) -> tuple[int, ...]:
+    if found is None or found.dtype != torch.long or found.dim() != 1:
+        _damaged(path, "it has no list of tokens")
+    tokens = tuple(found.tolist())
+    if tokens and not 0 <= min(tokens) <= max(tokens) < vocab_size:
+        _damaged(path, f"it has tokens outside the vocabulary of {vocab_size}")
+    return tokens
+
+
+def _writes(path: Path, found: Any, n_tokens: int) -> tuple[tuple[int, bool], ...]:
+    pairs = found if isinstance(found, list) else []
+    if not all(isinstance(p, list) and [type(x) for x in p] == [int, bool] for p in pairs):
+        _damaged(path, "it does not say from which token on memories were written")
+    firsts = [first for first, _ in pairs]
+    if firsts[:1] != [0] or firsts != sorted(set(firsts)) or firsts[-1] > n_tokens:
+        _damaged(path, f"it says that memories were written from tokens {firsts!s:.80} on")
+    return tuple((first, written) for first, written in pairs)
+
+
+def _exact(path: Path, found: Any, max_positions: int) -> Exact | None:
+    if found is None:
+        return None
+    names = [field.name for field in dataclasses.fields(Exact)]
+    if not isinstance(found, dict) or sorted(found) != sorted(names) or any(type(x) is not int for x in found.values()):
+        _damaged(path, "it does not say at which width it was made")
+    exact = Exact(**found)
+    least = BEGINNING + 3 * exact.width
+    most = max(max_positions + exact.width, least)
+    if exact.width not in WIDTHS or exact.threads < 1 or not least <= exact.room <= most:
+        _damaged(path, f"width {exact.width}, {exact.threads} threads and room for {exact.room} tokens cannot be")
+    return exact
+
+
+def _threads_here() -> int:
+    return max(os.cpu_count() or 1, torch.get_num_threads())
+
+
+def _check_hidden(hidden: Tensor | None, model: LM) -> None:
+    if hidden is None:
+        return
+    dtype = next(p.dtype for p in cast(nn.Module, model).parameters() if p.is_floating_point())
+    if hidden.shape != (1, model.config.d_model) or hidden.dtype != dtype:
+        _misfit(HIDDEN, f"[1, {model.config.d_model}] of {dtype}")
+    _check_numbers(hidden, HIDDEN, 0)
+
+
+def _check_state(state: DecodeState, n_tokens: int, most: int) -> None:
+    """Raise unless this many tokens can have left the state behind; no whole number in it is above `most`."""
+    position = int(state.position)
+    if not 0 <= int(state.start) <= position < n_tokens or position == 0:
+        _misfit(f"{STATE}.position", f"no place after {position} of {n_tokens} tokens")
+    if not 0 <= int(state.segment) <= position:
+        _misfit(f"{STATE}.segment", f"no {int(state.segment)} documents in {position} tokens")
+    _check_inside(state, STATE, position, most)
+
+
+def _check_inside(value: Any, path: str, position: int, most: int) -> None:
+    if isinstance(value, Tensor):
+        _check_numbers(value, path, most)
+        return
+    if isinstance(value, KVState):
+        rows = {value.buffer.keys.shape[2], value.buffer.values.shape[2], value.buffer.segments.shape[1]}
+        if value.length != position + value.lead or not 0 <= value.start <= value.length or len(rows) > 1:
+            _misfit(f"{path}.length", f"{position + value.lead} rows of keys")
+        if min(rows) < value.length:
+            _misfit(f"{path}.buffer", f"{value.length} rows of keys or more")
+    if isinstance(value, tuple) or dataclasses.is_dataclass(value):
+        for name, part in _inside(value, path).items():
+            _check_inside(part, f"{path}.{name}", position, most)
+
+
+def _check_numbers(tensor: Tensor, path: str, most: int) -> None:
+    if tensor.is_floating_point():
+        if not bool(tensor.isfinite().all()):
+            _misfit(path, "no numbers that are not finite")
+    elif tensor.numel() and not -1 <= int(tensor.min()) <= int(tensor.max()) <= most:
+        _misfit(path, f"whole numbers from -1 to {most}")
 
 
 def _hold(path: Path, what: str, found: str, ours: str) -> None:
@@ -179,34 +266,50 @@ def _begins_anew(value: Any) -> bool:
     return type(value) in (object, list)
 
 
-def _grows_into(like: Tensor, tensor: Tensor) -> bool:
-    extents = zip(like.shape, tensor.shape, strict=False)
-    return like.dtype == tensor.dtype and like.dim() == tensor.dim() and all(a in (0, b) for a, b in extents)
+def _same_extents(like: Tensor, tensor: Tensor, free: int | None) -> bool:
+    pairs = enumerate(zip(like.shape, tensor.shape, strict=False))
+    return like.dim() == tensor.dim() and all(a == b or extent == free for extent, (a, b) in pairs)
 
 
 def _misfit(path: str, what: str) -> NoReturn:
     raise CheckpointError(
-        f"The kept conversation has {path}, for which the state of this model has {what}: it was kept by another build "
-        f"of positronic. {ANEW}"
+        f"The kept conversation has another {path} than the state of this model, which has {what}: it was kept by "
+        f"another build of positronic, or damaged. {ANEW}"
     )
+
+
+def _damaged(path: Path, what: str) -> NoReturn:
+    raise CheckpointError(f"{path} is not the conversation that was kept: {what}. {ANEW}")
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What the file says and its tensors, windows into it; anything but a whole file of ours raises."""
+    if not path.is_file():  # to open a pipe would be to wait for its writer
+        raise CheckpointError(f"{path} holds no conversation that can be read (it is no plain file). {ANEW}")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             text = (file.metadata() or {}).get(KEY, "")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
-        body = json.loads(text)
-        expected = body.pop("digest")
-        whole = json_digest(body) == expected
-    except (SafetensorError, OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} holds no conversation that can be read ({reason(error)}). {ANEW}") from error
-    if whole and body["format"] > FORMAT:
+    if not text:
+        raise CheckpointError(f"{path} holds no conversation that can be read (it says nothing about one). {ANEW}")
+    body = parse_json(text.encode(), path, ANEW)
+    version = body.get("format") if isinstance(body, dict) else None
+    if type(version) is int and version > FORMAT:
         raise CheckpointError(
-            f"{path} was kept in format {body['format']}, and this build reads up to {FORMAT}. Upgrade positronic."
+            f"{path} was kept in format {version}, and this build reads up to {FORMAT}. Upgrade positronic."
         )
+    if version != FORMAT or type(version) is not int or body.keys() != FIELDS:
+        _damaged(path, "it does not say what a kept conversation says")
+    if json_digest({name: part for name, part in body.items() if name != "digest"}) != body["digest"]:
+        _damaged(path, "it was changed or damaged")
     check_types(tensors)
-    if not whole or {name: digest(name, tensor) for name, tensor in tensors.items()} != body["tensors"]:
-        raise CheckpointError(f"{path} is not the conversation that was kept: it was changed or damaged. {ANEW}")
+    if {name: digest(name, tensor) for name, tensor in tensors.items()} != body["tensors"]:
+        _damaged(path, "it was changed or damaged")
+    values = body["values"]
+    if not isinstance(values, dict) or any(isinstance(value, dict | list) for value in values.values()):
+        _damaged(path, "its state has values that are none")
+    if not isinstance(body["model"], str) or not isinstance(body["tokenizer"], str | None):
+        _damaged(path, "it does not say whose it is")
     return body, tensors

@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 from typing import Any, NoReturn
 
-from positronic.config import canonical_json
+from positronic.config import canonical_json, check_depth
 from positronic.errors import CheckpointError
 
 __all__ = [
@@ -64,15 +64,19 @@ def read_json_bytes(path: Path) -> bytes:
         raise CheckpointError(f"{path} cannot be read: {reason(error)}. Check the disk and its permissions.") from error
 
 
-def parse_json(raw: bytes, path: Path) -> Any:
-    """The JSON value in `raw`; repeated keys, NaN, infinities and broken text raise `CheckpointError`."""
+def parse_json(raw: bytes, path: Path, again: str = AGAIN) -> Any:
+    """The JSON value in `raw`; repeated keys, NaN, infinities, broken text and endless nesting raise `CheckpointError`.
+
+    again: what to do about it.
+    """
     try:
         data = json.loads(
             raw.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant, parse_float=_finite
         )
+        check_depth(data)
         canonical_json(data).encode("utf-8")
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} holds no JSON that can be read ({reason(error)}). {AGAIN}") from error
+        raise CheckpointError(f"{path} holds no JSON that can be read ({reason(error)}). {again}") from error
     return data
 
 

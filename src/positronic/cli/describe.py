@@ -8,7 +8,6 @@ Examples:
   positronic describe published-pretrain
 """
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
@@ -73,6 +72,7 @@ class Command:
 def find_model_config(name: str) -> "ModelConfig":
     """The config that a preset's name, a checkpoint folder or a JSON file stands for."""
     from positronic.checkpoint import read_config
+    from positronic.checkpoint.reading import parse_json, read_json_bytes
     from positronic.config import ModelConfig
     from positronic.models import preset
 
@@ -81,11 +81,8 @@ def find_model_config(name: str) -> "ModelConfig":
         return read_config(path)
     if path.suffix != ".json":
         return preset(name)
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{name} cannot be read as JSON ({error}); give a config file, a folder or a preset."
-        ) from None
+    if not path.is_file():
+        raise ConfigError(f"There is no file {name}; give a config file, a folder or a preset.")
+    data = parse_json(read_json_bytes(path), path, "Give a config file, a folder or a preset.")
     nested = data.get("core") if isinstance(data, dict) else None
     return ModelConfig.from_json(nested or data, name)

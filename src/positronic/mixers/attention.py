@@ -20,10 +20,11 @@ Source   low rank: DeepSeek-V2, arXiv 2405.04434; groups: Ainslie et al. 2023, a
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor, nn
 
-from positronic.config import MixerConfig
+from positronic.config import AtMost, MixerConfig
 from positronic.errors import ConfigError
 from positronic.kernels.attention import Documents, causal_attention, masked_attention
 from positronic.lm import MixerOutput
@@ -41,15 +42,15 @@ OWN_FLOOR = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig(MixerConfig, kind="attention"):
-    n_heads: int = 12
+    n_heads: Annotated[int, AtMost(1024)] = 12
     """Query heads."""
-    n_kv_heads: int = 4
+    n_kv_heads: Annotated[int, AtMost(1024)] = 4
     """Key and value heads; each serves n_heads / n_kv_heads query heads."""
-    head_dim: int = 64
+    head_dim: Annotated[int, AtMost(4096)] = 64
     """Width of a head."""
-    rank: int | None = 384
+    rank: Annotated[int | None, AtMost(65_536)] = 384
     """Rank of the query and output maps; None: full rank, one matrix each."""
-    rope_dims: int = 32
+    rope_dims: Annotated[int, AtMost(4096)] = 32
     """Dimensions of a head that carry the position, counted from its end; even, 0 for none."""
     rope_base: float = 10_000.0
     """Base of the rotary frequencies."""
@@ -61,6 +62,7 @@ class AttentionConfig(MixerConfig, kind="attention"):
     """Largest score, approached smoothly by an erf before the softmax (30 is usual); None: no bound."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.n_kv_heads < 1 or self.n_heads < 1 or self.n_heads % self.n_kv_heads:
             raise ConfigError(
                 f"attention.n_heads is {self.n_heads} with n_kv_heads {self.n_kv_heads}; use a positive multiple of it."

@@ -9,11 +9,12 @@ Init     N(0, 0.02^2); C N(0, (0.02 / sqrt(residual branches))^2).
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from positronic.config import MixerConfig
+from positronic.config import AtMost, MixerConfig
 from positronic.errors import ConfigError
 from positronic.lm import MixerOutput
 from positronic.nn.linear import Linear, residual_std
@@ -24,10 +25,11 @@ __all__ = ["ChannelMix", "ChannelMixConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelMixConfig(MixerConfig, kind="channel_mix"):
-    hidden: int = 768
+    hidden: Annotated[int, AtMost(262_144)] = 768
     """Width of the hidden layer."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.hidden < 1:
             raise ConfigError(f"channel_mix.hidden is {self.hidden}; use 1 or more (d_model is usual).")
 

@@ -20,13 +20,14 @@ Source   Meskauskas, Fricker and Moore 2004 (see kernels.colony); the readout an
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from positronic.config import MixerConfig, OrganConfig
+from positronic.config import AtMost, MixerConfig, OrganConfig
 from positronic.errors import ConfigError
 from positronic.kernels.colony import ColonyField, grow
 from positronic.kernels.soft_clamp import soft_clamp
@@ -51,11 +52,11 @@ OUTPUT_BOUND = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class ColonyConfig(MixerConfig, kind="colony"):
-    tips: int = 96
+    tips: Annotated[int, AtMost(4096)] = 96
     """Tips a token grows."""
-    centres: int = 16
+    centres: Annotated[int, AtMost(1024)] = 16
     """Points through which tips sense each other."""
-    steps: int = 3
+    steps: Annotated[int, AtMost(64)] = 3
     """Growth steps a token."""
     dt: float = 0.25
     """Time of one step: a tip moves at most dt times its speed."""
@@ -65,6 +66,7 @@ class ColonyConfig(MixerConfig, kind="colony"):
     """What reads the grown tips. None: nothing but the readout."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if min(self.tips, self.centres, self.steps) < 1 or not self.dt > 0:
             raise ConfigError(
                 f"colony has {self.tips} tips, {self.centres} centres, {self.steps} steps and dt {self.dt}, with which "

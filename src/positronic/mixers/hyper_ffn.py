@@ -14,11 +14,12 @@ Source   Shazeer 2020, arXiv 2002.05202 (SwiGLU); Hu et al. 2021, arXiv 2106.096
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from positronic.config import MixerConfig
+from positronic.config import AtMost, MixerConfig
 from positronic.errors import ConfigError
 from positronic.lm import MixerOutput
 from positronic.nn.causal_conv import CausalConv
@@ -32,14 +33,15 @@ __all__ = ["HyperFFN", "HyperFFNConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class HyperFFNConfig(MixerConfig, kind="hyper_ffn"):
-    hidden: int = 1920
+    hidden: Annotated[int, AtMost(262_144)] = 1920
     """Width of the SwiGLU; a multiple of 128 runs fastest."""
-    kernel: int = 5
+    kernel: Annotated[int, AtMost(256)] = 5
     """Tokens the convolution sees, a token itself included."""
-    rank: int = 32
+    rank: Annotated[int, AtMost(65_536)] = 32
     """Of the linear branch."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.hidden < 1 or self.kernel < 2 or self.rank < 1:
             raise ConfigError(
                 f"hyper_ffn has width {self.hidden}, kernel {self.kernel} and rank {self.rank}; use 1, 2 and 1 or more "

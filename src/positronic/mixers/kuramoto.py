@@ -20,12 +20,13 @@ Source   Kuramoto 1975; phase lag: Sakaguchi and Kuramoto 1986; order parameters
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from positronic.config import MixerConfig, OrganConfig
+from positronic.config import AtMost, MixerConfig, OrganConfig
 from positronic.errors import ConfigError
 from positronic.kernels.kuramoto import RingField, integrate, spread
 from positronic.kernels.soft_clamp import soft_clamp
@@ -45,13 +46,13 @@ CURRENT_BOUND, OUTPUT_BOUND = 4.0, 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class KuramotoConfig(MixerConfig, kind="kuramoto"):
-    rings: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256)
+    rings: Annotated[tuple[int, ...], AtMost(16_384)] = (4, 8, 16, 32, 64, 128, 256)
     """Oscillators on each ring, innermost first."""
-    steps: int = 4
+    steps: Annotated[int, AtMost(64)] = 4
     """Euler steps a token; steps * dt is how far a phase travels at unit frequency, in radians."""
     dt: float = 0.5
     """Time of one step."""
-    readout: int = 3
+    readout: Annotated[int, AtMost(256)] = 3
     """Width of the readout's hidden layer over the 2N cosines and sines."""
     phase_seed: OrganConfig | None = None
     """Where phases of token ids come from. None: phases start from the stream alone."""
@@ -61,6 +62,7 @@ class KuramotoConfig(MixerConfig, kind="kuramoto"):
     """Organs that inject currents, summed. Absent means not built."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.rings or min(self.rings) < 1:
             raise ConfigError(f"kuramoto.rings are {list(self.rings)}; give one ring or more, each of 1 or more.")
         if self.steps < 1 or not self.dt > 0 or self.readout < 1:

@@ -9,11 +9,12 @@ Init     N(0, 0.02^2); W_out N(0, (0.02 / sqrt(residual branches))^2); the convo
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from positronic.config import MixerConfig
+from positronic.config import AtMost, MixerConfig
 from positronic.errors import ConfigError
 from positronic.lm import MixerOutput
 from positronic.nn.causal_conv import CausalConv
@@ -26,10 +27,11 @@ __all__ = ["LocalConv", "LocalConvConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class LocalConvConfig(MixerConfig, kind="local_conv"):
-    kernel: int = 5
+    kernel: Annotated[int, AtMost(256)] = 5
     """Tokens a token sees, itself included."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.kernel < 2:
             raise ConfigError(f"local_conv.kernel is {self.kernel}, which sees no other token; use 2 or more (5).")
 

@@ -20,11 +20,12 @@ Source   Kim et al. 2021, arXiv 2006.04710 (tied maps make it Lipschitz); Shazee
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from positronic.config import MixerConfig
+from positronic.config import AtMost, MixerConfig
 from positronic.errors import ConfigError
 from positronic.kernels.metric import (
     SPARE,
@@ -54,11 +55,11 @@ FIRST_SINK, LARGEST_SINK = -8.0, 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class MetricAttentionConfig(MixerConfig):
-    n_heads: int = 12
+    n_heads: Annotated[int, AtMost(1024)] = 12
     """Heads of queries."""
-    n_kv_heads: int = 12
+    n_kv_heads: Annotated[int, AtMost(1024)] = 12
     """Heads of keys and values; each serves n_heads / n_kv_heads heads of queries."""
-    head_dim: int = 64
+    head_dim: Annotated[int, AtMost(4096)] = 64
     """Width of a value; a query or key is 8 narrower, and its bias fills the rest."""
     score: ScoreConfig = MahaDiagConfig()
     """What brings queries and keys together."""
@@ -70,12 +71,13 @@ class MetricAttentionConfig(MixerConfig):
     """What widens what has been read. None: nothing."""
     tied: bool = False
     """One map for queries and keys: bounded slope, no violated triangles."""
-    triangles: int = 64
+    triangles: Annotated[int, AtMost(4096)] = 64
     """Random triples a row and head in the triangle loss; 0 for no such loss."""
     fused: bool | None = None
     """True: only the library's fused kernels will do. False: none of them. None: where the scores allow."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.n_kv_heads < 1 or self.n_heads < 1 or self.n_heads % self.n_kv_heads:
             raise ConfigError(
                 f"{self.kind}.n_heads is {self.n_heads} with n_kv_heads {self.n_kv_heads}; use a positive multiple."
@@ -120,7 +122,7 @@ class MetricMHAConfig(MetricAttentionConfig, kind="metric_mha"):
 
 @dataclass(frozen=True, kw_only=True)
 class MetricMQAConfig(MetricAttentionConfig, kind="metric_mqa"):
-    n_kv_heads: int = 1
+    n_kv_heads: Annotated[int, AtMost(1024)] = 1
     """Heads of keys and values; each serves n_heads / n_kv_heads heads of queries."""
 
 

@@ -18,12 +18,13 @@ Source   a soft relative of Shazeer et al. 2017, arXiv 1701.06538, whose experts
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from positronic.config import MixerConfig
+from positronic.config import AtMost, MixerConfig
 from positronic.errors import ConfigError
 from positronic.lm import MixerOutput
 from positronic.mixers.channel_mix import ChannelMixConfig
@@ -43,15 +44,15 @@ __all__ = ["Mixture", "MixtureConfig"]
 class MixtureConfig(MixerConfig, kind="mixture"):
     heads: tuple[MixerConfig, ...] = (LocalConvConfig(), MetricMHAConfig(), ChannelMixConfig(), MetricMQAConfig())
     """What is mixed: mixers that read a normed stream."""
-    hidden: int = 128
+    hidden: Annotated[int, AtMost(65_536)] = 128
     """Width inside the router."""
     temperature: float = 2.0
     """What the router's logits are divided by; more makes it softer."""
     biased: bool = True
     """Whether every head has a learned offset before the softmax."""
-    groups: int = 12
+    groups: Annotated[int, AtMost(65_536)] = 12
     """Groups of channels with a feature gate each, in each head."""
-    top: int | None = None
+    top: Annotated[int | None, AtMost(64)] = None
     """Heads heard at a token. None: all."""
     gain: float = 1.0
     """Factor of the sum; 4/3 makes up for a uniform router in deep trunks."""
@@ -59,6 +60,7 @@ class MixtureConfig(MixerConfig, kind="mixture"):
     """Evenness of the weights, from 0 to 1, below which there is a loss (0.7 is usual). None: no such loss."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.heads) < 2 or min(self.hidden, self.groups) < 1:
             raise ConfigError(
                 f"mixture has {len(self.heads)} heads, a router of width {self.hidden} and {self.groups} groups; use 2 "

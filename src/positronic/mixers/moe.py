@@ -23,12 +23,13 @@ Source   Shazeer et al. 2017, arXiv 1701.06538; Lepikhin et al. 2020, "GShard", 
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from positronic.config import MixerConfig
+from positronic.config import AtMost, MixerConfig
 from positronic.errors import ConfigError
 from positronic.lm import MixerOutput
 from positronic.nn.linear import Linear, router_logits
@@ -40,16 +41,17 @@ __all__ = ["MoE", "MoEConfig", "largest"]
 
 @dataclass(frozen=True, kw_only=True)
 class MoEConfig(MixerConfig, kind="moe"):
-    experts: int = 4
+    experts: Annotated[int, AtMost(256)] = 4
     """Experts that the router chooses from."""
-    shared: int = 1
+    shared: Annotated[int, AtMost(256)] = 1
     """Experts that every token passes through."""
-    top: int = 2
+    top: Annotated[int, AtMost(256)] = 2
     """Experts chosen for a token."""
-    hidden: int = 1536
+    hidden: Annotated[int, AtMost(262_144)] = 1536
     """Width between the gate and the way down of one expert."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 2 <= self.top <= self.experts:
             raise ConfigError(
                 f"moe.top is {self.top} of {self.experts} experts; use 2 up to all of them. The weight of a single "

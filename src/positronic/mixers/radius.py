@@ -40,6 +40,7 @@ class PruneConfig(Config):
     """Distance up to which keys keep their weight."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.radius > 0:
             raise ConfigError(
                 f"{self.kind}.radius is {self.radius}, within which there is no key at all; use a radius above 0 "

@@ -10,11 +10,12 @@ Source   Shazeer 2020, "GLU Variants Improve Transformer", arXiv 2002.05202.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from positronic.config import MixerConfig
+from positronic.config import AtMost, MixerConfig
 from positronic.errors import ConfigError
 from positronic.lm import MixerOutput
 from positronic.nn.linear import Linear, residual_std
@@ -26,10 +27,11 @@ __all__ = ["SwiGLU", "SwiGLUConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class SwiGLUConfig(MixerConfig, kind="swiglu"):
-    hidden: int = 1024
+    hidden: Annotated[int, AtMost(262_144)] = 1024
     """Width between the gate and the way down; a multiple of 8, better of 128, runs fastest."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.hidden < 1:
             raise ConfigError(f"swiglu.hidden is {self.hidden}; use 1 or more (8/3 of d_model is usual).")
 

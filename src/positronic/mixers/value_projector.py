@@ -9,11 +9,12 @@ Init     N(0, 0.02^2); the gate closed and leaky.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from positronic.config import Config
+from positronic.config import AtMost, Config
 from positronic.errors import ConfigError
 from positronic.nn.gate import Gate
 from positronic.nn.linear import Linear
@@ -24,10 +25,11 @@ __all__ = ["ValueProjector", "ValueProjectorConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class ValueProjectorConfig(Config, kind="value_projector"):
-    hidden: int = 256
+    hidden: Annotated[int, AtMost(262_144)] = 256
     """Width between up and down."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.hidden < 1:
             raise ConfigError(f"value_projector.hidden is {self.hidden}; use 1 or more, or leave the projector out.")
 

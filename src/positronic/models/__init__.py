@@ -1,20 +1,25 @@
 """The families and their presets, listed by hand."""
 
+import os
 from collections.abc import Callable, Collection
 from typing import cast
 
 import torch
+from torch import nn
 
 from positronic.config import ModelConfig, did_you_mean
 from positronic.errors import ConfigError
 from positronic.lm import LM
 from positronic.mixers.metric_scores import DotConfig
 from positronic.models import metric, mycel, quazimoto, transformer
-from positronic.nn.init import initialize
+from positronic.nn import init
 from positronic.text import Tokenizer, canon
 from positronic.traits.engram import EngramTables
 
-__all__ = ["PRESETS", "build", "preset"]
+__all__ = ["PRESETS", "build", "outline", "preset"]
+
+MOST_TENSORS = 2**16
+"""Parameters that a model may have: thousands of layers would take minutes before the first number is drawn."""
 
 PRESETS: dict[str, Callable[[], ModelConfig]] = {
     "tinygpt-15m": transformer.tinygpt_15m,
@@ -57,6 +62,32 @@ def preset(name: str) -> ModelConfig:
     return PRESETS[name]()
 
 
+def outline(config: ModelConfig) -> nn.Module:
+    """The model on the meta device: names and shapes without memory. Beyond MOST_TENSORS parameters it is refused."""
+    beyond = ConfigError(
+        f"The config of this {config.kind} model asks for more than {MOST_TENSORS:,} parameter tensors, which nothing "
+        f"here can run; use fewer layers and parts."
+    )
+    with init.at_most(MOST_TENSORS, beyond), torch.device("meta"):
+        return cast(nn.Module, config.build())
+
+
+def _check_room(model: nn.Module, device: torch.device) -> None:
+    """Raise before memory is asked for that no part of this machine has."""
+    if device.type == "cuda":
+        room = torch.cuda.get_device_properties(device).total_memory
+    elif device.type in ("cpu", "mps") and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
+        room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:
+        return
+    needed = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+    if needed > room:
+        raise ConfigError(
+            f"The weights of this model take {needed / 2**30:,.0f} GiB, and {device.type} has {room / 2**30:,.0f} GiB "
+            f"in all. Use smaller sizes; `positronic describe` counts them without memory."
+        )
+
+
 def build(
     config: ModelConfig,
     seed: int = 0,
@@ -69,10 +100,10 @@ def build(
     tokenizer: whose canonical ids the model reads where it looks tokens up by their spelling. None: every id is its
     own, or what is loaded says.
     """
-    with torch.device("meta"):
-        model = config.build()
+    model = outline(config)
+    _check_room(model, torch.device(device))
     model.to_empty(device=device)
-    initialize(model, seed, loaded)
+    init.initialize(model, seed, loaded)
     readers = [module for module in model.modules() if isinstance(module, EngramTables)]
     if tokenizer is not None and readers:
         ids = canon(tokenizer)

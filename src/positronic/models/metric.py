@@ -5,10 +5,11 @@ hidden -> norm -> scale -> embedding^T -> logits            hidden -> drafts (to
 """
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 from torch import Tensor, nn
 
-from positronic.config import ModelConfig
+from positronic.config import AtMost, ModelConfig
 from positronic.errors import ConfigError
 from positronic.kernels.metric import Documents
 from positronic.lm import LMOutput
@@ -31,7 +32,7 @@ __all__ = ["MetricConfig", "MetricLM", "moa_20m", "moa_400m", "moa_metric_150m",
 
 @dataclass(frozen=True, kw_only=True)
 class MetricConfig(ModelConfig, kind="metric"):
-    n_layers: int = 12
+    n_layers: Annotated[int, AtMost(512)] = 12
     """Pairs of mixture and channel mixer."""
     mixture: MixtureConfig = MixtureConfig()
     """Token mixer of every layer."""
@@ -120,8 +121,8 @@ def moa_metric_150m() -> MetricConfig:
 
 
 def moa_400m() -> MetricConfig:
-    """The same ratios, 1,024 wide and 24 layers deep."""
-    return _moa(1024, 24, 16, swiglu=2560, projector=344, router=168)
+    """397,813,960 parameters: the same anatomy, 1,024 wide and 19 layers deep."""
+    return _moa(1024, 19, 16, swiglu=2432, projector=344, router=168)
 
 
 def moa_20m() -> MetricConfig:

@@ -5,10 +5,11 @@ hidden -> norm -> scale -> embedding^T -> logits            hidden -> drafts (to
 """
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 from torch import Tensor, nn
 
-from positronic.config import MixerConfig, ModelConfig
+from positronic.config import AtMost, MixerConfig, ModelConfig
 from positronic.errors import ConfigError
 from positronic.lm import LMOutput
 from positronic.mixers.attention import AttentionConfig, Layout
@@ -29,7 +30,7 @@ __all__ = ["Mycel", "MycelConfig", "mixer_only", "mycel_10m", "mycel_79m", "myce
 
 @dataclass(frozen=True, kw_only=True)
 class MycelConfig(ModelConfig, kind="mycel"):
-    n_layers: int = 10
+    n_layers: Annotated[int, AtMost(512)] = 10
     """Pairs of token mixer and channel mixer."""
     attention: AttentionConfig = AttentionConfig()
     """Token mixer of every layer."""

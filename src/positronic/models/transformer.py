@@ -4,10 +4,11 @@ tokens -> embedding -> [ + attention -> + SwiGLU ] x L -> norm -> scale -> embed
 """
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 from torch import Tensor, nn
 
-from positronic.config import ModelConfig
+from positronic.config import AtMost, ModelConfig
 from positronic.errors import ConfigError
 from positronic.lm import DraftHeads, LatentHead, LMOutput
 from positronic.mixers.attention import AttentionConfig, Layout
@@ -38,7 +39,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig(ModelConfig, kind="transformer"):
-    n_layers: int = 6
+    n_layers: Annotated[int, AtMost(512)] = 6
     """Pairs of token mixer and channel mixer."""
     attention: AttentionConfig = AttentionConfig(n_heads=6, n_kv_heads=2, rank=192)
     """Token mixer of every layer."""

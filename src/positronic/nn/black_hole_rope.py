@@ -20,11 +20,12 @@ Source   rotations: Su et al. 2021, arXiv 2104.09864. Bending, energy and discre
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from positronic.config import Config
+from positronic.config import AtMost, Config
 from positronic.errors import ConfigError
 from positronic.nn import init
 from positronic.nn.tail import TailState, look_back
@@ -40,9 +41,9 @@ SHORTEST_PERIOD = 8
 class BlackHoleRoPEConfig(Config, kind="black_hole_rope"):
     base: float = 10_000.0
     """Base of the rotary frequencies."""
-    harmonics: int = 8
+    harmonics: Annotated[int, AtMost(1024)] = 8
     """Waves over the channels that bend the frequencies."""
-    periods: int = 8
+    periods: Annotated[int, AtMost(32)] = 8
     """Waves over the tokens that gate the energy, of 8, 16, 32, ... tokens."""
     least_energy: float = 0.5
     """What a value is multiplied by at least."""
@@ -50,6 +51,7 @@ class BlackHoleRoPEConfig(Config, kind="black_hole_rope"):
     """What a value is multiplied by at most."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.base <= 1 or min(self.harmonics, self.periods) < 1:
             raise ConfigError(
                 f"black_hole_rope has base {self.base}, {self.harmonics} harmonics and {self.periods} periods; use a "

@@ -6,6 +6,7 @@ organ moves no other tensor's values, and a model is the same on every device. M
 """
 
 import hashlib
+import threading
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-__all__ = ["constant_", "copy_", "initialize", "keeping", "normal_", "zeros_"]
+__all__ = ["at_most", "constant_", "copy_", "initialize", "keeping", "normal_", "zeros_"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,24 @@ def keeping(tensors: Iterable[Tensor]) -> Iterator[None]:
         yield
     finally:
         _kept.reset(token)
+
+
+@contextmanager
+def at_most(n: int, beyond: Exception) -> Iterator[None]:
+    """Raise `beyond` as soon as modules that are built inside have more than `n` parameters between them."""
+    builder, made = threading.get_ident(), 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal made
+        made += parameter is not None and threading.get_ident() == builder
+        if made > n:
+            raise beyond
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @torch.no_grad()

@@ -8,11 +8,11 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from positronic.checkpoint import load, read_config
 from positronic.checkpoint.atomic import writing
-from positronic.config import Config, ModelConfig, diff
+from positronic.config import AtMost, Config, ModelConfig, diff
 from positronic.data import (
     Counts,
     Document,
@@ -77,9 +77,9 @@ class RunConfig(Config, kind="run"):
     """Bytes of text in a validation during training, all sources together."""
     epochs: float | None = None
     """How often the data is read; in place of train.steps. None: train.steps says."""
-    model_seed: int = 0
+    model_seed: Annotated[int, AtMost(2**64)] = 0
     """Of the first weights."""
-    data_seed: int = 0
+    data_seed: Annotated[int, AtMost(2**64)] = 0
     """Of the order of rows."""
     init: str | None = None
     """Checkpoint whose weights are the first; None: drawn from `model_seed`."""
@@ -88,6 +88,7 @@ class RunConfig(Config, kind="run"):
     embedding, which is the head too, and engram tables) is drawn anew."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.reinit_embeddings and (self.init is None or isinstance(self.train.objective, DPOConfig)):
             raise ConfigError(
                 "reinit_embeddings takes the trunk of another model for a new vocabulary, so it needs init, and "

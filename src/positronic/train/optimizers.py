@@ -11,12 +11,12 @@ Source   Loshchilov and Hutter 2019, arXiv 1711.05101; Jordan 2024, "Muon"; Liu 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from positronic.config import Config
+from positronic.config import AtMost, Config
 from positronic.errors import CheckpointError, ConfigError
 from positronic.nn.linear import Embedding
 from positronic.train.muon import Muon
@@ -28,7 +28,7 @@ __all__ = ["AdamWConfig", "MuonConfig", "OptimizerConfig", "Optimizers"]
 class OptimizerConfig(Config):
     """What every optimizer has."""
 
-    lr: float = 1e-3
+    lr: Annotated[float, AtMost(3e38)] = 1e-3
     """Peak learning rate. Of 5e-4 to 8e-3, 1e-3 was best for 3 M parameters, 2e-3 (by 1 %) for 15 M."""
     weight_decay: float = 0.1
     """Decoupled decay of matrices and of the embedding, times the rate."""
@@ -38,6 +38,7 @@ class OptimizerConfig(Config):
     """AdamW: added to the root of the squared gradient."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.lr > 0 or self.weight_decay < 0 or not self.eps > 0:
             raise ConfigError(
                 f"{self.kind} has lr {self.lr}, weight_decay {self.weight_decay} and eps {self.eps}; use a positive lr "

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import torch
 from torch import nn
 
 from positronic.checkpoint import RunFolder, TrainingPart, load, load_training
-from positronic.config import Config, ModelConfig, diff
+from positronic.config import AtMost, Config, ModelConfig, diff
 from positronic.data import BatchSource
 from positronic.errors import CheckpointError, ConfigError
 from positronic.lm import LM
@@ -61,7 +61,7 @@ class TrainConfig(Config, kind="train"):
     """The rate's way from step to step."""
     clip: float = 1.0
     """Largest global norm of a gradient."""
-    seed: int = 0
+    seed: Annotated[int, AtMost(2**64)] = 0
     """Of everything random that training does; the data's order and the first weights have seeds of their own."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products. auto: bfloat16 on CUDA, float32 elsewhere."""
@@ -79,6 +79,7 @@ class TrainConfig(Config, kind="train"):
     """Seconds after which a checkpoint is due in any case; 0: never for that reason."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("steps", "batch_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; use 1 or more.")

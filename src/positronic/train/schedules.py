@@ -37,6 +37,7 @@ class ScheduleConfig(Config, kind="schedule"):
     """cosine: what is left of the peak rate at the end."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.warmup is not None and self.warmup < 0) or not 0 < self.decay_share <= 1 or not 0 <= self.floor <= 1:
             raise ConfigError(
                 f"schedule has warmup {self.warmup}, decay_share {self.decay_share} and floor {self.floor}; "

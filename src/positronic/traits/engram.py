@@ -24,12 +24,13 @@ Source   Cheng et al. 2026, "Conditional Memory via Scalable Lookup", arXiv 2601
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from positronic.config import OrganConfig
+from positronic.config import AtMost, OrganConfig
 from positronic.errors import ConfigError, TokenizerError
 from positronic.lm import MixerOutput
 from positronic.nn import init
@@ -43,22 +44,23 @@ __all__ = ["Engram", "EngramConfig", "EngramTables", "EngramWindow", "hash_const
 
 @dataclass(frozen=True, kw_only=True)
 class EngramConfig(OrganConfig, kind="engram"):
-    slots: tuple[int, ...] = (0, 2, 4)
+    slots: Annotated[tuple[int, ...], AtMost(64)] = (0, 2, 4)
     """Gaps between rings that get a lookup; slot s drives the rings s and s + 1."""
-    orders: int = 3
+    orders: Annotated[int, AtMost(16)] = 3
     """Longest n-gram, in tokens; all lengths from 1 on are looked up."""
-    heads: int = 4
+    heads: Annotated[int, AtMost(64)] = 4
     """Hashes an order: n-grams that share a row in one table rarely do in another."""
-    rows: int = 8192
+    rows: Annotated[int, AtMost(2**24)] = 8192
     """Rows of a table; a power of two."""
-    dim: int = 24
+    dim: Annotated[int, AtMost(4096)] = 24
     """Width of a row."""
-    width: int = 32
+    width: Annotated[int, AtMost(4096)] = 32
     """Width of the queries and keys that open the gate."""
-    seed: int = 0
+    seed: Annotated[int, AtMost(2**64)] = 0
     """Of the hash constants."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("orders", "heads", "dim", "width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"engram.{name} is {getattr(self, name)}; use 1 or more.")

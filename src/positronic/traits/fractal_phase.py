@@ -20,12 +20,13 @@ Source   family.md 8, whose rounding, start and order of test and angle are fixe
 import hashlib
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from positronic.config import OrganConfig
+from positronic.config import AtMost, OrganConfig
 from positronic.errors import ConfigError
 from positronic.nn import init
 from positronic.nn.halton import van_der_corput
@@ -36,18 +37,21 @@ __all__ = ["FractalPhase", "FractalPhaseConfig", "fractal_rows", "fractal_sha256
 FRACTION_BITS = 28
 ANGLE_STEPS = 2**13
 """Steps of the angle in half a turn."""
+MOST_ANGLES = 2**27
+"""Of a table: 256 MiB, made in three seconds."""
 BASES = ((2, 3), (5, 7), (11, 13), (17, 19))
 """Of the points of each level."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FractalPhaseConfig(OrganConfig, kind="fractal_phase"):
-    levels: int = 1
+    levels: Annotated[int, AtMost(64)] = 1
     """Orbits a token, each around a point nearer to the first; the columns are shared out evenly among them."""
     sha256: str | None = None
     """Hash that the table must have, as `positronic fractal build` prints it; None: whatever this build makes."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check(self.levels)
         if self.sha256 is not None and (len(self.sha256) != 64 or set(self.sha256) - set("0123456789abcdef")):
             raise ConfigError(
@@ -76,6 +80,11 @@ def fractal_table(vocab_size: int, columns: int, levels: int = 1) -> np.ndarray:
 def fractal_rows(tokens: np.ndarray, columns: int, levels: int = 1) -> np.ndarray:
     """The rows of these ids (n,) -> (n, C) int16; the first C / levels columns are level 0."""
     _check(levels, columns)
+    if len(tokens) * columns > MOST_ANGLES:
+        raise ConfigError(
+            f"The fractal table of {len(tokens)} tokens and {columns} oscillators has more than {MOST_ANGLES:,} "
+            f"angles; use fewer oscillators or a smaller vocabulary."
+        )
     index = np.asarray(tokens, np.int64) + 1
     length = columns // levels
     angles = np.empty((columns, len(index)), np.int16)

@@ -18,12 +18,13 @@ Source   Wang et al. 2025, "Hierarchical Reasoning Model", arXiv 2506.21734. Kep
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from positronic.config import MixerConfig
+from positronic.config import AtMost, MixerConfig
 from positronic.errors import ConfigError
 from positronic.lm import MixerOutput
 from positronic.nn import init
@@ -40,12 +41,13 @@ STEP_GATE_OFFSET = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class HRMConfig(MixerConfig, kind="hrm"):
-    hidden: int = 1536
+    hidden: Annotated[int, AtMost(262_144)] = 1536
     """Width between the way in and the way down."""
-    steps: int = 3
+    steps: Annotated[int, AtMost(64)] = 3
     """Times the latent is refined; 0 makes the organ the identity."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.hidden < 1 or self.steps < 0:
             raise ConfigError(
                 f"hrm has hidden {self.hidden} and steps {self.steps}; use a width of 1 or more (2 d_model is usual) "

@@ -14,11 +14,12 @@ Source   Huang et al. 2025, "LLM-JEPA", arXiv 2509.14252: a guess between hidden
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from positronic.config import Config
+from positronic.config import AtMost, Config
 from positronic.errors import ConfigError
 from positronic.lm import FARTHEST
 from positronic.nn.linear import Linear
@@ -29,12 +30,13 @@ __all__ = ["JEPA", "JEPAConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class JEPAConfig(Config, kind="jepa"):
-    ahead: int = 4
+    ahead: Annotated[int, AtMost(1024)] = 4
     """Tokens between what is read and what is guessed."""
-    hidden: int = 1536
+    hidden: Annotated[int, AtMost(262_144)] = 1536
     """Width between both matrices."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.ahead < 1 or self.hidden < 1:
             raise ConfigError(
                 f"jepa has ahead {self.ahead} and hidden {self.hidden}; use 1 or more of each (4 tokens ahead is "

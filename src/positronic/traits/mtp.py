@@ -13,12 +13,13 @@ Source   Gloeckle et al. 2024, arXiv 2404.19737 (parallel heads); Cai et al. 202
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from positronic.config import Config
+from positronic.config import AtMost, Config
 from positronic.errors import ConfigError
 from positronic.lm import FARTHEST
 from positronic.nn.linear import Linear
@@ -29,12 +30,13 @@ __all__ = ["MTP", "DraftHead", "MTPConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class MTPConfig(Config, kind="mtp"):
-    heads: int = 4
+    heads: Annotated[int, AtMost(1024)] = 4
     """Tokens guessed beyond the next."""
-    hidden: int = 1536
+    hidden: Annotated[int, AtMost(262_144)] = 1536
     """Width inside a head."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.heads < 1 or self.hidden < 1:
             raise ConfigError(
                 f"mtp has {self.heads} heads of width {self.hidden}; use 1 or more of each (4 heads are usual), "

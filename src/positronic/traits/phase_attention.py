@@ -21,12 +21,13 @@ import math
 from dataclasses import dataclass
 from functools import reduce
 from itertools import accumulate
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from positronic.config import OrganConfig
+from positronic.config import AtMost, OrganConfig
 from positronic.errors import ConfigError
 from positronic.kernels.attention import Documents, causal_attention, masked_attention
 from positronic.lm import MixerOutput
@@ -46,14 +47,15 @@ NARROWEST = 16
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseAttentionConfig(OrganConfig, kind="phase_attention"):
-    slots: tuple[int, ...] = (1, 3, 5)
+    slots: Annotated[tuple[int, ...], AtMost(64)] = (1, 3, 5)
     """Places between rings: slot s joins rings s and s + 1, counted from the innermost, 0."""
-    dim: int = 32
+    dim: Annotated[int, AtMost(4096)] = 32
     """Width of a slot's queries, keys and values."""
     tau: float = 8.0
     """Start of the sharpness: scores lie in [-tau, tau]."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.slots or len(set(self.slots)) != len(self.slots) or min(self.slots) < 0:
             raise ConfigError(
                 f"phase_attention.slots is {self.slots}; name each slot once, counted from 0, and at least one."

@@ -52,6 +52,7 @@ class RingControllerConfig(OrganConfig, kind="ring_controller"):
     """Share of the prediction error that one token's update removes."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.eta < 2:
             raise ConfigError(
                 f"ring_controller.eta is {self.eta}, and predictions settle only between 0 and 2; use 0.25, "

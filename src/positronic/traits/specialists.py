@@ -19,13 +19,13 @@ Init     N(0, 0.02^2); keys N(0, 1); one leaky gate a ring and specialist, close
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from positronic.config import OrganConfig
+from positronic.config import AtMost, OrganConfig
 from positronic.errors import ConfigError
 from positronic.kernels.store import Recall, recall
 from positronic.lm import MixerOutput
@@ -40,16 +40,17 @@ __all__ = ["Specialists", "SpecialistsConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class SpecialistsConfig(OrganConfig, kind="specialists"):
-    per_ring: int = 7
+    per_ring: Annotated[int, AtMost(1024)] = 7
     """Specialists on each ring."""
-    dim: int = 32
+    dim: Annotated[int, AtMost(4096)] = 32
     """Width of a key and of a store."""
-    top: int = 2
+    top: Annotated[int, AtMost(1024)] = 2
     """Specialists read for a token and ring."""
     write_max: float = 0.5
     """Most of a store that one token may replace."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.per_ring < 1 or self.dim < 1:
             raise ConfigError(
                 f"specialists.per_ring is {self.per_ring} and dim {self.dim}; use 1 or more (7 and 32 are usual)."

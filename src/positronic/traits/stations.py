@@ -22,13 +22,14 @@ Init     N(0, 0.02^2); keys N(0, 1); reach 0.35; one leaky gate a station, close
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from positronic.config import OrganConfig
+from positronic.config import AtMost, OrganConfig
 from positronic.errors import ConfigError
 from positronic.kernels.colony import nearness
 from positronic.kernels.store import Recall, recall
@@ -49,16 +50,17 @@ REACH = 0.35
 
 @dataclass(frozen=True, kw_only=True)
 class StationsConfig(OrganConfig, kind="stations"):
-    stations: int = 16
+    stations: Annotated[int, AtMost(4096)] = 16
     """Places at which stores are kept."""
-    per_station: int = 7
+    per_station: Annotated[int, AtMost(1024)] = 7
     """Specialists at each of them, all of which are read."""
-    dim: int = 32
+    dim: Annotated[int, AtMost(4096)] = 32
     """Width of a key and of a store."""
     write_max: float = 0.5
     """Most of a store that one token may replace, where all its tips meet at the anchor."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if min(self.stations, self.per_station, self.dim) < 1:
             raise ConfigError(
                 f"stations.stations is {self.stations}, per_station {self.per_station} and dim {self.dim}; use 1 or "

@@ -44,6 +44,7 @@ class DPOConfig(Config, kind="dpo"):
     """A weight for every auxiliary loss the model reports."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.beta > 0 or not 0 <= self.label_smoothing < 0.5 or self.nll < 0:
             raise ConfigError(
                 f"dpo has beta {self.beta}, label_smoothing {self.label_smoothing} and nll {self.nll}; use a positive "

@@ -54,6 +54,7 @@ class NextTokenConfig(Config, kind="next_token"):
     """A weight for every auxiliary loss the model reports, for mtp if it has draft heads, for jepa if a latent one."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.slice_targets is not None and self.slice_targets < 1) or self.z_loss < 0:
             raise ConfigError(
                 f"next_token has slice_targets {self.slice_targets} and z_loss {self.z_loss}; "
