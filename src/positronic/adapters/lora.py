@@ -12,7 +12,7 @@ Source   Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", a
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +25,7 @@ from torch.utils.data import IterableDataset
 
 from positronic.checkpoint import vacant
 from positronic.config import Config, ModelConfig, did_you_mean
-from positronic.data import Mixture, chat_mixture
+from positronic.data import NAMES, UNFILLED, Mixture, chat_mixture
 from positronic.errors import CheckpointError, ConfigError
 from positronic.lm import LM
 from positronic.text import Tokenizer
@@ -42,7 +42,7 @@ try:
 except ImportError as error:
     raise ImportError("LoRA needs PEFT and Transformers: pip install 'positronic[hf]'.") from error
 
-__all__ = ["LoRAConfig", "Tuned", "adapted", "linear_maps", "read_settings", "tune"]
+__all__ = ["LoRAConfig", "Tuned", "adapted", "linear_maps", "names_of", "read_settings", "tune"]
 
 SETTINGS = "lora.json"
 ROWS_AT_ONCE = 8
@@ -57,6 +57,8 @@ class LoRAConfig(Config, kind="lora"):
     """Checkpoint that the thin matrices stand beside."""
     data: tuple[str, ...]
     """Conversations, PATH[:weight] each."""
+    fill_names: bool = False
+    """Whether {{name}} and {{author}} in them become the model's name and its makers'."""
     rank: int = 8
     """Rows of A and columns of B."""
     alpha: float = 16.0
@@ -218,6 +220,11 @@ def read_settings(out: Path) -> LoRAConfig:
         ) from None
 
 
+def names_of(config: LoRAConfig) -> Mapping[str, str]:
+    """What is filled into the conversations."""
+    return NAMES if config.fill_names else UNFILLED
+
+
 def _opened(folder: str) -> PositronicForCausalLM:
     Tokenizer.load(folder)  # a folder that is none of ours is refused in our words
     return cast(PositronicForCausalLM, AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
@@ -232,7 +239,8 @@ def _rows(config: LoRAConfig, lm: ModelConfig, cache: Path | None) -> Mixture:
     seq_len = config.seq_len or min(lm.context, lm.max_positions - 1)
     if not 1 <= seq_len < lm.max_positions:
         raise ConfigError(f"--seq-len is {seq_len}; the model has {lm.max_positions} positions. Use a smaller one.")
-    return chat_mixture(config.data, Tokenizer.load(config.model), seq_len=seq_len, seed=config.seed, cache=cache)
+    tokenizer = Tokenizer.load(config.model)
+    return chat_mixture(config.data, tokenizer, seq_len=seq_len, seed=config.seed, names=names_of(config), cache=cache)
 
 
 class _Stream(IterableDataset[dict[str, Tensor]]):
