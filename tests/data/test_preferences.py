@@ -121,7 +121,11 @@ def test_ties_and_equal_answers_teach_nothing(put):
         ),
         ({"instruction": PROMPT, "response1": GOOD, "response2": BAD, "annotator1": [1]}, "'annotator1' is .* no vote"),
         (
-            {"chosen": [{"role": "user", "content": "A"}], "rejected": [{"role": "assistant", "content": "B"}]},
+            {
+                "prompt": PROMPT,
+                "chosen": [{"role": "user", "content": "A"}],
+                "rejected": [{"role": "assistant", "content": "B"}],
+            },
             "one of chosen and rejected begins with what was asked",
         ),
         (

@@ -9,11 +9,13 @@ import pytest
 from train_example import small_config
 
 from positronic.checkpoint import save
-from positronic.data import heldout_conversations
+from positronic.data import ChatSplit, Conversation, open_chats, open_pairs
 from positronic.errors import DataError
+from positronic.eval import assistant_bits_per_byte, scorable
 from positronic.models import build
-from positronic.recipes import RunConfig, fit_to, train_run
-from positronic.text import byte_tokenizer
+from positronic.recipes import RunConfig, train_run
+from positronic.recipes.run import fit_to
+from positronic.text import Message, byte_tokenizer, render
 from positronic.train import DPOConfig, SFTConfig, TrainConfig, read_events
 
 ROW = 64
@@ -82,35 +84,50 @@ def test_equal_conversations_are_measured_on_others_where_these_are_given(tune):
     assert not re.search(UNMEASURED, said)
 
 
+def with_the_long_one_held_out(write, opened, short, long):
+    """Records of which `long(n)`, for the first n that its hash allows, is the one held out."""
+    for n in count():
+        records = [*short, long(n)]
+        (held_out,) = ChatSplit(opened(write(records))).held_out
+        if held_out.name == f"data.jsonl:{len(records)}":
+            return records
+
+
 def test_a_conversation_held_out_that_is_longer_than_a_row_measures_nothing_and_stops_nothing(tune, write):
-    short = [turn(f"question {i}", f"answer {i}") for i in range(30)]
-    for attempt in count():
-        records = [*short, turn(f"{attempt} {'word ' * ROW}", "late")]
-        (held_out,) = heldout_conversations([write(records)])
-        if held_out.messages[-1].content == "late":
-            break
-    losses, said = tune(records)
+    short = [turn(f"question {i}", f"answer {i}") for i in range(5)]
+    losses, said = tune(with_the_long_one_held_out(write, open_chats, short, lambda n: turn(f"{n} word " * ROW, "late")))
     assert losses == []
     assert re.search(UNMEASURED, said)
 
 
-@pytest.mark.parametrize("seq_len", [ROW // 2, 4 * ROW])
-def test_what_is_held_out_is_measured_in_rows_of_the_length_that_is_trained_on(tune, seq_len):
-    """Answers begin behind half a context; whether any is measured is a matter of the row's length alone."""
-    records = [turn(f"{i} {'word ' * (3 if i % 2 else 2 * ROW // 5)}", "late") for i in range(2)]
-    losses, said = tune([*records, turn("a", "b")], seq_len=4 * ROW)
+def test_a_conversation_held_out_is_measured_where_a_row_holds_it_and_not_where_the_context_ends(tune):
+    losses, said = tune([turn(f"{i} {'word ' * 20}", "late") for i in range(3)], seq_len=4 * ROW)
     assert len(losses) == 3
     assert not re.search(UNMEASURED, said)
 
 
+def test_what_is_held_out_is_scored_in_rows_of_the_length_that_is_asked_for():
+    chat = Conversation((Message("user", "word " * 20), Message("assistant", "late words")), "c")
+    model = build(fit_to(small_config(context=ROW), TOKENIZER), 0)
+    assert scorable(TOKENIZER, [chat], ROW, at_most=9) == []
+    assert scorable(TOKENIZER, [chat] * 20, 4 * ROW, at_most=10) == [chat] * 10
+    assert assistant_bits_per_byte(model, TOKENIZER, [chat], seq_len=4 * ROW).bytes == len("late words")
+    whole = len(render(TOKENIZER, chat.messages).ids)  # the last two are the end of the turn and a line end
+    assert assistant_bits_per_byte(model, TOKENIZER, [chat], seq_len=whole - 5).bytes == len("late words") - 2
+
+
 def test_answers_behind_the_row_ask_for_a_larger_one(tune):
-    records = [turn("word " * 100, f"answer {i}") for i in range(10)]
+    records = [turn("word " * 30, f"answer {i}") for i in range(10)]
     with pytest.raises(DataError, match=r"all answers of its 9 conversations .* Use a larger --seq-len") as refused:
         tune(records)
-    enough = int(re.search(r"needs (\d+)", str(refused.value))[1])
-    with pytest.raises(DataError, match="a smaller --seq-len") if False else pytest.raises(DataError):
-        tune(records, seq_len=ROW - 1)
-    assert enough > 500
+    losses, _ = tune(records, seq_len=int(re.search(r"needs (\d+)", str(refused.value))[1]))
+    assert len(losses) == 3
+
+
+def test_conversations_of_which_nothing_is_to_be_learned_are_refused_in_words(tune):
+    silent = {"role": "assistant", "content": "hi", "weight": 0}
+    with pytest.raises(DataError, match="in none of its 2 conversations is a word to be learned"):
+        tune([{"messages": [{"role": "user", "content": f"{i}"}, silent]} for i in range(3)])
 
 
 def test_conversations_to_measure_on_that_fit_no_row_are_refused_in_words(tune):
@@ -126,8 +143,11 @@ def test_equal_pairs_are_trained_on_unmeasured(tune, n):
 
 
 def test_a_pair_held_out_that_fits_no_row_measures_nothing_and_stops_nothing(tune, write):
-    losses, said = tune([pair("q"), pair("r", "w " * ROW, "v")], objective=DPOConfig())
-    assert losses == [] or not re.search(UNMEASURED, said)
+    short = [pair(f"q{i}") for i in range(3)]
+    records = with_the_long_one_held_out(write, open_pairs, short, lambda n: pair(f"{n}", "w " * ROW, "v"))
+    losses, said = tune(records, objective=DPOConfig())
+    assert losses == []
+    assert re.search(UNMEASURED, said)
 
 
 def test_three_pairs_hold_one_out(tune):
