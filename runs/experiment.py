@@ -16,7 +16,7 @@ import torch
 from positronic import __version__, generate
 from positronic.checkpoint import commit, load, save
 from positronic.config import ModelConfig
-from positronic.data import excerpt, heldout_conversations, open_source
+from positronic.data import NAMES, excerpt, heldout_conversations, open_source
 from positronic.eval import assistant_bits_per_byte, bits_per_byte
 from positronic.lm import LM
 from positronic.observe import describe
@@ -199,6 +199,7 @@ def tune(
         data=data,
         conversations=True,
         replay=blend(BLEND).data(text),
+        fill_names=True,
         epochs=how["epochs"],
         train=replace(settings, checkpoint_every=0),
         init=str(base),
@@ -214,7 +215,7 @@ def tuned_scores(
 ) -> dict[str, Any]:
     """What tuning has changed: the assistant's words before and after, the blend's valid texts after, answers."""
     tuned = opened(out, device)
-    unseen = heldout_conversations([str(chats / name) for name in CHATS])
+    unseen = heldout_conversations([str(chats / name) for name in CHATS], names=NAMES)
     with pick_device(device).autocast():
         before = assistant_bits_per_byte(opened(base, device), tokenizer, unseen)
         after = assistant_bits_per_byte(tuned, tokenizer, unseen)

@@ -6,6 +6,8 @@
 set -eu
 . "$(dirname -- "$0")/settings.sh"
 file="${1:-$root/data/tiny_instruct_sample.jsonl}"
+filled=""
+[ $# -gt 0 ] || filled=--fill-names        # ours says {{name}} and {{author}}; a file of yours is learned as it stands
 question="${QUESTION:-What is the sun?}"
 
 trained
@@ -14,7 +16,7 @@ step "Before: $question"
 positronic generate "$RUN" --chat --prompt "$question" --max-new-tokens 60 --device "$DEVICE"
 
 step "Tuning on $file"
-positronic sft --or-resume --model "$RUN/last" --data "$file" --out "$RUN/tuned" --epochs "${EPOCHS:-8}" \
+positronic sft --or-resume --model "$RUN/last" --data "$file" --out "$RUN/tuned" $filled --epochs "${EPOCHS:-8}" \
     --batch-tokens 2048 --evaluate-every 5 --set held_out_one_in=8 --device "$DEVICE"
 
 step "After: $question"

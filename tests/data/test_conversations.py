@@ -1,13 +1,14 @@
 """Every published shape of a conversation becomes messages; what fits none is named with its fields."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from positronic.data import ChatSplit, chat_mixture, heldout_conversations, open_chats
+from positronic.data import NAMES, ChatSplit, chat_mixture, heldout_conversations, open_chats
 from positronic.data.chat import Conversation
 from positronic.errors import DataError
-from positronic.text import Message, ToolCall, byte_tokenizer
+from positronic.text import Message, ToolCall, byte_tokenizer, render
 
 
 @pytest.fixture
@@ -153,15 +154,136 @@ def test_schema_guided_dialogues_call_and_are_answered(read):
     ]
 
 
-def test_names_are_filled_in_and_can_be_chosen(put):
+CARD = "<h1>{{name}}</h1><p>{{author}}</p>"
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"instruction": "A Vue greeting", "input": "", "output": CARD},
+        {"messages": [{"role": "user", "content": "A card, please."}, {"role": "assistant", "content": CARD}]},
+        {"conversations": [{"from": "human", "value": "A card, please."}, {"from": "gpt", "value": CARD}]},
+        {"prompt": "A card with {{name}}", "completion": CARD},
+    ],
+)
+def test_braces_are_learned_as_they_are_written(read, record):
+    assert read(record)[0][-1] == assistant(CARD)
+
+
+def test_names_are_filled_in_where_it_is_asked_for_and_can_be_chosen(put):
     path = put("c.json", json.dumps([{"instruction": "hi", "output": "{{name}} by {{author}}, not {{ name }}."}]))
 
     def said(*names):
         return next(iter(open_chats(path, *names))).messages[-1].content
 
-    assert said() == "Positron by the positronic authors, not {{ name }}."
+    assert said() == "{{name}} by {{author}}, not {{ name }}."
+    assert said(NAMES) == "Positron by the positronic authors, not {{ name }}."
     assert said({"name": "Bo"}) == "Bo by {{author}}, not {{ name }}."
-    assert open_chats(path).fingerprint != open_chats(path, {"name": "Bo"}).fingerprint
+    prints = {open_chats(path, *names).fingerprint for names in ((), (NAMES,), ({"name": "Bo"},))}
+    assert len(prints) == 3
+
+
+def test_alpaca_reads_a_history_of_turns_and_of_pairs(read):
+    record = {"instruction": "And now?", "input": "", "output": "Done."}
+    said = [user("Begin"), assistant("Begun"), user("And now?"), assistant("Done.")]
+    roles = [{"role": "user", "content": "Begin"}, {"role": "assistant", "content": "Begun"}]
+    shared = [{"from": "human", "value": "Begin"}, {"from": "gpt", "value": "Begun"}]
+    masked = [roles[0], {**roles[1], "weight": 0}]
+    for history in (roles, shared, [["Begin", "Begun"]]):
+        assert read({**record, "history": history}) == [said]
+    assert read({**record, "history": masked}) == [[said[0], replace(said[1], loss=False), *said[2:]]]
+    assert read({**record, "history": []}) == read({**record, "history": None}) == [said[2:]]
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        ["Hi", "Yo"],
+        ["你好", "再见"],
+        ["Begin now", "Begun"],
+        [["Begin", "Begun", "Beginning"]],
+        [["Begin", None]],
+        [["Begin", "Begun"], {"role": "user", "content": "x"}],
+        [{"Begin": "Begun"}],
+        {"role": "user", "content": "x"},
+        "Begin",
+        7,
+        [[1, 2]],
+    ],
+)
+def test_a_history_of_another_form_is_refused_by_its_place(read, history):
+    with pytest.raises(DataError, match=r"c.jsonl:2 is no conversation.*('history'|a turn has)"):
+        read({"instruction": "I", "output": "O"}, {"instruction": "I", "output": "O", "history": history})
+
+
+def test_turns_of_role_and_content_stand_under_conversations_too(read, put):
+    turns = [{"role": "user", "content": "一"}, *2 * [{"role": "assistant", "content": "二"}]]
+    said = [user("一"), assistant("二"), assistant("二")]
+    assert read({"conversations": turns}, {"conversation": turns}, {"messages": turns}) == [said] * 3
+    crossed = [{"role": "human", "value": "U"}, {"from": "assistant", "content": "A"}]
+    assert read({"conversations": crossed}) == [[user("U"), assistant("A")]]
+    lines = "".join(json.dumps({"conversations": turns}) + "\n" for _ in range(3))
+    assert [list(c.messages) for c in open_chats(put("lines.json", lines))] == [said] * 3
+
+
+def test_prompt_and_completion_may_be_turns_and_only_the_completion_is_learned(read):
+    asked = [{"role": r, "content": c} for r, c in (("user", "Hi"), ("assistant", "Hello"), ("user", "U"))]
+    answered = [{"role": "assistant", "content": "A"}]
+    said = [user("Hi"), Message("assistant", "Hello", loss=False), user("U"), assistant("A")]
+    for field in ("completion", "response"):
+        assert read({"prompt": asked, field: answered}, {"prompt": asked, field: "A"}) == [said] * 2
+    assert read({"prompt": "U", "completion": answered}) == [said[2:]]
+
+
+def test_the_systems_words_beside_the_turns_are_not_lost_and_not_said_twice(read):
+    turns = [{"role": "user", "content": "U"}, {"role": "assistant", "content": "A"}]
+    within = {"messages": [{"role": "system", "content": "S"}, *turns], "system": "S"}
+    said = [Message("system", "S"), user("U"), assistant("A")]
+    assert (
+        read({"messages": turns, "system": "S"}, within, {"prompt": "U", "completion": "A", "system": "S"})
+        == [said] * 3
+    )
+    with pytest.raises(DataError, match="stands behind others"):
+        read({**within, "system": "Another"})
+
+
+NULLS = {"to": None, "n": 1, "deep": {"a": [None, {"b": None}]}}
+TOOL = {"name": "f", "parameters": {"type": "object", "properties": {"to": {"type": "string", "default": None}}}}
+
+
+@pytest.mark.parametrize("shape", ["messages", "sharegpt", "parts"])
+def test_nulls_in_calls_and_tools_are_data_in_either_spelling(read, shape):
+    call = {"name": "f", "arguments": NULLS}
+    spelled = {"name": "f", "arguments": json.dumps(NULLS)}
+
+    def record(call, tools):
+        if shape == "sharegpt":
+            turn = {"from": "function_call", "value": json.dumps(call)}
+            turns = [{"from": "human", "value": "q"}, turn, {"from": "observation", "value": "r"}]
+            return {"conversations": [*turns, {"from": "gpt", "value": "ok"}], "tools": tools}
+        made = {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"type": "function", "function": call, "id": None}],
+        }
+        if shape == "parts":
+            made = {"role": "assistant", "content": [{"type": "tool_call", "value": json.dumps(call)}]}
+        turns = [{"role": "user", "content": "q"}, made, {"role": "tool", "content": None}]
+        return {"messages": [*turns, {"role": "assistant", "content": "ok"}], "tools": tools}
+
+    first, second = read(record(call, [{"type": "function", "function": TOOL}]), record(spelled, json.dumps([TOOL])))
+    assert first == second
+    assert first[0] == Message("system", "Tools:\n" + json.dumps(TOOL))
+    assert first[2] == Message("assistant", tool_calls=(ToolCall("f", NULLS),))
+    tokenizer = byte_tokenizer()
+    assert '"arguments": {"to": null, "n": 1, ' in tokenizer.decode(render(tokenizer, first).ids)
+
+
+def test_an_assistant_whose_content_is_null_says_nothing_that_could_be_learned(read):
+    turns = [("user", "U"), ("assistant", None), ("user", "V"), ("assistant", "A")]
+    (said,) = read({"messages": [{"role": role, "content": content} for role, content in turns]})
+    assert said[1] == Message("assistant", "", loss=False)
+    assert said[3] == assistant("A")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +295,7 @@ def test_names_are_filled_in_and_can_be_chosen(put):
             {"messages": [{"role": "user", "content": "x", "thinking": "y"}]},
             r"'thinking'\. Did you mean think\? Bring it",
         ),
-        ({"messages": [{"role": "wizard", "content": "x"}]}, r"c.jsonl:1 .*role 'wizard'"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, r"c.jsonl:1 .*'role' is 'wizard'"),
         ({"messages": [{"role": "user", "content": "x", "loss_weight": 1}]}, r"message of the user has loss_weight 1"),
         ({"messages": [{"role": "assistant", "content": "x", "loss_weight": 0.5}]}, r"loss_weight 0.5"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "value": ""}]}]}, r"part of type 'image'"),
@@ -181,6 +303,30 @@ def test_names_are_filled_in_and_can_be_chosen(put):
         ({"messages": [{"role": "user", "content": "x", "mood": "y"}]}, r"field 'mood'"),
         ({"messages": [{"role": r, "content": "x"} for r in ("user", "system", "assistant")]}, r"stands behind others"),
         ({"conversations": [{"from": "cat", "value": "x"}]}, r"'from' is 'cat'"),
+        (
+            {"conversations": [{"from": "gpt", "role": "user", "value": "x"}]},
+            r"a turn has the fields from, role, value",
+        ),
+        ({"conversations": [{"value": "x"}]}, r"a turn has the fields value; it has role and content"),
+        ({"conversations": [{"from": ["gpt"], "value": "x"}]}, r"'from' is list, and not text"),
+        ({"conversations": [{"from": "gpt", "value": "x", "mood": "y"}]}, r"field 'mood'"),
+        ({"conversations": [{"from": "gpt", "value": {"x": 1}}]}, r"'value' is dict, and not text"),
+        ({"conversations": [{"from": "gpt", "value": "x"}], "system": 5}, r"'system' is int, and not text"),
+        ({"instruction": "move", "input": {"x": 1, "y": 1.5}, "output": "ok"}, r"'input' is dict, and not text"),
+        ({"instruction": "double", "input": 5, "output": "10"}, r"'input' is int, and not text"),
+        ({"instruction": "x", "output": "y", "system": ["z"]}, r"'system' is list, and not text"),
+        ({"question": "q", "answer": "a", "body": ["p1", "p2"]}, r"'body' is list, and not text"),
+        ({"prompt": 1, "completion": "x"}, r"'prompt' is int, and neither text nor turns"),
+        ({"prompt": "x", "completion": ["y"]}, r"'completion' is no list of objects"),
+        ({"problem": "x", "solution": False}, r"'solution' is bool, and not text"),
+        ({"content": [{"agent": {}, "message": "x"}]}, r"'agent' is dict, and not text"),
+        ({"turns": [{"speaker": "A", "utterance": "x", "frames": [{"service_call": 3}]}]}, r"'service_call' is int"),
+        (
+            {"messages": [{"role": "user", "content": "x"}], "tools": [{"function": "f"}]},
+            r"whose function is no object",
+        ),
+        ({"messages": [{"role": "user", "content": "x"}], "tools": {"f": 1}}, r"'tools' is no list of objects"),
+        ({"messages": [{"role": "user", "content": [{"text": "x", "weight": 0}]}]}, r"part of a message.*'weight'"),
         ({"conversations": [{"from": "gpt"}]}, r"'value' is missing, and not text"),
         ({"conversations": [{"from": "function_call", "value": "f(x)"}]}, r"'f\(x\)' is no JSON"),
         ({"conversations": [], "tools": "{"}, r"'\{' is no JSON"),

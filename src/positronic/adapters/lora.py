@@ -12,7 +12,7 @@ Source   Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", a
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from positronic.checkpoint import RunFolder, vacant
 from positronic.checkpoint.atomic import writing
 from positronic.checkpoint.reading import reason
 from positronic.config import AtMost, Config, ModelConfig, did_you_mean
-from positronic.data import Mixture, chat_mixture
+from positronic.data import NAMES, UNFILLED, Mixture, chat_mixture
 from positronic.errors import CheckpointError, ConfigError, TrainingError
 from positronic.lm import LM
 from positronic.text import Tokenizer
@@ -47,7 +47,7 @@ try:
 except ImportError as error:
     raise ImportError("LoRA needs PEFT and Transformers: pip install 'positronic[hf]'.") from error
 
-__all__ = ["LoRAConfig", "Tuned", "adapted", "linear_maps", "read_settings", "tune"]
+__all__ = ["LoRAConfig", "Tuned", "adapted", "linear_maps", "names_of", "read_settings", "tune"]
 
 SETTINGS = "lora.json"
 ROWS_AT_ONCE = 8
@@ -62,6 +62,8 @@ class LoRAConfig(Config, kind="lora"):
     """Checkpoint that the thin matrices stand beside."""
     data: tuple[str, ...]
     """Conversations, PATH[:weight] each."""
+    fill_names: bool = False
+    """Whether {{name}} and {{author}} in them become the model's name and its makers'."""
     rank: int = 8
     """Rows of A and columns of B."""
     alpha: float = 16.0
@@ -235,6 +237,11 @@ def read_settings(out: Path) -> LoRAConfig:
         ) from None
 
 
+def names_of(config: LoRAConfig) -> Mapping[str, str]:
+    """What is filled into the conversations."""
+    return NAMES if config.fill_names else UNFILLED
+
+
 def _opened(folder: str) -> PositronicForCausalLM:
     Tokenizer.load(folder)  # a folder that is none of ours is refused in our words
     return cast(PositronicForCausalLM, AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
@@ -249,7 +256,8 @@ def _rows(config: LoRAConfig, lm: ModelConfig, cache: Path | None) -> Mixture:
     seq_len = config.seq_len or min(lm.context, lm.max_positions - 1)
     if not 1 <= seq_len < lm.max_positions:
         raise ConfigError(f"--seq-len is {seq_len}; the model has {lm.max_positions} positions. Use a smaller one.")
-    return chat_mixture(config.data, Tokenizer.load(config.model), seq_len=seq_len, seed=config.seed, cache=cache)
+    tokenizer = Tokenizer.load(config.model)
+    return chat_mixture(config.data, tokenizer, seq_len=seq_len, seed=config.seed, names=names_of(config), cache=cache)
 
 
 class _Stream(IterableDataset[dict[str, Tensor]]):

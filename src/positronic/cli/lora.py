@@ -36,6 +36,8 @@ class Command:
     """Checkpoint to adapt; its tokenizer is used."""
     data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH[:WEIGHT] ...")] = ()
     """Conversations; a hundredth is held out to measure on."""
+    fill_names: bool = False
+    """Fill {{name}} and {{author}} in the conversations with the model's name and its makers'."""
     merge: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Write the model with the adapter merged into it here."""
     rank: int = 8
@@ -67,20 +69,21 @@ class Command:
 
     def run(self) -> None:
         try:
-            from positronic.adapters.lora import read_settings, tune
+            from positronic.adapters.lora import names_of, read_settings, tune
         except ImportError as error:
             raise ConfigError(f"{error}") from error
         from positronic.checkpoint import load, vacant
         from positronic.data import heldout_conversations
-        from positronic.eval import assistant_bits_per_byte
+        from positronic.eval import assistant_bits_per_byte, scorable
         from positronic.train import progress
 
         if self.merge is not None:
             vacant(self.merge, "merged model")
         config = read_settings(self.out) if self.resume else self._new()
         before, tokenizer = load(config.model)
-        chats = heldout_conversations(config.data)
-        few = chats[:: max(1, len(chats) // MEASURED)]
+        seq_len = config.seq_len or before.config.context
+        unseen = heldout_conversations(config.data, names=names_of(config))
+        few = scorable(tokenizer, unseen, seq_len, at_most=MEASURED)
         start = time.perf_counter()
         try:
             tuned = tune(config, self.out, go_on=self.resume, device=self.device, observer=progress())
@@ -90,8 +93,8 @@ class Command:
         found = tuned.report | {"seconds": round(time.perf_counter() - start, 3)}
         if few:
             found["bits_per_byte"] = {
-                "before": assistant_bits_per_byte(before, tokenizer, few).bits_per_byte,
-                "after": assistant_bits_per_byte(tuned.lm, tokenizer, few).bits_per_byte,
+                "before": assistant_bits_per_byte(before, tokenizer, few, seq_len=seq_len).bits_per_byte,
+                "after": assistant_bits_per_byte(tuned.lm, tokenizer, few, seq_len=seq_len).bits_per_byte,
             }
         if self.merge is not None:
             tuned.merge(self.merge)
@@ -106,6 +109,8 @@ class Command:
         )
         if few:
             say("Held-out bits/byte of the assistant {before:.4f} -> {after:.4f}".format(**found["bits_per_byte"]))
+        else:
+            say("Nothing was measured: no conversation that fits a row could be held out.")
         again = f"positronic lora --resume --out {self.out} --merge MERGED"
         say(f"  {again if self.merge is None else f'positronic chat {self.merge}'}")
 
@@ -117,6 +122,7 @@ class Command:
         return LoRAConfig(
             model=str(self.model),
             data=self.data,
+            fill_names=self.fill_names,
             rank=self.rank,
             alpha=self.alpha,
             targets=self.targets,

@@ -51,6 +51,9 @@ class Command:
     """Conversations to measure on; when not given, a hundredth is held out."""
     replay: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH ...")] = ()
     """Plain text of which 2 % is mixed in, so that the model does not forget it."""
+    fill_names: bool = False
+    """Fill {{name}} and {{author}} in the conversations with the model's name and its makers'; else they are learned as
+    they are written."""
     epochs: float | None = None
     """How often the conversations are read (3 when neither this nor --steps is given)."""
     training: TrainingFlags = field(default_factory=Training)
@@ -105,6 +108,7 @@ class Command:
             data=data,
             conversations=True,
             replay=self.replay,
+            fill_names=self.fill_names,
             valid=self.valid,
             epochs=self.training.epochs(self.epochs, usual=3.0),
             train=train,
@@ -117,14 +121,14 @@ class Command:
         return blended(self.blend, self.data, self.take, conversations=True)[0]
 
     def _show_mask(self) -> None:
-        from positronic.data import open_chats
+        from positronic.data import NAMES, UNFILLED, open_chats
         from positronic.text import Tokenizer, render
 
         data = self._sources()
         if self.model is None or not data:
             raise ConfigError("--show-mask needs a tokenizer and conversations: --model FOLDER --data PATH ...")
         tokenizer = Tokenizer.load(self.model)
-        conversation = next(iter(open_chats(data[0])))
+        conversation = next(iter(open_chats(data[0], NAMES if self.fill_names else UNFILLED)))
         ids, mask = render(tokenizer, conversation.messages)
         pieces = [tokenizer.decode([i], special=True) for i in ids]
         if self.json:
@@ -146,7 +150,7 @@ def _losses(out: Path) -> str:
     trained = [e["loss"] for e in events if e["event"] == "step" and e["loss"] is not None]
     held_out = [e["loss"] for e in events if e["event"] == "evaluation" and e["loss"] is not None]
     last = trained[-LAST:]
-    return (
-        f"Training loss {trained[0]:.3f} -> {sum(last) / len(last):.3f}, dev loss {held_out[0]:.3f} -> "
-        f"{held_out[-1]:.3f}, at best {min(held_out):.3f} (nats a token of the assistant)."
-    )
+    said = f"Training loss {trained[0]:.3f} -> {sum(last) / len(last):.3f}"
+    if held_out:
+        said += f", dev loss {held_out[0]:.3f} -> {held_out[-1]:.3f}, at best {min(held_out):.3f}"
+    return f"{said} (nats a token of the assistant)."

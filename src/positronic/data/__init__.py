@@ -1,9 +1,16 @@
 """Documents -> token shards -> rows -> a weighted mixture: everything between a file on disk and a `TokenBatch`."""
 
 from positronic.data.batch import BatchSource, TokenBatch
-from positronic.data.chat import ChatFiles, Conversation, open_chats
+from positronic.data.chat import NAMES, UNFILLED, ChatFiles, Conversation, open_chats
 from positronic.data.chat_split import ChatSplit
-from positronic.data.corpus import chat_mixture, heldout_conversations, heldout_documents, pair_mixture, text_mixture
+from positronic.data.corpus import (
+    chat_mixture,
+    heldout_conversations,
+    heldout_documents,
+    heldout_pairs,
+    pair_mixture,
+    text_mixture,
+)
 from positronic.data.files import cache_folder
 from positronic.data.hub import HubSet
 from positronic.data.mixture import Mixture
@@ -15,6 +22,8 @@ from positronic.data.sources import DataSpec, Document, Source, open_source
 from positronic.data.split import Split, excerpt
 
 __all__ = [
+    "NAMES",
+    "UNFILLED",
     "BatchSource",
     "ChatFiles",
     "ChatRows",
@@ -39,6 +48,7 @@ __all__ = [
     "excerpt",
     "heldout_conversations",
     "heldout_documents",
+    "heldout_pairs",
     "open_chats",
     "open_pairs",
     "open_source",

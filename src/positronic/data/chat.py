@@ -6,8 +6,9 @@
     hf:NAME         a data set of the Hugging Face hub, or a local one in its forms (`hub.py`)
     each but the last two plain, .gz, .xz or .zst; or folders of files
 
-In all texts `{{name}}` and `{{author}}` are filled with what the model is to call itself and its makers. Conversations
-end with their last assistant turn; those without one teach nothing and are passed over.
+Texts are learned as they are written. Where it is asked for, `{{name}}` and `{{author}}` in them are filled with what
+the model is to call itself and its makers. Conversations end with their last assistant turn; those without one teach
+nothing and are passed over.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,20 +21,24 @@ from typing import Any
 import numpy as np
 
 from positronic.config import canonical_json
-from positronic.data.chat_shapes import SHAPES, from_columns, from_record, unreadable
+from positronic.data.chat_shapes import SHAPES, from_columns, from_record, present, unreadable
+from positronic.data.chat_turns import check_depth
 from positronic.data.encode import Encoded, id_type
 from positronic.data.files import lines, plain_suffix
+from positronic.data.hub import HubSet
 from positronic.data.sources import DataSpec, Source, files_fingerprint, find_files, records
 from positronic.data.split import text_hash
 from positronic.errors import DataError
 from positronic.text import Message, Tokenizer, render
 
-__all__ = ["NAMES", "ChatFiles", "Conversation", "encode_chats", "open_chats"]
+__all__ = ["NAMES", "UNFILLED", "ChatFiles", "Conversation", "columnar", "encode_chats", "open_chats", "placed"]
 
 SUFFIXES = (".jsonl", ".json", ".tsv", ".parquet")
 NAMES: Mapping[str, str] = MappingProxyType({"name": "Positron", "author": "the positronic authors"})
-"""What `{{name}}` and `{{author}}` stand for."""
-READER = 2
+"""What `{{name}}` and `{{author}}` are filled with, where it is asked for."""
+UNFILLED: Mapping[str, str] = MappingProxyType({})
+"""Texts stay as they are written."""
+READER = 3
 """Version of how records become messages; part of every fingerprint."""
 
 
@@ -50,25 +55,27 @@ class Conversation:
         return text_hash(canonical_json([message.to_dict() for message in self.messages]))
 
 
-def open_chats(spec: DataSpec | str | Path, names: Mapping[str, str] = NAMES) -> "ChatFiles":
-    """The conversations at `PATH`; a weight is for the mixture and changes nothing here."""
+def open_chats(spec: DataSpec | str | Path, names: Mapping[str, str] = UNFILLED) -> "ChatFiles":
+    """The conversations at `PATH`, with `names` filled in; a weight is for the mixture and changes nothing here."""
     spec = DataSpec.of(spec)
     if spec.field is not None:
         raise DataError(f"{spec.path}#{spec.field} names a field, but chats are known by their shape; leave it out.")
-    return ChatFiles(*spec.on_disk(None), names)
+    return ChatFiles(*spec.on_disk(None), names, spec.path if isinstance(spec.path, HubSet) else None)
 
 
 class ChatFiles:
     """The conversations of one file, or of all files of a folder."""
 
-    def __init__(self, path: Path, name: str, names: Mapping[str, str] = NAMES):
-        self.path, self.name, self.names = path, name, dict(names)
+    def __init__(self, path: Path, name: str, names: Mapping[str, str] = UNFILLED, rows_of: HubSet | None = None):
+        """rows_of: the data set whose rows the file at `path` holds."""
+        self.path, self.name, self.names, self.rows_of = path, name, dict(names), rows_of
         self.files = find_files(path, SUFFIXES, "conversations")
 
     @cached_property
     def fingerprint(self) -> str:
         """Of the reader, the names filled in, and the files' names and stored bytes."""
-        return files_fingerprint(f"chat {READER} {canonical_json(self.names)}", self.path, self.files)
+        how = f"chat {READER} {canonical_json(self.names)}{' rows' if self.rows_of else ''}"
+        return files_fingerprint(how, self.path, self.files)
 
     def __iter__(self) -> Iterator[Conversation]:
         found = False
@@ -85,21 +92,34 @@ class ChatFiles:
         root = path.parent if path == self.path else self.path
         for where, record in _records(path, path.relative_to(root).as_posix()):
             try:
-                messages = _read(path, _filled(record, self.names))
+                messages = self._read(path, record)
             except DataError as error:
-                raise unreadable(root / where, "conversation that can be read", error) from error
+                place = placed(root / where, self.rows_of)
+                raise unreadable(place, "conversation that can be read", error) from error
             if messages:
                 yield Conversation(tuple(messages), where)
 
+    def _read(self, path: Path, record: Any) -> list[Message]:
+        """The messages of a record, to the assistant's last; none if it says nothing."""
+        check_depth(record)
+        record = _filled(record, self.names) if self.names else record
+        if plain_suffix(path) == ".tsv":
+            messages = from_columns(record)
+        else:
+            messages = from_record(present(record) if columnar(path, self.rows_of) else record)
+        while messages and messages[-1].role != "assistant":
+            messages.pop()
+        return messages
 
-def _read(path: Path, record: Any) -> list[Message]:
-    """The messages of a record, to the assistant's last; none if it says nothing."""
-    messages = from_columns(record) if plain_suffix(path) == ".tsv" else from_record(record)
-    if any(message.role == "system" for message in messages[1:]):
-        raise DataError("a system message stands behind others")
-    while messages and messages[-1].role != "assistant":
-        messages.pop()
-    return messages
+
+def columnar(path: Path, rows_of: HubSet | None) -> bool:
+    """Whether the rows of a file were columns, whose objects all have the same fields, null where there was none."""
+    return rows_of is not None or plain_suffix(path) == ".parquet"
+
+
+def placed(place: Path, rows_of: HubSet | None) -> str:
+    """Where a record stands, as the user named it: of a data set the row, and not the file that keeps its rows."""
+    return str(place) if rows_of is None else f"{rows_of}, row {place.name.rpartition(':')[2]},"
 
 
 def encode_chats(source: Source[Conversation], tokenizer: Tokenizer) -> Iterator[Encoded]:
@@ -120,7 +140,8 @@ def _records(path: Path, name: str) -> Iterator[tuple[str, Any]]:
     for where, record in records(path, name):
         by_id = isinstance(record, dict) and record and all(_is_chat(value) for value in record.values())
         if by_id and where == f"{name}[0]":
-            yield from ((f"{name}[{key}]", value) for key, value in record.items())
+            for key, value in record.items():
+                yield f"{name}[{key.encode('utf-8', 'backslashreplace').decode()}]", value
         else:
             yield where, record
 

@@ -1,23 +1,23 @@
 """The shapes in which conversations are published, each read into messages.
 
 A shape is known by its fields; one that is null is absent, as in tables, where every row has all columns. What an
-assistant writes between <think> and </think> before its answer is its thinking. Errors say in a few words what is wrong
-with a record; the reader of files (`chat.py`) adds where it stands.
+assistant writes between <think> and </think> before its answer is its thinking. What a record or a turn says about
+being learned from is heeded (`loss_flags.py`). Errors say in a few words what is wrong with a record; the reader of
+files (`chat.py`) adds where it stands.
 """
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
+from positronic.data.chat_turns import Record, check_depth, from_json, objects, text_of, turns
+from positronic.data.loss_flags import learned
 from positronic.errors import DataError
-from positronic.text import Message, ToolCall, with_tools
+from positronic.text import Message, Role, ToolCall, shown, with_tools
 
-__all__ = ["SHAPES", "from_columns", "from_record", "present", "unreadable"]
-
-Record = Mapping[str, Any]
+__all__ = ["SHAPES", "from_columns", "from_record", "present", "said", "unreadable"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def from_record(record: Any) -> list[Message]:
     """The messages of one json object."""
     if not isinstance(record, dict):
         raise DataError("it is no JSON object")
-    record = present(record)
+    record = {name: value for name, value in record.items() if value is not None}
     shape = next((shape for shape in SHAPES if all(field in record for field in shape.fields)), None)
     if shape is None:
         known = "; ".join(f"{shape.name} ({', '.join(shape.fields)})" for shape in SHAPES)
@@ -42,14 +42,36 @@ def from_record(record: Any) -> list[Message]:
             f"its fields are {', '.join(record) or 'none'}, and the shapes known are {known}; "
             f"tsv (question, answer, rationale)"
         )
-    return [_thinking(message) for message in shape.read(record)]
+    made = [_thinking(message) for message in shape.read(record)]
+    flag = learned(record, "it")
+    if flag is not None and not flag[1]:
+        made = [replace(message, loss=False) if message.role == "assistant" else message for message in made]
+    _check(made)
+    return made
 
 
 def present(value: Any) -> Any:
-    """Without what is null, at any depth."""
+    """Without what is null, at any depth: a columnar reader fills objects up to the fields of all others with nulls."""
     if isinstance(value, dict):
         return {key: present(item) for key, item in value.items() if item is not None}
     return [present(item) for item in value] if isinstance(value, list) else value
+
+
+def _check(messages: list[Message]) -> None:
+    """Refuse what could not be written in the chat form."""
+    if any(message.role == "system" for message in messages[1:]):
+        raise DataError("a system message stands behind others")
+    for message in messages:
+        for call in message.tool_calls:
+            check_depth(call.arguments)
+        try:
+            json.dumps(message.to_dict(), ensure_ascii=False, allow_nan=False).encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"a message of the {message.role} holds half a surrogate pair, which is no character"
+            ) from None
+        except (TypeError, ValueError) as error:
+            raise DataError(f"a tool call of the assistant cannot be written as JSON ({error})") from None
 
 
 def _thinking(message: Message) -> Message:
@@ -71,78 +93,49 @@ def from_columns(columns: list[str]) -> list[Message]:
     return [_user(question), Message("assistant", think=rationale or None, solution=answer)]
 
 
-def _messages(record: Record) -> list[Message]:
-    return with_tools([_message(part) for part in _objects(record, "messages")], _tools(record))
+def _chat(field: str) -> Callable[[Record], list[Message]]:
+    """Turns; the system's words may stand beside them."""
 
+    def read(record: Record) -> list[Message]:
+        beside, made = _system(record), turns(record, field)
+        return with_tools(made if beside == made[:1] else [*beside, *made], _tools(record))
 
-def _message(part: Record) -> Message:
-    """One of `messages`: content is text or typed parts, `loss_weight` 0 or 1."""
-    fields = {name: value for name, value in part.items() if name != "loss_weight"}
-    fields["role"] = {"developer": "system", "function": "tool"}.get(part.get("role", ""), part.get("role"))
-    weight = part.get("loss_weight")
-    if weight not in (None, 0, 1) or (weight == 1 and part.get("role") != "assistant"):
-        raise DataError(f"a message of the {part.get('role')} has loss_weight {weight!r}; an assistant's may be 0 or 1")
-    if weight == 0 and part.get("role") == "assistant":
-        fields["loss"] = False
-    if isinstance(part.get("content"), list):
-        found: dict[str, list[str]] = {"text": [], "reasoning": [], "tool_call": []}
-        for piece in _objects(part, "content"):
-            kind = piece.get("type", "text")
-            if kind not in found:
-                raise DataError(f"a message has a part of type {kind!r}; types known are {', '.join(found)}")
-            found[kind].append(_text(piece, "value" if "value" in piece else "text"))
-        fields["content"] = "".join(found["text"])
-        if found["reasoning"]:
-            fields["think"] = "\n".join(found["reasoning"])
-        if found["tool_call"]:
-            fields["tool_calls"] = [_json(call) for call in found["tool_call"]]
-    return Message.from_dict(fields)
-
-
-def _sharegpt(record: Record) -> list[Message]:
-    made = [_system(record["system"])] if record.get("system") else []
-    for part in _objects(record, "conversations"):
-        role, text = part.get("from"), _text(part, "value")
-        if role == "function_call":
-            calls = _json(text)
-            calls = calls if isinstance(calls, list) else [calls]
-            made.append(Message("assistant", tool_calls=tuple(ToolCall.from_dict(call) for call in calls)))
-        elif role in _SHAREGPT_ROLES:
-            made.append(Message.from_dict({"role": _SHAREGPT_ROLES[role], "content": text}))
-        else:
-            raise DataError(f"'from' is {role!r}; known are function_call, {', '.join(_SHAREGPT_ROLES)}")
-    return with_tools(made, _tools(record))
-
-
-_SHAREGPT_ROLES = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "observation": "tool",
-    "tool": "tool",
-}
+    return read
 
 
 def _alpaca(record: Record) -> list[Message]:
-    made = [_system(record["system"])] if record.get("system") else []
-    for asked, answered in record.get("history") or []:
-        made += [_user(asked), _assistant(answered)]
-    answer = _assistant(_text(record, "output" if "output" in record else "response"))
-    return [*made, _user(_joined(_text(record, "instruction"), record.get("input"))), answer]
+    answer = _assistant(text_of(record, "output" if "output" in record else "response"))
+    asked = _user(_joined(text_of(record, "instruction"), _maybe(record, "input")))
+    return [*_system(record), *_history(record), asked, answer]
+
+
+def _history(record: Record) -> list[Message]:
+    """What was said before: pairs of question and answer, or turns."""
+    history = record.get("history", [])
+    if not isinstance(history, list):
+        raise DataError(f"'history' is {type(history).__name__}, and no list of pairs or of turns")
+    if history and all(isinstance(turn, dict) for turn in history):
+        return turns(record, "history")
+    for pair in history:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise DataError(f"'history' holds {shown(pair)}, which is no pair [question, answer] and no turn")
+    return [message for asked, answered in history for message in (_user(asked), _assistant(answered))]
 
 
 def _seed_task(record: Record) -> list[Message]:
     """The first instance of a task."""
-    instances = _objects(record, "instances")
-    return _alpaca({**instances[0], "instruction": record["instruction"]}) if instances else []
+    instances = objects(record, "instances")
+    if not instances:
+        return []
+    made = _alpaca({**instances[0], "instruction": record["instruction"]})
+    flag = learned(instances[0], "an instance")
+    return [*made[:-1], replace(made[-1], loss=flag is None or flag[1])]
 
 
 def _question(record: Record) -> list[Message]:
     """What stands before `####` is the thinking, without its calculator marks <<a*b=c>>; what follows, the solution."""
-    question = _user(_joined(record.get("body"), _text(record, "question")))
-    thought, mark, solution = _text(record, "answer").rpartition("####")
+    question = _user(_joined(_maybe(record, "body"), text_of(record, "question")))
+    thought, mark, solution = text_of(record, "answer").rpartition("####")
     if not mark:
         return [question, _assistant(solution)]
     thought = re.sub(r"<<[^<>]*>>", "", thought).strip()
@@ -150,39 +143,76 @@ def _question(record: Record) -> list[Message]:
 
 
 def _prompt(answer: str) -> Callable[[Record], list[Message]]:
-    return lambda record: [_user(_text(record, "prompt")), _assistant(_text(record, answer))]
+    """Both may be turns; what an assistant says in a prompt is not learned from."""
+
+    def read(record: Record) -> list[Message]:
+        asked, answered = said(record, "prompt", "user"), said(record, answer, "assistant")
+        before = [replace(message, loss=False) if message.role == "assistant" else message for message in asked]
+        return with_tools([*_system(record), *before, *answered], _tools(record))
+
+    return read
+
+
+def said(record: Record, field: str, role: Role) -> list[Message]:
+    """What stands in a field as one turn's text, or as turns."""
+    if isinstance(record.get(field), str):
+        return [Message(role, record[field])]
+    if not isinstance(record.get(field), list):
+        raise DataError(f"{field!r} is {type(record.get(field)).__name__}, and neither text nor turns")
+    return turns(record, field)
 
 
 def _problem(record: Record) -> list[Message]:
-    return [_user(_text(record, "problem")), _assistant(_text(record, "solution"))]
+    return [_user(text_of(record, "problem")), _assistant(text_of(record, "solution"))]
 
 
 def _topical_chat(record: Record) -> list[Message]:
     """Two people; the one who speaks first is the user."""
-    turns = [(_text(turn, "agent"), _text(turn, "message")) for turn in _objects(record, "content")]
-    return [_user(text) if agent == turns[0][0] else _assistant(text) for agent, text in turns]
+    parts = objects(record, "content")
+    agents = [text_of(part, "agent") for part in parts]
+    roles: list[Role] = ["user" if agent == agents[0] else "assistant" for agent in agents]
+    return [_told(part, role, text_of(part, "message")) for part, role in zip(parts, roles, strict=True)]
 
 
 def _schema_guided(record: Record) -> list[Message]:
     """A service call is a turn of its own, its results those of a tool; then the assistant says what it says."""
     made = []
-    for turn in _objects(record, "turns"):
+    for turn in objects(record, "turns"):
         if turn.get("speaker") == "USER":
-            made.append(_user(_text(turn, "utterance")))
+            made.append(_told(turn, "user", text_of(turn, "utterance")))
             continue
-        for frame in _objects(turn, "frames"):
+        answer = _told(turn, "assistant", text_of(turn, "utterance"))
+        for frame in objects(turn, "frames"):
             if "service_call" in frame:
                 call = frame["service_call"]
+                if not isinstance(call, dict):
+                    raise DataError(f"'service_call' is {type(call).__name__}, and no object")
                 wanted = ToolCall.from_dict({"name": call.get("method"), "arguments": call.get("parameters")})
-                made.append(Message("assistant", tool_calls=(wanted,)))
-                made.append(Message("tool", json.dumps(frame.get("service_results", []), ensure_ascii=False)))
-        made.append(_assistant(_text(turn, "utterance")))
+                made.append(Message("assistant", tool_calls=(wanted,), loss=answer.loss))
+                made.append(Message("tool", _result(frame.get("service_results", []))))
+        made.append(answer)
     return made
 
 
+def _told(turn: Record, role: Role, text: str) -> Message:
+    """A turn of a dialogue that is no chat."""
+    flag = learned(turn, f"a turn of the {role}")
+    if role == "user" and flag is not None and flag[1]:
+        raise DataError(f"a turn of the user has {flag[0]} {turn[flag[0]]}; only an assistant's are learned from")
+    return Message(role, text, loss=role == "user" or flag is None or flag[1])
+
+
+def _result(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise DataError(f"'service_results' cannot be written as JSON ({error})") from None
+
+
 SHAPES = (
-    Shape("chat messages", ("messages",), _messages),
-    Shape("sharegpt", ("conversations",), _sharegpt),
+    Shape("chat messages", ("messages",), _chat("messages")),
+    Shape("sharegpt", ("conversations",), _chat("conversations")),
+    Shape("chat messages", ("conversation",), _chat("conversation")),
     Shape("schema-guided dialogue", ("turns",), _schema_guided),
     Shape("Topical-Chat", ("content",), _topical_chat),
     Shape("alpaca", ("instruction", "output"), _alpaca),
@@ -195,8 +225,9 @@ SHAPES = (
 )
 
 
-def _system(text: str) -> Message:
-    return Message("system", text)
+def _system(record: Record) -> list[Message]:
+    text = _maybe(record, "system")
+    return [Message("system", text)] if text else []
 
 
 def _user(text: str) -> Message:
@@ -207,40 +238,30 @@ def _assistant(text: str) -> Message:
     return Message("assistant", text)
 
 
-def _joined(*texts: str | None) -> str:
+def _joined(*texts: str) -> str:
     return "\n\n".join(text for text in texts if text)
 
 
-def _text(record: Record, field: str) -> str:
-    value = record.get(field)
-    if not isinstance(value, str):
-        raise DataError(f"{field!r} is {'missing' if value is None else type(value).__name__}, and not text")
-    return value
-
-
-def _objects(record: Record, field: str) -> list[Record]:
-    value = record.get(field)
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise DataError(f"{field!r} is no list of objects")
-    return value
+def _maybe(record: Record, field: str) -> str:
+    """The text of a field that may be missing."""
+    return text_of(record, field) if field in record else ""
 
 
 def _tools(record: Record) -> list[Record]:
-    """Function definitions, which some write as JSON inside a string."""
-    tools = record.get("tools") or []
-    tools = _json(tools) if isinstance(tools, str) else tools
-    return _objects({"tools": tools or []}, "tools")
+    """Function definitions, which some write as JSON inside a string; their nulls are theirs."""
+    tools = record.get("tools", [])
+    tools = from_json(tools) if isinstance(tools, str) and tools else tools or []
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise DataError("'tools' is no list of objects")
+    for tool in tools:
+        if not isinstance(tool.get("function", {}), dict):
+            raise DataError(f"'tools' holds {shown(tool)}, whose function is no object")
+    return tools
 
 
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{text[:60]!r} is no JSON: {error}") from None
-
-
-def unreadable(where: Path, what: str, error: DataError) -> DataError:
-    """That the record at `where` is no `what`, and why, in whole sentences."""
+def unreadable(place: str, what: str, error: DataError) -> DataError:
+    """That the record at a place is no `what`, and why, in whole sentences."""
     why = str(error)
     end = "" if why.endswith((".", "?")) else "."
-    return DataError(f"{where} is no {what}: {why}{end} Bring it into a known shape, or take it out.")
+    sentence = f"{place} is no {what}: {why}{end} Bring it into a known shape, or take it out."
+    return DataError(sentence.encode("utf-8", "backslashreplace").decode())

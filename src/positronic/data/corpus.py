@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from positronic.data.chat import NAMES, Conversation, encode_chats, open_chats
-from positronic.data.chat_split import ChatSplit
+from positronic.data.chat import UNFILLED, Conversation, encode_chats, open_chats
+from positronic.data.chat_split import ChatPart, ChatSplit
 from positronic.data.mixture import Mixture
 from positronic.data.pack import ChatRows, TextRows
-from positronic.data.preferences import encode_pairs, open_pairs
+from positronic.data.preferences import Pair, encode_pairs, open_pairs
 from positronic.data.rows import Weighted, shares
 from positronic.data.shards import Counts, shard, tokenise
 from positronic.data.sources import DataSpec, Document, open_source
@@ -16,7 +16,14 @@ from positronic.data.split import ONE_IN, Split, excerpt
 from positronic.errors import DataError
 from positronic.text import Tokenizer
 
-__all__ = ["chat_mixture", "heldout_conversations", "heldout_documents", "pair_mixture", "text_mixture"]
+__all__ = [
+    "chat_mixture",
+    "heldout_conversations",
+    "heldout_documents",
+    "heldout_pairs",
+    "pair_mixture",
+    "text_mixture",
+]
 
 
 def text_mixture(
@@ -59,7 +66,7 @@ def chat_mixture(
     one_in: int | None = ONE_IN,
     replay: Sequence[str] = (),
     replay_share: float = 0.02,
-    names: Mapping[str, str] = NAMES,
+    names: Mapping[str, str] = UNFILLED,
     cache: Path | str | None = None,
     progress: Callable[[Counts], None] | None = None,
 ) -> Mixture:
@@ -87,18 +94,44 @@ def pair_mixture(
     seq_len: int,
     seed: int = 0,
     one_in: int | None = ONE_IN,
-    held_out: bool = False,
     cache: Path | str | None = None,
     progress: Callable[[Counts], None] | None = None,
 ) -> Mixture:
-    """One side of pairs of answers, packed whole; a pair that does not fit into a row is left out."""
+    """The training side of pairs of answers, packed whole; a pair that does not fit into a row is left out."""
+    rows = []
+    for spec in map(DataSpec.parse, data):
+        train = ChatSplit(open_pairs(spec), one_in).train
+        rows.append(Weighted(_pair_rows(train, tokenizer, seq_len, cache, progress), spec.weight))
+    return Mixture(rows, tokenizer, seed=seed)
+
+
+def heldout_pairs(
+    data: Sequence[str],
+    tokenizer: Tokenizer,
+    *,
+    seq_len: int,
+    one_in: int = ONE_IN,
+    cache: Path | str | None = None,
+) -> Mixture | None:
+    """The pairs that `pair_mixture` does not train on, of all sources alike; None: there is none that fits a row."""
     rows = []
     for spec in map(DataSpec.parse, data):
         split = ChatSplit(open_pairs(spec), one_in)
-        pairs = split.held_out if held_out else split.train
-        made = shard(pairs, "pair", tokenizer, partial(encode_pairs, pairs, tokenizer), cache=cache, progress=progress)
-        rows.append(Weighted(ChatRows(made, seq_len, cut=False), spec.weight))
-    return Mixture(rows, tokenizer, seed=seed)
+        if split.hashes:
+            rows.append(_pair_rows(split.held_out, tokenizer, seq_len, cache, None))
+    found = [Weighted(some) for some in rows if some.n_rows]
+    return Mixture(found, tokenizer) if found else None
+
+
+def _pair_rows(
+    pairs: ChatPart[Pair],
+    tokenizer: Tokenizer,
+    seq_len: int,
+    cache: Path | str | None,
+    progress: Callable[[Counts], None] | None,
+) -> ChatRows:
+    made = shard(pairs, "pair", tokenizer, partial(encode_pairs, pairs, tokenizer), cache=cache, progress=progress)
+    return ChatRows(made, seq_len, cut=False)
 
 
 def heldout_documents(data: Sequence[str], *, one_in: int = ONE_IN, budget_bytes: int | None = None) -> list[Document]:
@@ -114,7 +147,7 @@ def heldout_documents(data: Sequence[str], *, one_in: int = ONE_IN, budget_bytes
 
 
 def heldout_conversations(
-    data: Sequence[str], *, one_in: int = ONE_IN, names: Mapping[str, str] = NAMES
+    data: Sequence[str], *, one_in: int = ONE_IN, names: Mapping[str, str] = UNFILLED
 ) -> list[Conversation]:
     """The conversations that `chat_mixture` does not train on."""
     found = []

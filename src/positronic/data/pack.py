@@ -31,6 +31,10 @@ class TextRows:
         self.n_tokens = len(shard.tokens)
         self.n_rows = max(0, (self.n_tokens - 1) // seq_len)
         self.notes: dict[str, Any] = {"documents": shard.manifest["documents"]}
+        self.none_because = (
+            f"has {self.n_tokens} tokens to train on; one row of --seq-len {seq_len} needs {seq_len + 1}. "
+            f"Give more text, or a smaller --seq-len."
+        )
 
     def read(self, rows: np.ndarray) -> Windows:
         """The windows of these rows."""
@@ -48,10 +52,11 @@ class ChatRows:
         assert shard.mask is not None, "a shard of conversations has a mask"
         self.shard, self.mask, self.seq_len = shard, shard.mask, seq_len
         self.name, self.fingerprint = shard.name, shard.fingerprint
-        lengths = np.minimum(np.diff(shard.documents), seq_len + 1)
+        sizes = np.diff(shard.documents)
+        lengths = np.minimum(sizes, seq_len + 1)
         before = np.concatenate([[0], np.cumsum(self.mask, dtype=np.int64)])
         starts = np.asarray(shard.documents[:-1])
-        whole = np.diff(shard.documents) <= seq_len + 1
+        whole = sizes <= seq_len + 1
         useful = np.flatnonzero((before[starts + lengths] > before[starts]) & (whole | cut))
         self._rows = best_fit(lengths, useful, seq_len + 1)
         self.n_rows, self.n_tokens = len(self._rows), int(lengths[useful].sum())
@@ -61,6 +66,8 @@ class ChatRows:
             "dropped": len(lengths) - len(useful),
             "filled": self.n_tokens / max(1, self.n_rows * (seq_len + 1)),
         }
+        taught = sizes[before[starts + sizes] > before[starts]]
+        self.none_because = _none_because(len(sizes), taught, seq_len, "conversations" if cut else "pairs")
 
     def read(self, rows: np.ndarray) -> Windows:
         """These rows; padding is token 0 and not real."""
@@ -76,6 +83,16 @@ class ChatRows:
                 at += n
             real[out, :at] = True
         return Windows(ids, counted, real)
+
+
+def _none_because(n: int, taught: np.ndarray, seq_len: int, what: str) -> str:
+    """Why none of `n` documents is in a row; `taught` are the sizes of those in which something is to be learned."""
+    if len(taught) == 0:
+        return f"leaves nothing to train on: in none of its {n} {what} is a word to be learned. Give others."
+    return (
+        f"leaves nothing to train on: all answers of its {n} {what} end or begin behind a row of --seq-len {seq_len}. "
+        f"Use a larger --seq-len: the shortest of them needs {int(taught.min()) - 1}; or give shorter {what}."
+    )
 
 
 def best_fit(lengths: np.ndarray, chosen: np.ndarray, room: int) -> list[list[int]]:

@@ -35,6 +35,8 @@ class Rows(Protocol):
     n_tokens: int
     pads: bool
     """Whether rows may end in padding."""
+    none_because: str
+    """Where there are no rows: why, and what to do."""
 
     @property
     def notes(self) -> Mapping[str, Any]:
@@ -59,10 +61,7 @@ def check(sources: Sequence[Weighted]) -> None:
     for source in sources:
         rows = source.rows
         if rows.n_rows == 0:
-            raise DataError(
-                f"{rows.name} has {rows.n_tokens} tokens to train on; one row of --seq-len {rows.seq_len} needs "
-                f"{rows.seq_len + 1}. Give more text, or a smaller --seq-len."
-            )
+            raise DataError(f"{rows.name} {rows.none_because}")
         if source.weight is not None and not 0 < source.weight < float("inf"):
             raise DataError(f"{rows.name} has weight {source.weight}; give a positive number, or leave the source out.")
     lengths = {source.rows.seq_len for source in sources}

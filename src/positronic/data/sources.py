@@ -203,6 +203,8 @@ def files_fingerprint(how: str, root: Path, files: tuple[Path, ...]) -> str:
 def records(path: Path, name: str, field: str | None = None) -> Iterator[tuple[str, Any]]:
     """(place, value) for each row, line of jsonl or item of a json list; an object alone is a list of one.
 
+    A json file whose first line is a whole object, and not its last, is read as jsonl.
+
     field: of parquet only the columns that it reads.
     """
     if plain_suffix(path) == ".parquet":
@@ -214,9 +216,26 @@ def records(path: Path, name: str, field: str | None = None) -> Iterator[tuple[s
                 yield f"{name}:{number}", _json(line, f"{path}:{number}")
         return
     text = whole_text(path)
+    if _is_lines(text):
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                yield f"{name}:{number}", _json(line, f"{path}:{number}")
+        return
     whole = _json(text, str(path)) if text.strip() else []
     for index, item in enumerate(whole if isinstance(whole, list) else [whole]):
         yield f"{name}[{index}]", item
+
+
+def _is_lines(text: str) -> bool:
+    """Whether what is called json is an object a line."""
+    first, _, rest = text.lstrip().partition("\n")
+    if not first.startswith("{") or not rest.strip():
+        return False
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _json(text: str, place: str) -> Any:

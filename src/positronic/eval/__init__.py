@@ -5,7 +5,7 @@ from positronic.eval.benchmarks import Benchmark, benchmark, bits_per_byte_stder
 from positronic.eval.bits_per_byte import Score, bits_per_byte, document_scores
 from positronic.eval.compare import Comparison, compare
 from positronic.eval.continuations import Likelihood, Request, encode_pairs, likelihoods
-from positronic.eval.conversations import assistant_bits_per_byte
+from positronic.eval.conversations import assistant_bits_per_byte, scorable
 from positronic.eval.tasks import Task, find_task, open_task
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "find_task",
     "likelihoods",
     "open_task",
+    "scorable",
 ]

@@ -12,14 +12,34 @@ from positronic.eval.bits_per_byte import Score, scoring
 from positronic.lm import LM
 from positronic.text import Rendered, Tokenizer, render
 
-__all__ = ["assistant_bits_per_byte"]
+__all__ = ["assistant_bits_per_byte", "scorable"]
+
+
+def scorable(
+    tokenizer: Tokenizer, conversations: Sequence[Conversation], seq_len: int, *, at_most: int
+) -> list[Conversation]:
+    """Of the conversations in which a row of `seq_len` tokens holds a word of the assistant, at most about so many."""
+    found = []
+    for conversation in conversations:
+        ids, mask = render(tokenizer, conversation.messages)
+        if any(counts and tokenizer.token_bytes[i] for i, counts in zip(ids[: seq_len + 1], mask, strict=False)):
+            found.append(conversation)
+    return found[:: max(1, len(found) // at_most)]
 
 
 def assistant_bits_per_byte(
-    model: LM, tokenizer: Tokenizer, conversations: Sequence[Conversation], *, batch_rows: int = 16
+    model: LM,
+    tokenizer: Tokenizer,
+    conversations: Sequence[Conversation],
+    *,
+    seq_len: int | None = None,
+    batch_rows: int = 16,
 ) -> Score:
-    """Score every token that carries loss in training; conversations longer than the context are cut at its end."""
-    room = model.config.context + 1
+    """Score every token that carries loss in training: of each conversation what a row of `seq_len` tokens holds.
+
+    seq_len: the model's context when not given.
+    """
+    room = (seq_len or model.config.context) + 1
     rendered = [render(tokenizer, conversation.messages) for conversation in conversations]
     ordered = sorted(rendered, key=lambda one: -len(one.ids))
     spelled = torch.tensor([len(token) for token in tokenizer.token_bytes])

@@ -31,6 +31,6 @@ def preferred(objective: DPO, pairs: Mixture, tokenizer: Tokenizer) -> Callable[
             for at in range(0, len(batch), AT_ONCE):
                 terms = objective(model, batch.rows(slice(at, at + AT_ONCE)).to(device), counts).terms
                 sums.update({name: value.item() for name, value in terms.items()})
-        return objective.means(sums, counts) | {"bits_per_byte": sums["nll"] / math.log(2) / size}
+        return objective.means(sums, counts) | {"bits_per_byte": sums["nll"] / math.log(2) / size if size else math.nan}
 
     return measure

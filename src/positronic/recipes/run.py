@@ -4,8 +4,9 @@ RUN/run.json holds the config, so that `--resume` needs nothing but the folder.
 """
 
 import json
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,9 @@ from positronic.checkpoint import load, read_config
 from positronic.checkpoint.atomic import writing
 from positronic.config import AtMost, Config, ModelConfig, diff
 from positronic.data import (
+    NAMES,
+    UNFILLED,
+    Conversation,
     Counts,
     Document,
     Mixture,
@@ -21,13 +25,14 @@ from positronic.data import (
     excerpt,
     heldout_conversations,
     heldout_documents,
+    heldout_pairs,
     open_chats,
     open_source,
     pair_mixture,
     text_mixture,
 )
-from positronic.errors import CheckpointError, ConfigError, TokenizerError
-from positronic.eval import Score, assistant_bits_per_byte, bits_per_byte
+from positronic.errors import CheckpointError, ConfigError, DataError, TokenizerError
+from positronic.eval import Score, assistant_bits_per_byte, bits_per_byte, scorable
 from positronic.lm import LM
 from positronic.models import build
 from positronic.recipes.preferences import preferred
@@ -54,6 +59,8 @@ __all__ = ["RunConfig", "fit_to", "read_run", "train_run"]
 VALID_CONVERSATIONS = 200
 """Held-out conversations that a validation during training reads, at most about."""
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Config, kind="run"):
@@ -67,6 +74,8 @@ class RunConfig(Config, kind="run"):
     """Whether the sources are conversations, of which only the assistant's words are learned."""
     replay: tuple[str, ...] = ()
     """With conversations: plain text of which a little is mixed in, against forgetting."""
+    fill_names: bool = False
+    """With conversations: whether {{name}} and {{author}} in them become the model's name and its makers'."""
     train: TrainConfig = TrainConfig()
     """Steps, rates, batches."""
     valid: tuple[str, ...] = ()
@@ -96,6 +105,8 @@ class RunConfig(Config, kind="run"):
             )
         if self.epochs is not None and not self.epochs > 0:
             raise ConfigError(f"epochs is {self.epochs:g}; use more than 0, or leave it out and give steps.")
+        if self.fill_names and not self.conversations:
+            raise ConfigError("fill_names fills names into conversations, and there are none; leave it out.")
 
 
 def fit_to(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
@@ -235,8 +246,12 @@ def _data(
     if isinstance(run.train.objective, DPOConfig):
         return pair_mixture(run.data, tokenizer, **settings)
     if run.conversations:
-        return chat_mixture(run.data, tokenizer, replay=run.replay, **settings)
+        return chat_mixture(run.data, tokenizer, replay=run.replay, names=_names(run), **settings)
     return text_mixture(run.data, tokenizer, **settings)
+
+
+def _names(run: RunConfig) -> Mapping[str, str]:
+    return NAMES if run.fill_names else UNFILLED
 
 
 def _steps(run: RunConfig, data: Mixture) -> int:
@@ -261,25 +276,50 @@ def _validation(
     tokenizer: Tokenizer,
     reference: LM | None,
     cache: str | os.PathLike[str] | None,
-) -> Callable[[LM], dict[str, float]]:
-    """What measures the model during training, on text, conversations or pairs it does not learn from."""
+) -> Callable[[LM], dict[str, float]] | None:
+    """What measures the model during training, on text, conversations or pairs it does not learn from.
+
+    None, and a warning, where none of the conversations or pairs can be held out.
+    """
+    seq_len = run.train.seq_len or model.context
     if isinstance(run.train.objective, DPOConfig) and reference is not None:
-        held_out = pair_mixture(
-            run.valid or run.data,
-            tokenizer,
-            seq_len=run.train.seq_len or model.context,
-            one_in=None if run.valid else run.held_out_one_in,
-            held_out=not run.valid,
-            cache=None if cache is None else Path(cache),
-        )
-        return preferred(run.train.objective.build(reference), held_out, tokenizer)
+        kept = None if cache is None else Path(cache)
+        if run.valid:
+            pairs = pair_mixture(run.valid, tokenizer, seq_len=seq_len, one_in=None, cache=kept)
+        else:
+            pairs = heldout_pairs(run.data, tokenizer, seq_len=seq_len, one_in=run.held_out_one_in, cache=kept)
+        if pairs is None:
+            return _unmeasured("pairs", seq_len)
+        return preferred(run.train.objective.build(reference), pairs, tokenizer)
     if run.conversations:
-        chats = [c for path in run.valid for c in open_chats(path)] if run.valid else None
-        chats = heldout_conversations(run.data, one_in=run.held_out_one_in) if chats is None else chats
-        few = chats[:: max(1, len(chats) // VALID_CONVERSATIONS)]
-        return lambda model: _measured(assistant_bits_per_byte(model, tokenizer, few))
+        few = scorable(tokenizer, _unseen_chats(run), seq_len, at_most=VALID_CONVERSATIONS)
+        if not few and run.valid:
+            raise DataError(
+                f"No word of an assistant in {', '.join(run.valid)} lies within a row of --seq-len {seq_len}. Use a "
+                f"larger --seq-len, or measure on other conversations."
+            )
+        if not few:
+            return _unmeasured("conversations", seq_len)
+        return lambda model: _measured(assistant_bits_per_byte(model, tokenizer, few, seq_len=seq_len))
     documents = _unseen(run)
     return lambda model: _measured(bits_per_byte(model, tokenizer, documents))
+
+
+def _unmeasured(what: str, seq_len: int) -> None:
+    log.warning(
+        "Nothing is measured during this run: the %s are too few or too alike to hold one out, or what was held out "
+        "does not fit a row of --seq-len %d. Name %s to measure on with --valid.",
+        what,
+        seq_len,
+        what,
+    )
+
+
+def _unseen_chats(run: RunConfig) -> list[Conversation]:
+    """What a validation reads of conversations."""
+    if run.valid:
+        return [conversation for path in run.valid for conversation in open_chats(path, _names(run))]
+    return heldout_conversations(run.data, one_in=run.held_out_one_in, names=_names(run))
 
 
 def _measured(score: Score) -> dict[str, float]:

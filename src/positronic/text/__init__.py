@@ -5,9 +5,11 @@ from positronic.text.canon import canon
 from positronic.text.chat import (
     Message,
     Rendered,
+    Role,
     ToolCall,
     render,
     render_fim,
+    shown,
     with_tools,
 )
 from positronic.text.chat_template import CHAT_TEMPLATE
@@ -23,6 +25,7 @@ __all__ = [
     "N_CONTROL",
     "Message",
     "Rendered",
+    "Role",
     "StreamDecoder",
     "StreamEncoder",
     "Tokenizer",
@@ -33,6 +36,7 @@ __all__ = [
     "read_reply",
     "render",
     "render_fim",
+    "shown",
     "train_bpe",
     "train_spike",
     "with_tools",

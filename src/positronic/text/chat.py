@@ -17,6 +17,7 @@ Source   family.md 9; the form of tool definitions is ours.
 """
 
 import json
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
@@ -25,7 +26,7 @@ from positronic.config import did_you_mean
 from positronic.errors import DataError
 from positronic.text.tokenizer import Tokenizer
 
-__all__ = ["STRICT_JSON", "Message", "Rendered", "Role", "ToolCall", "render", "render_fim", "with_tools"]
+__all__ = ["STRICT_JSON", "Message", "Rendered", "Role", "ToolCall", "render", "render_fim", "shown", "with_tools"]
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -39,13 +40,16 @@ class ToolCall:
 
     @classmethod
     def from_dict(cls, data: Any) -> "ToolCall":
-        """Of `{"name", "arguments"}`, by itself or under "function"; arguments are an object or JSON of one."""
-        call = data["function"] if isinstance(data, Mapping) and "function" in data else data
-        arguments = call.get("arguments", {}) if isinstance(call, Mapping) else None
-        if isinstance(arguments, str):
-            arguments = _json_object(arguments)
+        """Of `{"name", "arguments"}`, by itself or under "function"; arguments are an object, JSON of one, or null."""
+        call = data["function"] if isinstance(data, Mapping) and data.get("function") is not None else data
+        arguments = call.get("arguments") if isinstance(call, Mapping) else ()
+        try:
+            arguments = STRICT_JSON.decode(arguments) if isinstance(arguments, str) else arguments
+        except (ValueError, RecursionError):
+            arguments = ()
+        arguments = {} if arguments is None else arguments
         if not isinstance(arguments, Mapping) or not isinstance(call.get("name"), str):
-            raise DataError(f'A tool call is {data!r}; write {{"name": TEXT, "arguments": {{...}}}}.')
+            raise DataError(f'A tool call is {shown(data)}; write {{"name": TEXT, "arguments": {{...}}}}.')
         return cls(call["name"], arguments)
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,15 +73,17 @@ class Message:
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
-            raise DataError(f"A message has role {self.role!r}. {did_you_mean(str(self.role), get_args(Role))}")
+            raise DataError(f"A message has role {shown(self.role)}. {did_you_mean(str(self.role), get_args(Role))}")
         for name in ("content", "think", "solution"):
             value = getattr(self, name)
             if not isinstance(value, str) and (name == "content" or value is not None):
-                raise DataError(f"The {name} of a message of the {self.role} is {value!r}; it must be text.")
+                raise DataError(f"The {name} of a message of the {self.role} is {shown(value)}; it must be text.")
         if not isinstance(self.tool_calls, tuple) or not all(isinstance(call, ToolCall) for call in self.tool_calls):
-            raise DataError(f"tool_calls are {self.tool_calls!r}; they must be ToolCalls in a tuple, or use from_dict.")
+            raise DataError(
+                f"tool_calls are {shown(self.tool_calls)}; they must be ToolCalls in a tuple, or use from_dict."
+            )
         if not isinstance(self.loss, bool):
-            raise DataError(f"The loss of a message is {self.loss!r}; it must be true or false.")
+            raise DataError(f"The loss of a message is {shown(self.loss)}; it must be true or false.")
         if self.role != "assistant" and (self.think is not None or self.solution is not None or self.tool_calls):
             raise DataError(f"A message of the {self.role} has think, solution or tool_calls; only an assistant's may.")
 
@@ -86,23 +92,24 @@ class Message:
         """Of a plain dict `{"role", "content"}` with optional think (or reasoning_content), solution and tool_calls.
 
         Content may be a list of text parts. Role "tool_response" is "tool". A tool's name and tool_call_id have no
-        place in the form: results follow their calls in order. Fields that are not known must be empty.
+        place in the form: results follow their calls in order. Fields that are not known must be empty: null, or
+        text, a list or an object with nothing in it.
         """
         if not isinstance(data, Mapping) or "role" not in data:
-            raise DataError(f'A message is {data!r}; write {{"role": "user", "content": TEXT}}.')
-        unknown = [key for key, value in data.items() if key not in _FIELDS and value]
+            raise DataError(f'A message is {shown(data)}; write {{"role": "user", "content": TEXT}}.')
+        unknown = [str(key) for key, value in data.items() if key not in _FIELDS and value not in _EMPTY]
         if unknown:
-            raise DataError(f"A message has a field {unknown[0]!r}. {did_you_mean(unknown[0], _FIELDS)}")
-        calls = data.get("tool_calls") or []
+            raise DataError(f"A message has a field {shown(unknown[0])}. {did_you_mean(unknown[0], _FIELDS)}")
+        calls = [] if data.get("tool_calls") is None else data["tool_calls"]
         if not isinstance(calls, list | tuple):
-            raise DataError(f"The tool_calls of a message are {calls!r}; they must be a list.")
+            raise DataError(f"The tool_calls of a message are {shown(calls)}; they must be a list.")
         return cls(
             "tool" if data["role"] == "tool_response" else data["role"],
             _content(data.get("content")),
-            data.get("think", data.get("reasoning_content")),
+            data.get("reasoning_content") if data.get("think") is None else data["think"],
             data.get("solution"),
             tuple(ToolCall.from_dict(call) for call in calls),
-            data.get("loss", True),
+            True if data.get("loss") is None else data["loss"],
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -214,23 +221,24 @@ def _content(content: Any) -> str:
 def _json(data: Any) -> str:
     try:
         return json.dumps(data, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise DataError(
-            f"{data!r} cannot be written as JSON ({error}); use objects, lists, text and numbers."
+            f"{shown(data)} cannot be written as JSON ({error}); use objects, lists, text and numbers."
         ) from None
 
 
-def _json_object(text: str) -> Any:
-    try:
-        return STRICT_JSON.decode(text)
-    except (ValueError, RecursionError):
-        return None
+def shown(value: object) -> str:
+    """A value for a message about it: as it is written, the middle left out where it is long."""
+    return _SHORT.repr(value)
 
 
 def _not_a_number(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 STRICT_JSON = json.JSONDecoder(parse_constant=_not_a_number)
 _FIELDS = ("role", "content", "think", "reasoning_content", "solution", "tool_calls", "loss", "name", "tool_call_id")
+_EMPTY: tuple[Any, ...] = (None, "", [], (), {})
 _HEADERS = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>", "tool": "<tool_response>"}
