@@ -1,8 +1,11 @@
 """Data sets in the forms of the Hugging Face hub: read once into a file, which is then the data, to the last bit."""
 
+import datetime
 import gzip
 import json
+import os
 import sys
+from decimal import Decimal
 
 import pytest
 
@@ -118,6 +121,124 @@ def test_local_data_files_are_read_without_a_card(tmp_path, put, table):
     put("mixed/text/b.jsonl", json.dumps(ROWS[0]))
     (conversation,) = open_chats(f"hf:{tmp_path}/mixed?files=chat/*.json")
     assert [message.content for message in conversation.messages] == ["I", "O"]
+
+
+BESIDE = {"text": "beside.txt", "json": "beside.jsonl", "csv": "beside.csv", "parquet": "beside.parquet"}
+
+
+def table_of_text(put, table, name, text):
+    """A file of one row of text."""
+    if name.endswith(".parquet"):
+        return table(name, [{"text": text}])
+    written = {".txt": text + "\n", ".csv": f"text,n\n{text},1\n", ".jsonl": json.dumps({"text": text}) + "\n"}
+    return put(name, written[os.path.splitext(name)[1]])
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize("form", ["hf:{}#text", "hf:./{}#text", "hf:../here/{}#text"])
+def test_a_folder_that_is_called_as_a_reader_of_datasets_is_that_folder(put, table, tmp_path, monkeypatch, name, form):
+    suffix = os.path.splitext(BESIDE[name])[1]
+    table_of_text(put, table, f"here/{name}/a{suffix}", "the right text")
+    table_of_text(put, table, f"here/{BESIDE[name]}", "another text")
+    monkeypatch.chdir(tmp_path / "here")
+    assert texts(form.format(name)) == ["the right text"]
+
+
+@pytest.mark.parametrize("name", ["text", "json", "csv", "parquet", "imagefolder", "arrow"])
+def test_where_no_such_folder_is_nothing_is_read(put, table, tmp_path, monkeypatch, name):
+    table_of_text(put, table, BESIDE.get(name, "beside.txt"), "private")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=rf"hf:{name} names no folder here, and {name} is how datasets calls a reader"):
+        texts(f"hf:{name}")
+    with pytest.raises(DataError, match=r"hf:.*beside.* is a file, and not a data set. Name it without hf:"):
+        texts(f"hf:{BESIDE.get(name, 'beside.txt')}")
+
+
+def test_folders_that_are_links_are_read_by_every_reader_alike(put, tmp_path):
+    put("d/b.jsonl", json.dumps({"text": "b"}))
+    put("far/deep/c.jsonl", json.dumps({"text": "c"}))
+    (tmp_path / "d/link").symlink_to("../far")
+    (tmp_path / "d/round").symlink_to("../d")
+    assert sorted(texts(tmp_path / "d")) == sorted(texts(f"hf:{tmp_path}/d")) == ["b", "c"]
+    (tmp_path / "d/gone.jsonl").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"gone.jsonl is a link to nowhere, which does not exist"):
+        texts(f"hf:{tmp_path}/d")
+    (tmp_path / "d/gone.jsonl").unlink()
+    os.mkfifo(tmp_path / "d/pipe.jsonl")
+    with pytest.raises(DataError, match=r"pipe.jsonl is a pipe"):
+        texts(f"hf:{tmp_path}/d")
+
+
+def test_a_text_that_is_null_is_passed_over_and_its_row_named(put, table, tmp_path, caplog):
+    rows = [*({"text": text} for text in "ab"), {"text": None}, *({"text": text} for text in "cd"), {"text": None}]
+    table("nulls/x.parquet", rows)
+    put("table/a.csv", "text,label\nhello there,1\n,2\nNA,3\n")
+    for name, right, sentence in (
+        ("nulls", ["a", "b", "c", "d"], "2 of 6 texts are null and passed over, the first at {}, row 3"),
+        ("table", ["hello there"], "2 of 3 texts are null and passed over, the first at {}, row 2"),
+    ):
+        caplog.clear()
+        data = f"hf:{tmp_path}/{name}"
+        assert texts(f"{data}#text") == right
+        assert [m for m in caplog.messages if "null" in m] == [f"{data}: {sentence.format(data)}"]
+    table("none/x.parquet", [{"text": None, "n": 1}, {"text": None, "n": 2}])
+    with pytest.raises(DataError, match=r"hf:.*/none is empty: its 2 texts \('text'\) are null"):
+        texts(f"hf:{tmp_path}/none")
+
+
+NO_TEXT = [
+    (b"bytes", "bytes"),
+    (datetime.date(2020, 1, 2), "a date"),
+    (datetime.datetime(2020, 1, 2, 3), "a date and time"),
+    (datetime.time(3, 4), "a time"),
+    (datetime.timedelta(days=1), "a length of time"),
+    (Decimal("1.50"), "a decimal number"),
+    (7, "a number"),
+    (0.5, "a number"),
+    (True, "true or false"),
+    ({"a": "b"}, "an object"),
+    (["a", "b"], "a list"),
+]
+
+
+@pytest.mark.parametrize(("value", "kind"), NO_TEXT)
+def test_a_value_that_is_no_text_never_becomes_text(table, tmp_path, value, kind):
+    path = table("d/a.parquet", [{"text": None, "n": 1}, {"text": value, "n": 2}])
+    for spec, place in ((str(path), f"{path}:2"), (f"hf:{tmp_path}/d", f"hf:{tmp_path}/d, row 2")):
+        with pytest.raises(DataError) as refused:
+            texts(spec)
+        assert str(refused.value).startswith(f"{place} has {kind} where text should be ('text')")
+
+
+def test_a_csv_of_numbers_is_no_text(put, tmp_path):
+    put("d/a.csv", "text,n\n5,1\n6,2\n")
+    with pytest.raises(DataError, match=r"hf:.*/d, row 1 has a number where text should be"):
+        texts(f"hf:{tmp_path}/d")
+
+
+DATED = {"at": datetime.datetime(2020, 1, 2), "id": b"\0\1", "price": Decimal("1.5")}
+
+
+def test_chats_and_pairs_may_have_values_that_are_no_text_where_nothing_reads_them(table, tmp_path):
+    table("chat/a.parquet", [{"instruction": "I", "output": "O", **DATED}])
+    (conversation,) = open_chats(f"hf:{tmp_path}/chat")
+    assert [message.content for message in conversation.messages] == ["I", "O"]
+    table("pair/a.parquet", [{"prompt": "P", "chosen": "C", "rejected": "R", **DATED}])
+    (pair,) = open_pairs(f"hf:{tmp_path}/pair")
+    assert [message.content for message in pair.chosen] == ["P", "C"]
+
+
+@pytest.mark.parametrize("value", [b"bytes", datetime.datetime(2020, 1, 2), Decimal("1.5"), 7])
+def test_chats_refuse_what_is_no_text(table, tmp_path, value):
+    for field in ("instruction", "output"):
+        path = table("chat/a.parquet", [{"instruction": "I", "output": "O"} | {field: value}])
+        for spec in (str(path), f"hf:{tmp_path}/chat"):
+            with pytest.raises(DataError, match=r"is no conversation that can be read"):
+                list(open_chats(spec))
+    path = table("said/a.parquet", [{"messages": [{"role": "user", "content": value}]}])
+    for spec in (str(path), f"hf:{tmp_path}/said"):
+        with pytest.raises(DataError, match=r"is no conversation that can be read"):
+            list(open_chats(spec))
 
 
 def test_rows_are_conversations_and_pairs(tmp_path, table):

@@ -1,7 +1,9 @@
 """Documents out of files: what is read, in which order, and one clear sentence for what cannot be read."""
 
 import json
+import logging
 import os
+import socket
 import sys
 from hashlib import sha256
 
@@ -9,6 +11,7 @@ import pytest
 
 from positronic.data import DataSpec, Document, open_source
 from positronic.data.files import chunks, lines, text_chunks
+from positronic.data.json_values import json_values
 from positronic.errors import DataError
 
 
@@ -107,9 +110,92 @@ def test_a_text_can_be_joined_of_several_fields_and_of_fields_inside_others(put)
     assert texts(f"{path}#messages.content") == ["Q\n\nA"] * 2
     assert texts(f"{path}#problem+messages.content+at.x.y") == ["p\n\nQ\n\nA\n\nz"] * 2
     assert texts(f"{path}#problem+solution") == ["p\n\ns", "by its name"]
-    for field, sentence in (("problem+other", "no field 'other'; its fields are problem"), ("at.y", "has null where")):
+    for field, sentence in (
+        ("problem+other", r"a.jsonl:1 has no field 'other'; its fields are problem"),
+        ("at.y", r"a.jsonl is empty: its 2 texts \('at.y'\) are null"),
+        ("problem.x", r"a.jsonl:1 has text where an object with 'x' should be"),
+    ):
         with pytest.raises(DataError, match=sentence):
             texts(f"{path}#{field}")
+
+
+def test_fields_inside_lists_hundreds_deep_are_read_like_others(put):
+    path = put("a.jsonl", '{"a": ' + "[" * 500 + '{"b": "x"}' + "]" * 500 + "}")
+    assert texts(f"{path}#a.b") == ["x"]
+
+
+NULLS = [
+    ([{"text": "one"}, {"text": None, "title": "t"}, {"text": "two"}], "1 of 3 texts is null and passed over", 2),
+    ([{"text": None}, {"title": "t"}, {"text": "one"}, None, {"text": ""}, "two"], "3 of 6 texts are null", 1),
+    ([*[{"text": "one"}, {"text": "two"}] * 600, {}, {"text": None}], "2 of 1,202 texts are null", 1201),
+]
+
+
+@pytest.mark.parametrize(("found", "sentence", "first"), NULLS)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.xz", "a.json"])
+def test_a_text_that_is_null_or_missing_is_passed_over_counted_and_said_once(put, caplog, name, found, sentence, first):
+    path = put(name, json.dumps(found) if name == "a.json" else jsonl(*found))
+    source = open_source(path)
+    for _ in range(2):
+        assert {document.text for document in source} == {"one", "two"}
+    (said,) = caplog.records
+    place = f"{path}[{first - 1}]" if name == "a.json" else f"{path}:{first}"
+    assert said.levelno == logging.WARNING
+    assert said.getMessage().startswith(f"{path}: {sentence}")
+    assert said.getMessage().endswith(f"the first at {place}")
+
+
+def test_an_empty_text_is_passed_over_without_a_word(put, caplog):
+    assert texts(put("a.jsonl", jsonl({"text": "one"}, {"text": ""}, {"text": "two"}))) == ["one", "two"]
+    assert not caplog.records
+
+
+def test_a_part_of_a_text_that_is_null_or_missing_is_left_out_of_it(put, caplog):
+    path = put("a.jsonl", jsonl({"q": "Q", "a": "A"}, {"q": None, "a": "B"}, {"a": "C"}, {"q": None, "a": None}, {}))
+    assert texts(f"{path}#q+a") == ["Q\n\nA", "B", "C"]
+    assert caplog.messages == [f"{path}: 2 of 5 texts are null and passed over, the first at {path}:4"]
+
+
+def test_texts_of_which_all_are_null_are_no_data(put):
+    path = put("a.jsonl", jsonl({"text": None}, {"text": None}))
+    with pytest.raises(DataError, match=r"a.jsonl is empty: its 2 texts \('text'\) are null. Choose another field"):
+        texts(path)
+
+
+@pytest.mark.parametrize("n", [1, 5, 2000])
+def test_a_field_that_no_record_of_a_file_has_is_a_mistake(put, tmp_path, n):
+    put("d/a.jsonl", jsonl({"text": "one"}))
+    put("d/b.jsonl", jsonl(*[{"id": 1, "body": "x"}] * n))
+    with pytest.raises(
+        DataError, match=r"b.jsonl:1 has no field 'text'; its fields are id, body. Choose one: .*#FIELD"
+    ):
+        texts(tmp_path / "d")
+
+
+NO_TEXT = [
+    (7, "a number"),
+    (0, "a number"),
+    (0.5, "a number"),
+    (True, "true or false"),
+    (False, "true or false"),
+    ({}, "an object"),
+    ({"a": "b"}, "an object"),
+    ([], "a list"),
+    (["a"], "a list"),
+]
+
+
+@pytest.mark.parametrize(("value", "kind"), NO_TEXT)
+def test_a_value_that_is_no_text_never_becomes_text(put, value, kind):
+    for name, dump in (("a.jsonl", jsonl), ("a.json", lambda *found: json.dumps(found))):
+        place = {"a.jsonl": "a.jsonl:2", "a.json": r"a.json\[1\]"}[name]
+        path = put(name, dump({"text": "a"}, {"text": value}))
+        with pytest.raises(DataError, match=rf"{place} has {kind} where text should be \('text'\). Write it as text"):
+            texts(path)
+        if not isinstance(value, list):  # of several fields, lists are what they hold
+            path = put(name, dump({"q": "a", "text": "b"}, {"q": "a", "text": value}))
+            with pytest.raises(DataError, match=rf"{place} has {kind} where text should be"):
+                texts(f"{path}#q+text")
 
 
 def test_json_and_jsonl_hold_strings_or_objects_with_a_field(put):
@@ -117,6 +203,63 @@ def test_json_and_jsonl_hold_strings_or_objects_with_a_field(put):
     assert texts(put("a.json", json.dumps([{"text": "a"}, "b"]))) == ["a", "b"]
     path = put("b.jsonl", jsonl({"id": 1, "body": "a"}))
     assert texts(f"{path}#body") == ["a"]
+
+
+def test_a_json_file_may_hold_one_record_a_line(put):
+    lines = jsonl({"text": "a"}, {"text": "b"}, "c")
+    assert list(open_source(put("a.json", lines))) == [
+        Document("a", "a.json:1"),
+        Document("b", "a.json:2"),
+        Document("c", "a.json:3"),
+    ]
+    assert texts(put("a.json.gz", '{"text": "a"}')) == ["a"]
+    with pytest.raises(DataError, match=r"b.json is broken JSON: Expecting value at line 2, column 1"):
+        texts(put("b.json", '{"text": "a"}\nno json'))
+
+
+RECORDS = [
+    {"text": 'Größe \\ " 日本\n'},
+    "two",
+    {"text": "x" * 70, "n": [-1.5e10, {"a": {}}], "no": None},
+    {"text": "y"},
+]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 50, 1000])
+@pytest.mark.parametrize("written", [json.dumps(RECORDS), json.dumps(RECORDS, indent=2), " [] ", jsonl(*RECORDS)])
+def test_json_does_not_depend_on_how_it_is_read(size, written):
+    pieces = [written[at : at + size] for at in range(0, len(written), size)]
+    values = [value for _, value in json_values(pieces, "a.json")]
+    assert values == ([] if written == " [] " else RECORDS)
+
+
+@pytest.mark.parametrize("size", [1, 4, 1000])
+@pytest.mark.parametrize("numbers", ["[12, 3456,7]", "12 3456\n7", "[\n12,\n3456, 7 ]\n\n"])
+def test_numbers_are_whole_wherever_json_is_cut(size, numbers):
+    pieces = [numbers[at : at + size] for at in range(0, len(numbers), size)]
+    found = list(json_values(pieces, "a.json"))
+    assert [value for _, value in found] == [12, 3456, 7]
+    assert [where for where, _ in found] == (["[0]", "[1]", "[2]"] if "," in numbers else [":1", ":1", ":2"])
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('["a",\n]', "Expecting value at line 2, column 1"),
+        ('["a"\n "b"]', "Expecting ',' delimiter at line 2, column 2"),
+        ('["a", "b"', "Expecting ',' delimiter at column 10"),
+        ('[{"a": 1,\n "b": tru', "Expecting value at line 2, column 7"),
+        ('[\n\n"a", "b', "Unterminated string starting at at line 3, column 6"),
+        ('["a"] "b"', "Extra data at column 7"),
+        ("[", "Expecting value at column 2"),
+        ('{"a" 1}', "Expecting ':' delimiter at column 6"),
+    ],
+)
+def test_what_is_broken_in_json_is_found_where_it_stands(size, text, sentence):
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    with pytest.raises(DataError, match=f"a.json is broken JSON: {sentence}. Mend or delete it"):
+        list(json_values(pieces, "a.json"))
 
 
 def test_a_folder_is_read_whole_in_the_order_of_its_names(put, tmp_path):
@@ -132,6 +275,77 @@ def test_a_folder_is_read_whole_in_the_order_of_its_names(put, tmp_path):
         Document("c1", "c.jsonl:1"),
         Document("c2", "c.jsonl:2"),
     ]
+
+
+def names(path):
+    return [document.name for document in open_source(path)]
+
+
+def test_a_folder_that_is_a_link_is_followed_once(put, tmp_path):
+    for name in ("d/b/one.txt", "d/two.txt", "far/three.txt", "far/deep/four.txt"):
+        put(name, name)
+    (tmp_path / "d/a").symlink_to(tmp_path / "d/b")  # a link that comes before what it leads to
+    (tmp_path / "d/link").symlink_to("../far")
+    (tmp_path / "d/zlink").symlink_to("../far", target_is_directory=True)
+    (tmp_path / "d/five.txt").symlink_to("../far/three.txt")
+    assert names(tmp_path / "d") == ["b/one.txt", "five.txt", "link/deep/four.txt", "link/three.txt", "two.txt"]
+    (tmp_path / "whole").symlink_to("d")
+    assert names(tmp_path / "whole") == names(tmp_path / "d")
+
+
+def test_links_in_a_circle_end(put, tmp_path):
+    put("d/e/a.txt", "a")
+    (tmp_path / "d/e/up").symlink_to("..")
+    (tmp_path / "d/self").symlink_to(".")
+    (tmp_path / "d/e/there").symlink_to("../../f")
+    put("f/b.txt", "b")
+    (tmp_path / "f/back").symlink_to("../d/e")
+    assert names(tmp_path / "d") == ["e/a.txt", "e/there/b.txt"]
+
+
+def test_a_link_that_leads_nowhere_is_refused(put, tmp_path):
+    put("d/a.txt", "a")
+    (tmp_path / "d/b.txt").symlink_to("gone.txt")
+    with pytest.raises(DataError, match=r"d/b.txt is a link to gone.txt, which does not exist. Mend or delete it"):
+        open_source(tmp_path / "d")
+    with pytest.raises(DataError, match=r"d/b.txt is a link to gone.txt, which does not exist"):
+        open_source(tmp_path / "d/b.txt")
+    (tmp_path / "d/b.txt").unlink()
+    (tmp_path / "d/more").symlink_to("more")  # and one to itself
+    with pytest.raises(DataError, match=r"d/more is a link to more, which does not exist"):
+        open_source(tmp_path / "d")
+    (tmp_path / "d/more").rename(tmp_path / "d/.more")
+    assert texts(tmp_path / "d") == ["a"]
+
+
+def test_what_can_be_read_but_once_is_refused_and_not_waited_for(put, tmp_path, monkeypatch):
+    put("d/a.txt", "a")
+    monkeypatch.chdir(tmp_path)  # a socket's name must be short
+    os.mkfifo(tmp_path / "d/b.txt")
+    for path in (tmp_path / "d/b.txt", tmp_path / "d"):
+        with pytest.raises(DataError, match=r"d/b.txt is a pipe, and data is read several times over. Write it into"):
+            open_source(path)
+    os.mkfifo(tmp_path / "d/other")
+    (tmp_path / "d/b.txt").unlink()
+    assert texts(tmp_path / "d") == ["a"]
+    for device in ("/dev/null", "/dev/zero"):
+        with pytest.raises(DataError, match=f"{device} is a device, and data is read several times"):
+            open_source(device)
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("s.txt")
+        with pytest.raises(DataError, match=r"s.txt is a socket"):
+            open_source("s.txt")
+
+
+def test_a_name_that_is_not_utf8_is_refused_in_a_sentence_that_can_be_printed(put, tmp_path):
+    folder = os.fsencode(tmp_path / "d")
+    os.mkdir(folder)
+    with open(folder + b"/caf\xe9.txt", "wb") as file:
+        file.write(b"text")
+    for spec in (tmp_path / "d", os.fsdecode(folder + b"/caf\xe9.txt"), os.fsdecode(b"hf:caf\xe9")):
+        with pytest.raises(DataError, match=r"The name .*caf\\udce9.* is not UTF-8. Rename it") as refused:
+            open_source(spec)
+        str(refused.value).encode()
 
 
 def test_the_fingerprint_follows_the_content_and_not_the_place(put, tmp_path):
@@ -160,10 +374,15 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(put, tmp_path):
         ("a.json", '["a",\n]', r"a.json is broken JSON: .* line 2, column 1"),
         ("a.jsonl", "1" * 5000, r"a.jsonl:1 is JSON that cannot be read"),
         ("a.jsonl", "[" * 200_000, r"a.jsonl:1 is JSON that cannot be read"),
+        ("a.json", "[" * 200_000, r"a.json is JSON that cannot be read"),
+        ("a.json", '[{"text": ' + "1" * 5000 + "}]", r"a.json is JSON that cannot be read"),
+        ("a.jsonl", '{"text": ' + "[" * 500 + "]" * 500 + "}", r"a.jsonl:1 has a list where text should be"),
+        ("a.json", '[{"text": ' + '{"a":' * 500 + "1" + "}" * 500 + "}]", r"a.json\[0\] has an object where text"),
         ("a.jsonl", jsonl({"id": 1, "body": ""}), r"a.jsonl:1 has no field 'text'; its fields are id, body.*#FIELD"),
         ("a.jsonl", jsonl({"text": "a"}, {"text": 7}), r"a.jsonl:2 has a number where text should be"),
         ("a.json", "[[1]]", r"a.json\[0\] has a list where text should be"),
         ("a.jsonl", '{"text": "\\ud800"}', r"a.jsonl:1 holds half a surrogate pair"),
+        ("a.json", '["a", "\\udc00\\ud800"]', r"a.json\[1\] holds half a surrogate pair"),
         ("a.csv", "x", r"suffix '.csv'; documents are read from .txt, .md, .jsonl, .json, .parquet.*convert"),
         ("a", "x", r"suffix 'none'"),
     ],
@@ -204,6 +423,8 @@ def test_a_missing_path_is_answered_with_the_nearest_names(put, tmp_path):
         open_source(tmp_path / "d" / "novel.jsonl")
     with pytest.raises(DataError, match=r"'dd' is not in .*Did you mean .*d\?"):
         open_source(tmp_path / "dd" / "novels.jsonl")
+    with pytest.raises(DataError, match=r"novels.jsonl/a.txt does not exist: .*novels.jsonl is no folder"):
+        open_source(tmp_path / "d" / "novels.jsonl" / "a.txt")
     put("e/x.png", "x")
     with pytest.raises(DataError, match=r"holds no \.txt"):
         open_source(tmp_path / "e")

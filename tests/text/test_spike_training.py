@@ -173,3 +173,15 @@ def test_of_too_many_words_the_frequent_ones_are_kept(monkeypatch):
     assert kept == sorted(kept)
     assert sum(map(len, kept)) <= 30
     assert {b"word00", b"word07", b"word14"} <= set(kept)
+
+
+@pytest.mark.parametrize("marks", ["\u0301", "\u0300\u0301\u0302", "".join(map(chr, range(0x300, 0x370)))])
+def test_thousands_of_combining_marks_on_one_letter_are_learned_like_a_long_word(marks):
+    draw = random.Random(0)
+    tokenizer = train_spike(["e" + "".join(draw.choices(marks, k=20_000)) + "\nplain words\n" * 9], 386)
+    assert tokenizer.vocab_size == 386
+
+
+def test_half_a_surrogate_pair_is_refused():
+    with pytest.raises(TokenizerError, match="half of a surrogate pair"):
+        train_spike(["ab ab \ud800"], 386)

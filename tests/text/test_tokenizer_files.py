@@ -10,6 +10,7 @@ import tokenizers
 
 from positronic.errors import TokenizerError
 from positronic.text import CHAT_TEMPLATE, Tokenizer, byte_tokenizer, train_bpe
+from positronic.text.definition import merged
 
 TEXT = "The naïve 日本 tokenizer's 123 words,\n\n  indented <|im_end|> and\tfree 🙂.\r\n"
 
@@ -176,6 +177,30 @@ def test_a_changed_expression_of_spike_is_refused(tmp_path, spike):
     (tmp_path / "tokenizer.json").write_text(json.dumps(data))
     with pytest.raises(TokenizerError, match=r"pre_tokenizer\.pretokenizers is not what its pieces"):
         Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("length", [17, 300, 5_000])
+def test_a_piece_longer_than_spike_learns_is_refused(tmp_path, spike, length):
+    data = json.loads(spike.definition.to_bytes())
+    data["model"]["vocab"]["a" * length] = len(data["model"]["vocab"])
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(TokenizerError, match=rf"tokenizer.json is damaged.*A piece has {length:,} bytes.*at most 16"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_long_piece_of_bpe_loads(tmp_path):
+    Tokenizer(merged([(b"a" * 2**k, b"a" * 2**k) for k in range(12)])).save(tmp_path)
+    assert Tokenizer.load(tmp_path).encode("a" * 4096) == [267]
+
+
+@pytest.mark.parametrize("place", ["model", "added_tokens", "pre_tokenizer", "extra"])
+def test_a_file_nested_deep_is_refused(tmp_path, spike, place):
+    whole = json.loads(spike.definition.to_bytes()) | {place: "HERE"}
+    for depth in (500, 100_000):
+        data = json.dumps(whole).replace('"HERE"', "[" * depth + "]" * depth)
+        (tmp_path / "tokenizer.json").write_text(data)
+        with pytest.raises(TokenizerError, match="damaged"):
+            Tokenizer.load(tmp_path)
 
 
 def test_changed_merges_are_refused(tmp_path):

@@ -48,7 +48,7 @@ class Command:
         elif not self.input:
             raise TokenizerError("There is nothing to learn from; give text with --input PATH ...")
         elif self.kind == "bpe":
-            tokenizer = train_bpe(self._texts(), self.vocab_size)
+            tokenizer = train_bpe(self._texts(), self.vocab_size, progress=_progress)
         else:
             tokenizer = train_spike(self._texts(), self.vocab_size, progress=_progress)
         tokenizer.save(self.out)

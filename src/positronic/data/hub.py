@@ -28,15 +28,18 @@ from pathlib import Path
 from typing import Any
 
 from positronic.config import canonical_json, did_you_mean
-from positronic.data.fields import columns
-from positronic.data.files import cache_folder, files_below, missing, written_whole
+from positronic.data.fields import Opaque, columns, kind
+from positronic.data.files import cache_folder, files_below, missing, no_file, utf8_name, written_whole
 from positronic.errors import DataError
 
-__all__ = ["PREFIX", "HubSet", "fetch"]
+__all__ = ["NO_TEXT", "PREFIX", "HubSet", "fetch", "held_at", "opaque"]
 
 PREFIX = "hf:"
 """What a data set in the forms of the hub begins with, where paths are named too."""
-FORMAT = 1
+FORMAT = 2
+ROWS, MANIFEST = "rows.jsonl.gz", "manifest.json"
+NO_TEXT = "positronic: no JSON"
+"""The one field of an object that stands for a value which JSON does not have; it says what that was."""
 REPORTED = 50_000
 """Rows between two lines that say how far the reading has come."""
 _FORM = "Write hf:NAME[@CONFIG][:SPLIT][?take=ROWS&revision=SHA&files=PATTERN]."
@@ -99,19 +102,47 @@ def fetch(data: HubSet, field: str | None = None) -> Path:
     if not folder.is_dir():
         with written_whole(folder, "The rows of data sets") as making:
             _write(making, data, field, what)
-    return folder / "rows.jsonl.gz"
+    return folder / ROWS
+
+
+def held_at(path: Path) -> str | None:
+    """The data set whose rows lie at `path`, the file or its folder; None: no rows of one do."""
+    folder = path.parent if path.name == ROWS else path
+    if folder.parent.name != "hub" or not (folder / ROWS).is_file():
+        return None
+    try:
+        return json.loads((folder / MANIFEST).read_text("utf-8"))["data"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"{folder} is damaged: {error!r}. Delete that folder; the data set will be read again."
+        ) from error
+
+
+def opaque(found: dict[str, Any]) -> Any:
+    """The object of a row, or what it stands for."""
+    return Opaque(found[NO_TEXT]) if found.keys() == {NO_TEXT} else found
 
 
 def _state(data: HubSet) -> str | None:
     """Hash of the names, sizes and times of a local data set's files; None: it is on the hub."""
     path = Path(data.name).expanduser()
     if path.is_dir():
-        seen = ((place, (path / place).stat()) for place in files_below(path))
-        state = sorted([place.as_posix(), stat.st_size, stat.st_mtime_ns] for place, stat in seen)
+        state = sorted(_state_of_file(path, place) for place in files_below(path))
         return hashlib.sha256(canonical_json(state).encode()).hexdigest()
-    if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", data.name):
-        return None
-    raise missing(path)
+    if path.is_file():
+        raise DataError(f"{data} is a file, and not a data set. Name it without {PREFIX} to read it.")
+    if path.exists() or path.is_symlink() or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", data.name):
+        raise missing(path)
+    return None
+
+
+def _state_of_file(root: Path, place: Path) -> list[str | int]:
+    path = root / place
+    utf8_name(path)
+    if not path.is_file():
+        raise no_file(path)
+    status = path.stat()
+    return [place.as_posix(), status.st_size, status.st_mtime_ns]
 
 
 def _write(folder: Path, data: HubSet, field: str | None, what: dict[str, Any]) -> None:
@@ -123,20 +154,28 @@ def _write(folder: Path, data: HubSet, field: str | None, what: dict[str, Any]) 
     log.warning("%s is read once, into %s", data, folder.parent)
     number = 0
     with (
-        open(folder / "rows.jsonl.gz", "wb") as raw,
+        open(folder / ROWS, "wb") as raw,
         gzip.GzipFile("", "wb", compresslevel=3, fileobj=raw, mtime=0) as packed,
     ):
         while (row := _next(data, rows)) is not None:
             if number == 0 and field is not None:
                 columns(field, row.keys(), data)
-            packed.write(json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n")
             number += 1
+            packed.write(_line(row, f"{data}, row {number}"))
             if number % REPORTED == 0:
                 log.warning("%s: %d rows so far", data, number)
     if number == 0:
         raise DataError(_EMPTY.format(data))
-    manifest = json.dumps({**what, "commit": commit, "rows": number}, indent=1)
-    (folder / "manifest.json").write_text(manifest + "\n", "utf-8")
+    manifest = json.dumps({**what, "data": str(data), "commit": commit, "rows": number}, indent=1)
+    (folder / MANIFEST).write_text(manifest + "\n", "utf-8")
+
+
+def _line(row: dict[str, Any], where: str) -> bytes:
+    """A row as it is kept: what JSON does not have is marked, so that whoever reads it refuses it."""
+    try:
+        return json.dumps(row, ensure_ascii=False, default=lambda value: {NO_TEXT: kind(value)}).encode() + b"\n"
+    except (UnicodeEncodeError, TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"{where} cannot be kept as JSON ({error}). Mend or delete it.") from error
 
 
 def _next(data: HubSet, rows: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
@@ -148,15 +187,21 @@ def _next(data: HubSet, rows: Iterator[dict[str, Any]]) -> dict[str, Any] | None
 def _opened(data: HubSet) -> tuple[Any, str | None]:
     """The data set of the split, and the commit of the hub that was found."""
     import datasets
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as READERS
 
     path = Path(data.name).expanduser()
     commit = None
+    if not path.is_dir() and data.name in READERS:
+        raise DataError(
+            f"{data} names no folder here, and {data.name} is how datasets calls a reader of files. Name a folder or a "
+            f"data set."
+        )
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         found = datasets.load_from_disk(str(path))
         if isinstance(found, datasets.Dataset):
             found = {data.split or "train": found}  # one that was saved alone has no splits
     else:
-        name = str(path) if path.is_dir() else data.name
+        name = str(path.absolute()) if path.is_dir() else data.name  # by itself, "json" is a reader of all files here
         builder = datasets.load_dataset_builder(name, data.config, data_files=data.files, revision=data.revision)
         commit = re.search(r"@([0-9a-f]{40})", builder.base_path or "")
         found = builder.as_streaming_dataset()

@@ -7,11 +7,13 @@
 
 One txt or md file is one document, unless it holds marks `<|endoftext|>`: then it is split there, and the line ends
 around a mark belong to the mark. One line of jsonl, one item of a json list, one row is one document: a string, or an
-object whose field is a string. Texts of white space alone are no documents. Line ends are left as they are.
+object whose field is a string. Texts of white space alone are no documents. Line ends are left as they are. A text that
+is null, or is not there, is passed over and counted; any other value that is no text is refused, with its place.
 """
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,27 +21,35 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from positronic.data.fields import values
+from positronic.data.fields import columns, kind, lost, values
 from positronic.data.files import (
     PACKED,
     file_sha256,
     files_below,
     lines,
     missing,
+    no_file,
     plain_suffix,
     text_chunks,
-    whole_text,
+    utf8_name,
 )
-from positronic.data.hub import PREFIX, HubSet, fetch
+from positronic.data.hub import NO_TEXT, PREFIX, HubSet, fetch, held_at, opaque
+from positronic.data.json_values import broken_json, json_values
 from positronic.data.parquet import rows
 from positronic.errors import DataError
 
-__all__ = ["DataSpec", "Document", "Source", "TextFiles", "open_source"]
+__all__ = ["DataSpec", "Document", "Places", "Source", "TextFiles", "open_source"]
 
 MARK = "<|endoftext|>"
 SUFFIXES = (".txt", ".md", ".jsonl", ".json", ".parquet")
 READER = 1
 """Version of how files become documents; part of every fingerprint."""
+DOCUMENT = 1 << 30
+"""Characters of the longest document that is read."""
+PATIENCE = 1000
+"""Records after which a field that none of them has is taken for a mistake."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,7 @@ class DataSpec:
     @staticmethod
     def parse(text: str) -> "DataSpec":
         """A trailing `:number` is the weight; `#field` counts behind a data set, records, or a path that exists."""
+        utf8_name(text)
         path, weight = text, None
         if found := re.fullmatch(r"(.+):([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)", text, re.DOTALL):
             path, weight = found[1], float(found[2])
@@ -125,6 +136,8 @@ class TextFiles:
     def __init__(self, path: Path, field: str, name: str):
         self.path, self.field, self.name = path, field, name
         self.files = find_files(path, SUFFIXES, "documents")
+        self._said = False
+        """Whether a reading to the end has said what was passed over."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -132,48 +145,119 @@ class TextFiles:
         return files_fingerprint(f"text {READER} {self.field}", self.path, self.files)
 
     def __iter__(self) -> Iterator[Document]:
-        found = False
+        return self._read(None)
+
+    def first(self, most: int) -> Iterator[Document]:
+        """The documents of about the first `most` characters of each file, of which no more is read.
+
+        A document of plain text that goes on behind them is cut there.
+        """
+        return self._read(most)
+
+    def _read(self, most: int | None) -> Iterator[Document]:
+        tally, found = _Tally(), False
         for path in self.files:
-            for document in self._documents(path):
+            for document in self._documents(path, most, tally):
                 found = True
                 yield document
+        shown = Places(self.path)()
         if not found:
-            raise DataError(f"{self.path} is empty: it holds no text. Put text in it, or leave it out.")
+            why = "it holds no text. Put text in it, or leave it out."
+            if tally.nothing:
+                why = f"its {tally.nothing:,} texts ({self.field!r}) are null. Choose another field, or leave it out."
+            raise DataError(f"{shown} is empty: {why}")
+        if tally.nothing and not self._said:
+            self._said = True
+            log.warning("%s: %s", shown, tally)
 
-    def _documents(self, path: Path) -> Iterator[Document]:
+    def _documents(self, path: Path, most: int | None, tally: "_Tally") -> Iterator[Document]:
         root = path.parent if path == self.path else self.path
         name = path.relative_to(root).as_posix()
-        parts: Iterator[tuple[str, str]]
-        if plain_suffix(path) in (".jsonl", ".json", ".parquet"):
-            found = records(path, name, self.field)
-            parts = ((where, self._text(record, f"{root / where}")) for where, record in found)
-        else:
-            parts = _marked(path, name)
+        of_records = plain_suffix(path) in (".jsonl", ".json", ".parquet")
+        parts = self._texts(path, Places(root), name, tally) if of_records else _marked(path, name, most)
         for where, text in parts:
-            if text.strip():
+            if text and not text.isspace():
                 yield Document(text, where)
+            if most is not None and (most := most - len(text) - 1) <= 0:  # so that empty ones come to an end too
+                return
 
-    def _text(self, record: Any, place: str) -> str:
-        texts = values(self.field, record, self.path, place) if isinstance(record, dict) else [record]
-        if len(texts) != 1:
-            texts = [text for text in texts if text]
-        for text in texts:
-            if not isinstance(text, str):
-                raise DataError(
-                    f"{place} has {_kind(text)} where text should be ({self.field!r}). Choose another field."
-                )
-        joined = "\n\n".join(texts)
+    def _texts(self, path: Path, places: "Places", name: str, tally: "_Tally") -> Iterator[tuple[str, str]]:
+        """(place, text) of the records, "" where it is null; a field that no record has is an error."""
+        absent: set[str] | None = None  # fields that no record has had so far
+        for number, (where, record) in enumerate(records(path, name, self.field), start=1):
+            if absent is None:
+                first, absent = (record, where), self._lost(record)
+            elif absent:
+                absent &= self._lost(record)
+            if absent and number == PATIENCE:
+                break
+            text = self._text(record, where, places)
+            tally.read += 1
+            if text is None:
+                tally.first = tally.first or places(where)
+                tally.nothing += 1
+            yield where, text or ""
+        if absent:
+            columns(self.field, first[0], Places(self.path)(), places(first[1]))
+
+    def _lost(self, record: Any) -> set[str]:
+        return set(lost(self.field, record)) if isinstance(record, dict) else set()
+
+    def _text(self, record: Any, where: str, places: "Places") -> str | None:
+        """The text of a record; None if it has none."""
         try:
-            joined.encode()
+            texts = values(self.field, record) if isinstance(record, dict) else [record]
+        except DataError as error:
+            raise DataError(f"{places(where)} {error}") from error
+        for value in texts:
+            if value is not None and not isinstance(value, str):
+                raise DataError(
+                    f"{places(where)} has {kind(value)} where text should be ({self.field!r}). Write it as text, or "
+                    f"choose another field."
+                )
+        if texts and all(value is None for value in texts):
+            return None
+        text = "\n\n".join(value for value in texts if value)
+        try:
+            text.encode()
         except UnicodeEncodeError as error:
             raise DataError(
-                f"{place} holds half a surrogate pair, which is no character. Mend or delete it."
+                f"{places(where)} holds half a surrogate pair, which is no character. Mend or delete it."
             ) from error
-        return joined
+        return text
+
+
+@dataclass
+class _Tally:
+    """How many of the texts that were read are null, and where the first of them stands."""
+
+    read: int = 0
+    nothing: int = 0
+    first: str = ""
+
+    def __str__(self) -> str:
+        verb = "is" if self.nothing == 1 else "are"
+        return f"{self.nothing:,} of {self.read:,} texts {verb} null and passed over, the first at {self.first}"
+
+
+class Places:
+    """How people find files and records below a root: rows that the cache holds, in the data set they came from."""
+
+    def __init__(self, root: Path):
+        self._root = root
+        self._data_set = held_at(root)
+
+    def __call__(self, where: str = "") -> str:
+        """The place of a record or a file that stands at `where`, or of the root itself."""
+        if self._data_set is None:
+            return str(self._root / where)
+        number = where.rpartition(":")[2]
+        return f"{self._data_set}, row {number}" if number.isdecimal() else self._data_set
 
 
 def find_files(path: Path, suffixes: tuple[str, ...], what: str) -> tuple[Path, ...]:
     """`path` itself, or the files below it that have one of the suffixes, sorted by name."""
+    utf8_name(path)
     if path.is_file():
         if plain_suffix(path) not in suffixes:
             raise DataError(
@@ -188,6 +272,10 @@ def find_files(path: Path, suffixes: tuple[str, ...], what: str) -> tuple[Path, 
     if not chosen:
         there = ", ".join(sorted({entry.suffix or "none" for entry in seen})) or "no files at all"
         raise DataError(f"{path} holds no {', '.join(suffixes)} ({PACKED}); it holds {there}. Name other data.")
+    for entry in chosen:
+        utf8_name(path / entry)
+        if not (path / entry).is_file():
+            raise no_file(path / entry)
     return tuple(path / entry for entry in chosen)
 
 
@@ -201,68 +289,41 @@ def files_fingerprint(how: str, root: Path, files: tuple[Path, ...]) -> str:
 
 
 def records(path: Path, name: str, field: str | None = None) -> Iterator[tuple[str, Any]]:
-    """(place, value) for each row, line of jsonl or item of a json list; an object alone is a list of one.
-
-    A json file whose first line is a whole object, and not its last, is read as jsonl.
+    """(place, value) for each row, line of jsonl, item of a json list, or value of json.
 
     field: of parquet only the columns that it reads.
     """
     if plain_suffix(path) == ".parquet":
         yield from ((f"{name}:{number}", record) for number, record in rows(path, field))
-        return
-    if plain_suffix(path) == ".jsonl":
+    elif plain_suffix(path) == ".jsonl":
         for number, line in lines(path):
             if line.strip():
-                yield f"{name}:{number}", _json(line, f"{path}:{number}")
-        return
-    text = whole_text(path)
-    if _is_lines(text):
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                yield f"{name}:{number}", _json(line, f"{path}:{number}")
-        return
-    whole = _json(text, str(path)) if text.strip() else []
-    for index, item in enumerate(whole if isinstance(whole, list) else [whole]):
-        yield f"{name}[{index}]", item
+                yield f"{name}:{number}", _of_line(line, path, number)
+    else:
+        yield from ((f"{name}{where}", value) for where, value in json_values(text_chunks(path), str(path)))
 
 
-def _is_lines(text: str) -> bool:
-    """Whether what is called json is an object a line."""
-    first, _, rest = text.lstrip().partition("\n")
-    if not first.startswith("{") or not rest.strip():
-        return False
+def _of_line(line: str, path: Path, number: int) -> Any:
     try:
-        json.loads(first)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _json(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        at = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
-        raise DataError(f"{place} is broken JSON: {error.msg} at {at}. Mend or delete it.") from error
+        return json.loads(line, object_hook=opaque if NO_TEXT in line else None)
     except (RecursionError, ValueError) as error:
-        raise DataError(f"{place} is JSON that cannot be read: {error}. Mend or delete it.") from error
+        raise broken_json(Places(path.parent)(f"{path.name}:{number}"), error) from error
 
 
-def _kind(value: Any) -> str:
-    kinds = {dict: "an object", list: "a list", bool: "true or false", type(None): "null", bytes: "bytes"}
-    return kinds.get(type(value), "a number")
-
-
-def _marked(path: Path, name: str) -> Iterator[tuple[str, str]]:
+def _marked(path: Path, name: str, most: int | None) -> Iterator[tuple[str, str]]:
     """(place, text) for what stands between marks; the whole file, untouched, when there is no mark."""
     held, index = "", 0
-    for piece in text_chunks(path):
+    for piece in text_chunks(path, most):
         start = max(0, len(held) - len(MARK))
         held += piece
-        if held.find(MARK, start) < 0:
-            continue
-        *ended, held = held.split(MARK)
-        for text in ended:
-            yield f"{name}[{index}]", text.strip("\r\n")
-            index += 1
+        if held.find(MARK, start) >= 0:
+            *ended, held = held.split(MARK)
+            for text in ended:
+                yield f"{name}[{index}]", text.strip("\r\n")
+                index += 1
+        if len(held) > DOCUMENT:
+            raise DataError(
+                f"{path} holds a document of more than {DOCUMENT:,} characters. Part it: a document is a file, or ends "
+                f"at {MARK}."
+            )
     yield (name, held) if index == 0 else (f"{name}[{index}]", held.strip("\r\n"))

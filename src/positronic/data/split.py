@@ -13,7 +13,7 @@ import hashlib
 import heapq
 from collections.abc import Iterator
 
-from positronic.data.sources import Document, Source
+from positronic.data.sources import Document, Source, TextFiles
 from positronic.errors import DataError
 
 __all__ = ["ONE_IN", "Part", "Split", "boundary", "check_one_in", "excerpt", "text_hash"]
@@ -22,6 +22,8 @@ ONE_IN = 100
 """One document in so many is held out."""
 AT_LEAST = 16
 """Documents an excerpt is spread over, if there are so many."""
+REACH = 1 << 26
+"""Characters of each file that an excerpt is chosen from, or four times its budget if that is more."""
 
 
 def check_one_in(one_in: int | None) -> None:
@@ -112,15 +114,18 @@ def excerpt(documents: Source[Document], budget_bytes: int | None) -> list[Docum
     """At most `budget_bytes` of UTF-8 out of `documents`, the same every time; None: all of them.
 
     The documents of the smallest hashes, as many as fill the budget, the last one cut at a paragraph. Where less than
-    16 would do, 16 are taken if there are so many, and the longest of them are cut to one length.
+    16 would do, 16 are taken if there are so many, and the longest of them are cut to one length. Of long files the
+    beginning is read, and of each document no more is held than the budget.
     """
     if budget_bytes is None:
         return list(documents)
     kept: list[tuple[int, int, int, Document]] = []  # largest hash first: (-hash, -index, bytes, document)
     total = 0
-    for index, document in enumerate(documents):
-        size = len(document.text.encode())
-        heapq.heappush(kept, (-text_hash(document.text), -index, size, document))
+    near = documents.first(max(REACH, 4 * budget_bytes)) if isinstance(documents, TextFiles) else documents
+    for index, document in enumerate(near):
+        short = Document(document.text[: budget_bytes + 1], document.name)
+        size = len(short.text.encode())
+        heapq.heappush(kept, (-text_hash(document.text), -index, size, short))
         total += size
         while len(kept) > AT_LEAST and total - kept[0][2] >= budget_bytes:
             total -= heapq.heappop(kept)[2]

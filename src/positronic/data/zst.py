@@ -12,8 +12,8 @@ from positronic.errors import DataError
 
 __all__ = ["ZstFile"]
 
-PACKED = 1 << 14
-"""Packed bytes that are unpacked together."""
+PACKED = 1 << 9
+"""Packed bytes that are unpacked together: at most a block of 128 KiB for each 4 of them, so 16 MiB."""
 WINDOW = 1 << 31
 """The largest window that is accepted: what `zstd --long=31` writes."""
 

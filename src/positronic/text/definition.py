@@ -24,9 +24,20 @@ from positronic.config import canonical_json
 from positronic.errors import TokenizerError
 from positronic.text.special import CONTROL_TOKENS, N_CONTROL
 
-__all__ = ["Definition", "Kind", "from_alphabet", "merged", "read_definition", "to_alphabet", "trie_pattern"]
+__all__ = [
+    "LONGEST_PIECE",
+    "Definition",
+    "Kind",
+    "from_alphabet",
+    "merged",
+    "read_definition",
+    "to_alphabet",
+    "trie_pattern",
+]
 
 Kind = Literal["spike", "bpe", "bytes"]
+LONGEST_PIECE = 16
+"""Bytes of the longest piece of a spike vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,14 @@ class Definition:
     kind: Kind
     pieces: tuple[bytes, ...]
     merges: tuple[tuple[bytes, bytes], ...] = ()
+
+    def __post_init__(self) -> None:
+        longest = max(map(len, self.pieces), default=0)
+        if self.kind == "spike" and longest > LONGEST_PIECE:
+            raise TokenizerError(
+                f"A piece has {longest:,} bytes, and those of spike have at most {LONGEST_PIECE}. "
+                f"Train one with `positronic tokenizer train`."
+            )
 
     @property
     def vocab_size(self) -> int:
@@ -96,6 +115,8 @@ def read_definition(text: str | bytes, where: str) -> Definition:
         raise TokenizerError(f"{where} is damaged: it is not JSON ({error}). Restore it or train a new one.") from None
     try:
         definition = _derive(data)
+    except TokenizerError as error:
+        raise TokenizerError(f"{where} is damaged or another program's tokenizer: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError):
         raise TokenizerError(
             f"{where} is damaged or another program's tokenizer: it lacks the byte-level pieces that ours have. "

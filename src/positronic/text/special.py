@@ -6,9 +6,13 @@ characters like any others.
 
 import re
 
-__all__ = ["CONTROL_TOKENS", "N_CONTROL", "without_control_names"]
+from positronic.text.encode_stream import utf8
+
+__all__ = ["CONTROL_TOKENS", "LONGEST_WORD", "N_CONTROL", "without_control_names"]
 
 N_CONTROL = 128
+LONGEST_WORD = 256
+"""Bytes of a word from which a vocabulary is learned as a whole; longer ones are counted in parts of so many."""
 
 _NAMED = (
     "<|endoftext|>",
@@ -34,7 +38,7 @@ CONTROL_TOKENS: tuple[str, ...] = (*_NAMED, *(f"<|reserved_{i}|>" for i in range
 
 def without_control_names(text: str | bytes) -> list[bytes]:
     """What stands between the names of control tokens in a text, as bytes: what a vocabulary may learn from."""
-    return _NAME.split(text.encode() if isinstance(text, str) else text)
+    return _NAME.split(utf8(text) if isinstance(text, str) else text)
 
 
 _NAME = re.compile(b"|".join(re.escape(name.encode()) for name in CONTROL_TOKENS))

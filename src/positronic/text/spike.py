@@ -26,17 +26,15 @@ from typing import Literal
 import numpy as np
 
 from positronic.errors import TokenizerError
-from positronic.text.definition import Definition
+from positronic.text.definition import LONGEST_PIECE, Definition
 from positronic.text.longest_match import LINE, WORD
-from positronic.text.special import N_CONTROL, without_control_names
+from positronic.text.special import LONGEST_WORD, N_CONTROL, without_control_names
 from positronic.text.tokenizer import Tokenizer
 
 __all__ = ["train_spike"]
 
-_LONGEST_PIECE = 16
 _SHARE = 0.3  # pieces added a round, of those there are
 _SURPLUS = 1.1  # size to grow past, of the size asked for
-_LONGEST_WORD = 256  # longer words are counted in parts
 _MOST_BYTES = 12 << 20  # of distinct words: the rarest beyond are left out, for memory below 3 GB
 
 
@@ -80,10 +78,10 @@ def _count(texts: Iterable[str | bytes], unit: re.Pattern[bytes]) -> Counter[byt
     for text in texts:
         for part in without_control_names(text):
             words.update(unit.findall(part))
-    for word in [word for word in words if len(word) > _LONGEST_WORD]:
+    for word in [word for word in words if len(word) > LONGEST_WORD]:
         count = words.pop(word)
-        for at in range(0, len(word), _LONGEST_WORD):
-            words[word[at : at + _LONGEST_WORD]] += count
+        for at in range(0, len(word), LONGEST_WORD):
+            words[word[at : at + LONGEST_WORD]] += count
     return words
 
 
@@ -116,7 +114,7 @@ class _Corpus:
         """node[n] (A,), n from 1; start and length of each node, and of one more: node -1, which is none."""
         node = self.data.astype(np.int32)
         nodes, starts, lengths, total = [node, node], [np.arange(256)], [np.full(256, 1)], 256
-        for n in range(2, _LONGEST_PIECE + 1):
+        for n in range(2, LONGEST_PIECE + 1):
             at = np.flatnonzero((self.left >= n) & (node >= 0))
             spelling = node[at].astype(np.int64) * 256 + self.data[at + n - 1]
             _, first, which = np.unique(spelling, return_index=True, return_inverse=True)
@@ -140,7 +138,7 @@ class _Segmentation:
         self.corpus = corpus
         self.longest = np.ones(len(corpus.data), np.int32)  # (A,) length of the match
         self.second = np.ones(len(corpus.data), np.int32)  # (A,) length of the next longest
-        for n in range(2, _LONGEST_PIECE + 1):
+        for n in range(2, LONGEST_PIECE + 1):
             here = known[corpus.node[n]]
             np.copyto(self.second, self.longest, where=here)
             self.longest[here] = n
@@ -168,7 +166,7 @@ class _Segmentation:
     def gains(self) -> np.ndarray:
         """(nodes,) tokens that each unknown node would save."""
         corpus, total = self.corpus, np.zeros(len(self.corpus.length))
-        for n in range(2, _LONGEST_PIECE + 1):
+        for n in range(2, LONGEST_PIECE + 1):
             node = corpus.node[n][self.starts]
             better = (node >= 0) & (self.longest[self.starts] < n)
             at = self.starts[better]
@@ -187,7 +185,7 @@ class _Segmentation:
 
     def _by_match(self, weight: np.ndarray) -> np.ndarray:
         match = np.empty(len(self.starts), np.int32)
-        for n in range(1, _LONGEST_PIECE + 1):
+        for n in range(1, LONGEST_PIECE + 1):
             here = self.longest[self.starts] == n
             match[here] = self.corpus.node[n][self.starts[here]]
         return np.bincount(match, weight, len(self.corpus.length))
