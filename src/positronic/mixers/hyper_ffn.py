@@ -76,5 +76,5 @@ class HyperFFN(nn.Module):
         weights = step.tap(self, "weights", weights).to(n.dtype)  # (B, T, 3)
         hidden = step.tap(self, "hidden", F.silu(self.gate(n)) * self.up(n))  # (B, T, F)
         said = self.down(hidden), self.mix(F.silu(z)), self.widen(self.narrow(n))
-        swiglu, convolved, linear = (w * y for w, y in zip(weights.split(1, -1), said, strict=True))
-        return MixerOutput(swiglu + convolved + linear, after)
+        swiglu, convolved, low_rank = (w * y for w, y in zip(weights.split(1, -1), said, strict=True))
+        return MixerOutput(swiglu + convolved + low_rank, after)

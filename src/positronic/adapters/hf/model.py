@@ -200,8 +200,10 @@ class PositronicPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Fill what was not loaded, as the module itself begins: its tables above all, which no file holds."""
         own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-        with init.keeping(tensor for tensor in own if getattr(tensor, "_is_hf_initialized", False)):
-            init.begin(module)
+        loaded = [tensor for tensor in own if getattr(tensor, "_is_hf_initialized", False)]
+        if len(loaded) < len(own):  # what a quantiser has put in a map's place is no tensor of ours to fill
+            with init.keeping(loaded):
+                init.begin(module)
 
     def _check_and_adjust_attn_implementation(
         self, attn_implementation: str | None, is_init_check: bool = False, allow_all_kernels: bool = False
