@@ -36,18 +36,30 @@ __all__ = ["PositronicForCausalLM", "PositronicModel", "PositronicPreTrainedMode
 
 
 class Window(nn.Module):
-    """The embedding seen as the head that it is: a matrix under a name of its own, and no parameter more."""
+    """The embedding seen as the head that it is: a matrix under a name of its own, and no parameter more.
+
+    It looks at what the core holds now, which PEFT may have put in the embedding's place.
+    """
 
     bias = None
 
-    def __init__(self, embedding: nn.Module):
+    def __init__(self, core: nn.Module):
         super().__init__()
-        self._seen = (embedding,)  # in a tuple, so that it is not registered a second time
+        self._seen = (core,)  # in a tuple, so that it is not registered a second time
 
     @property
     def weight(self) -> Tensor:
         """(W, D)"""
-        return cast(Tensor, self._seen[0].weight)
+        return cast(Tensor, cast(nn.Module, self._seen[0].embed).weight)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Window":
+        core = memo.get(id(self._seen[0]))
+        if core is None:
+            raise ConfigError(
+                "The head has no matrix of its own that could be copied or trained alone: it is the embedding. Name "
+                "the embedding in its place, as PEFT's modules_to_save=['embed'] does, which trains both."
+            )
+        return Window(core)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.weight)
@@ -68,7 +80,7 @@ class PositronicPreTrainedModel(PreTrainedModel):
     def __init__(self, config: PositronicConfig):
         super().__init__(config)
         self.model = ModelConfig.from_json(config.core).build()
-        self.lm_head = Window(self.model.embed)
+        self.lm_head = Window(self.model)
         self.gradient_checkpointing = False
         self._no_split_modules = [type(self.model).__name__]
         self.post_init()
@@ -137,6 +149,12 @@ class PositronicPreTrainedModel(PreTrainedModel):
         keep: bool,
     ) -> tuple[LMOutput, Step, StateCache | None]:
         """One call of the core: its output, the step it took, and the cache moved on, or None where none is kept."""
+        if "base_layer" in self.model.embed._modules or not isinstance(self.lm_head, Window):
+            raise ConfigError(
+                "An adapter stands beside one side of the embedding, where tokens are read or where they are said, and "
+                "it is one matrix for both. Leave it out of the targets; modules_to_save=['embed'] trains it whole, "
+                "trainable_token_indices some of its rows."
+            )
         if input_ids is None or inputs_embeds is not None:
             raise GenerationError(
                 "inputs_embeds cannot be read here: organs look at the tokens themselves. Give input_ids."
@@ -181,11 +199,11 @@ class PositronicPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Fill what was not loaded, as the module itself begins: its tables above all, which no file holds."""
-        reset = getattr(module, "reset_parameters", None)
-        if reset is not None:
-            own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-            with init.keeping(tensor for tensor in own if getattr(tensor, "_is_hf_initialized", False)):
-                reset()
+        own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        loaded = [tensor for tensor in own if getattr(tensor, "_is_hf_initialized", False)]
+        if len(loaded) < len(own):  # what a quantiser has put in a map's place is no tensor of ours to fill
+            with init.keeping(loaded):
+                init.begin(module)
 
     def _check_and_adjust_attn_implementation(
         self, attn_implementation: str | None, is_init_check: bool = False, allow_all_kernels: bool = False
