@@ -115,7 +115,8 @@ class PositronicPreTrainedModel(PreTrainedModel):
     ) -> None:
         """As everywhere in Transformers; with the tokenizer of the folder, or of the one this model came from, what is
         written is a checkpoint of ours too."""
-        (Path(save_directory) / MANIFEST).unlink(missing_ok=True)  # it answers for what stood there
+        if is_main_process:
+            (Path(save_directory) / MANIFEST).unlink(missing_ok=True)  # it answers for what stood there
         if self._auto_class is None:
             vars(self.config).pop("auto_map", None)  # it names files that only a copy of this one takes along
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
