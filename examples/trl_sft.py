@@ -4,7 +4,7 @@
     positronic chat answers/tuned
 
 Packed chats begin again at position 0, and there a document of ours begins: neither attention nor any memory of a
-family reaches from one chat into the next. With `loss_type="nll"` TRL asks the model for its loss, which has z-loss and
+family reaches into the next chat. With `loss_type="nll"` TRL asks the model for its loss, which has z-loss and
 the parts of draft heads and organs; by default it multiplies hidden vectors by the embedding itself and leaves them out.
 """
 

@@ -221,7 +221,7 @@ def test_the_loss_in_training_is_that_of_our_objective(theirs, ours):
 
 
 def test_what_is_added_to_the_cross_entropy_follows_from_the_definition(theirs):
-    """z: 1e-4 of the mean of lse^2; the balance of experts 0.01, metric triangles 0.01, evenness of routers 0.001, draft
+    """z: 1e-4 of the mean of lse^2; the balance of experts 0.01, metric triangles 0.01, routers 0.001, draft
     heads 0.3 of their mean cross entropy, the latent head 0.1 of its mean distance."""
     tokens, labels = labelled()
     found = trained(theirs, tokens, labels=labels)
@@ -347,7 +347,9 @@ def test_vectors_are_read_in_place_of_tokens_where_nothing_else_reads_these(thei
             theirs(tokens, inputs_embeds=vectors)
 
 
-@pytest.mark.parametrize("how", [{"prompt_lookup_num_tokens": 4}, {"assistant": True}, {"assistant": True, "sample": True}])
+@pytest.mark.parametrize(
+    "how", [{"prompt_lookup_num_tokens": 4}, {"assistant": True}, {"assistant": True, "sample": True}]
+)
 def test_drafts_of_transformers_own_change_no_greedy_text(theirs, folder, how):
     """Drafts that are partly wrong are taken back out of every state."""
     how = dict(how)

@@ -111,7 +111,13 @@ ELSEWHERE = {
     "decoder_start_token_id": "of encoders",
     "diversity_penalty": "with num_beam_groups above",
 }
-PARTLY = {"prefill_chunk_size", "prompt_lookup_num_tokens", "max_matching_ngram_size", "cache_implementation", "max_cache_len"}
+PARTLY = {
+    "prefill_chunk_size",
+    "prompt_lookup_num_tokens",
+    "max_matching_ngram_size",
+    "cache_implementation",
+    "max_cache_len",
+}
 """They need a cache."""
 
 
@@ -189,7 +195,9 @@ def test_the_arguments_of_the_call_itself(theirs, tokenizer, capsys):
     assert calls.keys() == inspect.signature(GenerationMixin.generate).parameters.keys() - {"self", "kwargs"}
     for name, call in calls.items():
         given = {} if "inputs" in call else {"input_ids": prompt}
-        assert torch.equal(theirs.generate(**given, **(call if name == "generation_config" else how | call)), plain), name
+        assert torch.equal(theirs.generate(**given, **(call if name == "generation_config" else how | call)), plain), (
+            name
+        )
     assert tokenizer.decode(plain[0, len(PROMPT) :]).strip()[:1] in capsys.readouterr().out
     with pytest.raises(ValueError, match="not_an_argument"):
         theirs.generate(prompt, not_an_argument=1, **how)

@@ -67,7 +67,9 @@ def _check_order(places: Tensor, real: Tensor, begins: Tensor, goes_on: Tensor |
         )
 
 
-def next_place(position_ids: Tensor | None, attention_mask: Tensor | None, place: Tensor, columns: int) -> Tensor | None:
+def next_place(
+    position_ids: Tensor | None, attention_mask: Tensor | None, place: Tensor, columns: int
+) -> Tensor | None:
     """(B,) the position behind the last real token of a call; None: positions were not given."""
     if position_ids is None:
         return None

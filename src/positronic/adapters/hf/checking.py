@@ -1,4 +1,4 @@
-"""What stands before Transformers reads a folder: no pickle is read, and where a manifest stands, weights are held to it.
+"""Before Transformers reads a folder: no pickle is read, and where a manifest stands, weights are held to it.
 
 A folder whose manifest was copied along is checked as `positronic.load` checks it: its core config, each file of
 weights, each tensor. Without one only the form is sure: safetensors. An exported copy of this file does the same; as it

@@ -56,9 +56,7 @@ class PositronicForSequenceClassification(PositronicPreTrainedModel):
         scores = self.score(hidden[torch.arange(len(hidden), device=hidden.device), last])
         loss = None
         if labels is not None:
-            loss = cast(Any, self).loss_function(
-                logits=scores, labels=labels, pooled_logits=scores, config=self.config
-            )
+            loss = cast(Any, self).loss_function(logits=scores, labels=labels, pooled_logits=scores, config=self.config)
         return SequenceClassifierOutputWithPast(
             loss=loss,
             logits=scores,

@@ -326,9 +326,7 @@ class PositronicForCausalLM(Generating, PositronicPreTrainedModel):
         wanted = self.config.use_cache and not self.training and labels is None if use_cache is None else use_cache
         keep = wanted and not (self.training and labels is not None)
         with self._watching(output_hidden_states, output_attentions) as seen:
-            out, step, cache = self._read(
-                input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, keep
-            )
+            out, step, cache = self._read(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, keep)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits, loss = self.lm.logits(out.hidden[:, kept]), None
         if labels is not None:

@@ -1,7 +1,7 @@
 """Another number of tokens for a model that there is: its embedding, and every table that has a row a token.
 
-Old tokens keep their rows. A new one begins as the mean of all others, or as a new model's would; hash tables read it as
-a piece of its own, and its phases are those that its id always has.
+Old tokens keep their rows. A new one begins as the mean of all others, or as a new model's would; hash tables read it
+as a piece of its own, and its phases are those that its id always has.
 """
 
 from typing import Any, cast

@@ -1,8 +1,8 @@
 """What passes between the layers, for callers that ask: hidden_states and attentions, in Transformers' form.
 
-    hidden_states   the embedding, the stream after each layer (a token mixer and a channel mixer), and in place of the
-                    last of these what the embedding is multiplied by: L + 1 of (B, T, D)
-    attentions      softmax weights of each attention layer, (B, H, T, S): L of them, from the definition
+hidden_states   the embedding, the stream after each layer (a token mixer and a channel mixer), and in place of the
+                last of these what the embedding is multiplied by: L + 1 of (B, T, D)
+attentions      softmax weights of each attention layer, (B, H, T, S): L of them, from the definition
 """
 
 from collections.abc import Iterator
@@ -48,7 +48,9 @@ def watching(lm: LM, hidden: bool, attentions: bool) -> Iterator[Watched]:
             f"watch them with positronic.probe.Probe. Leave it out."
         )
     if hidden:
-        handles += [block.register_forward_pre_hook(lambda _, given: seen.stream.append(given[0])) for block in core.trunk]
+        handles += [
+            block.register_forward_pre_hook(lambda _, given: seen.stream.append(given[0])) for block in core.trunk
+        ]
     if attentions:
         handles += [head.register_forward_hook(lambda *call: seen.weights.append(_weights(*call))) for head in heads]
     try:
@@ -59,7 +61,7 @@ def watching(lm: LM, hidden: bool, attentions: bool) -> Iterator[Watched]:
 
 
 def _weights(head: Attention, given: tuple[Any, ...], output: MixerOutput) -> Tensor:
-    """(B, H, T, S): how much of each token so far a head reads at each of this call; values that are an identity say."""
+    """(B, H, T, S): how much of each token so far a head reads at each of this call; identities as values say."""
     x, step, state = given
     layout = step.shared.get("attention") or Layout.of(head.config, step, state is None)
     q, k, _ = head.heads(x, layout)
