@@ -5,7 +5,7 @@
 
 Packed chats begin again at position 0, and there a document of ours begins: neither attention nor any memory of a
 family reaches into the next chat. With `loss_type="nll"` TRL asks the model for its loss, which has z-loss and
-the parts of draft heads and organs; by default it multiplies hidden vectors by the embedding itself and leaves them out.
+the parts of draft heads and organs; by default it multiplies hidden vectors by the embedding and leaves these out.
 """
 
 from pathlib import Path
