@@ -1,6 +1,7 @@
-"""What organs and heads add to the loss when another program trains the model, weighed as our own objective does.
+"""What our objective adds to the cross entropy when another program trains the model: z-loss, organs and heads.
 
-    added = sum over rows and names of weight * loss of the row * targets of the row / targets of the whole step
+    added = z_loss * sum of lse^2 over the targets / targets of the whole step
+          + sum over rows and names of weight * loss of the row * targets of the row / targets of the whole step
 
 A caller that accumulates gradients says how many targets the step has (`num_items_in_batch`) and nothing else of it, so
 that rows weigh as their targets do, however they are dealt out to calls. Without that number a call is the whole step,
@@ -22,19 +23,25 @@ IGNORED = -100
 
 
 def auxiliary_loss(
-    lm: LM, output: LMOutput, step: Step, labels: Tensor, num_items_in_batch: Tensor | int | None
+    lm: LM, output: LMOutput, logits: Tensor, step: Step, labels: Tensor, num_items_in_batch: Tensor | int | None
 ) -> Tensor | float:
-    """To be added to the cross entropy of labels (B, T), which are the tokens themselves or IGNORED."""
+    """To be added to the cross entropy of logits (B, T, W) and labels (B, T), which are the tokens themselves or
+    IGNORED."""
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)  # (B, T)
     counted = targets != IGNORED
     here = int(counted.sum())
-    if here == 0 or not (output.aux or lm.drafts or lm.latents):
+    if here == 0:
         return 0.0
+    settings = NextTokenConfig()
+    squares = logits[counted].float().logsumexp(-1).square().sum()
+    z = settings.z_loss * squares / (here if num_items_in_batch is None else num_items_in_batch)
+    if not (output.aux or lm.drafts or lm.latents):
+        return z
     segments = Step.of(step.tokens, None, step, lm.config.boundary_id).segments
     batch = TokenBatch(step.tokens, targets.clamp(min=0), counted, segments, step.valid)
-    objective = NextTokenConfig().build()
+    objective = settings.build()
     counts = objective.counts(batch) if num_items_in_batch is None else _by_row(objective, batch, num_items_in_batch)
-    return objective.auxiliary(lm, output, batch, counts)[0]
+    return z + objective.auxiliary(lm, output, batch, counts)[0]
 
 
 def _by_row(objective: NextToken, batch: TokenBatch, in_step: Tensor | int) -> dict[str, Tensor]:

@@ -53,7 +53,7 @@ def speculative(
         tokens = accept(draft, partial(text.draw, lm.logits(out.hidden[0])), text.write)
         state = out.state.commit(range(len(tokens))) if draft else out.state
         hidden = out.hidden[:, len(tokens) - 1]
-    cache.state, cache.length = state, len(text.past) - 1
+    cache.advance(state, len(text.past) - 1 - cache.length)
     return text.result(cache)
 
 
