@@ -280,5 +280,5 @@ def _read(text: str, hint: Any) -> Any:
         return text == "True"
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return text

@@ -11,6 +11,7 @@ from positronic.checkpoint.folder import (
     save,
     vacant,
 )
+from positronic.checkpoint.memories import load_memories, save_memories
 from positronic.checkpoint.memory import load_conversation, save_conversation
 from positronic.checkpoint.provenance import commit
 from positronic.checkpoint.runs import RunFolder
@@ -23,10 +24,12 @@ __all__ = [
     "commit",
     "load",
     "load_conversation",
+    "load_memories",
     "load_model",
     "load_training",
     "read_config",
     "save",
     "save_conversation",
+    "save_memories",
     "vacant",
 ]

@@ -83,7 +83,7 @@ def find_model_config(name: str) -> "ModelConfig":
         return preset(name)
     try:
         data = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{name} cannot be read as JSON ({error}); give a config file, a folder or a preset."
         ) from None
