@@ -10,7 +10,7 @@ Examples:
 FOLDER may be a run's: then its tuned model speaks, the best in FOLDER/tuned, or where there is none the newest of the
 run. While talking: `settings` shows how answers are drawn, `settings temperature=0.9 top_p=0.8 max_tokens=100` changes
 it from then on, /reset forgets the conversation, /system TEXT starts anew with a system message, `quit` leaves. A kept
-conversation is replaced by the first answer after /reset.
+conversation is replaced by the first answer after /reset; with --keep ring-memory what was kept goes on behind it.
 """
 
 from dataclasses import dataclass, field, fields, replace
@@ -161,8 +161,6 @@ class _Talk:
 
 def changed(drawing: Drawing, words: list[str]) -> Drawing:
     """The settings with `name=value` for each word; what cannot be raises `GenerationError`."""
-    from positronic.generation import Sampler, Stop
-
     kinds = {f.name: int if f.type in (int, "int") else float for f in fields(drawing) if f.name in LIVE}
     values: dict[str, Any] = {}
     for word in words:
@@ -176,8 +174,7 @@ def changed(drawing: Drawing, words: list[str]) -> Drawing:
         except ValueError:
             raise GenerationError(f"{name} is {text!r}; give a {'whole ' * (kinds[name] is int)}number.") from None
     made = replace(drawing, **values)
-    Sampler(**{name: getattr(made, name) for name in LIVE if name != "max_new_tokens"})
-    Stop(max_new_tokens=made.max_new_tokens)
+    made.check()
     return made
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Drawing", "Memory", "newest_of", "open_model"]
 
+SAMPLED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+"""What a `Sampler` has from the flags."""
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -47,9 +50,17 @@ class Drawing:
     """Fix the width of every forward, so that text with drafts equals text without to the bit, near-ties included."""
 
     def settings(self, model: "LM") -> dict[str, Any]:
-        """As keyword arguments of `positronic.generate`, for this model."""
+        """As keyword arguments of `positronic.generate`, for this model; what cannot be raises `GenerationError`."""
+        self.check()
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "drafts"}
         return plain | {"speculative": self._proposer(model)}
+
+    def check(self) -> None:
+        """Raise where a number is out of its range."""
+        from positronic.generation import Sampler, Stop
+
+        Sampler(**{name: getattr(self, name) for name in SAMPLED})
+        Stop(max_new_tokens=self.max_new_tokens)
 
     def _proposer(self, model: "LM") -> "Proposer | bool":
         """What drafts; what was asked for and is not there is an error, what was left open is said."""
