@@ -391,3 +391,20 @@ def test_every_command_is_in_the_usage(capsys):
     assert main([]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--temperature", "9"], ["--top-p", "nan"], ["--max-new-tokens", "0"], ["--top-k", "-1"]]
+)
+@pytest.mark.parametrize("command", [["generate", "--interactive"], ["chat"]])
+def test_numbers_out_of_range_are_refused_before_the_first_line(folder, capsys, command, flags):
+    assert main([command[0], str(folder), *command[1:], *flags]) == 2
+    assert flags[0].removeprefix("--").replace("-", "_") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["1e-310", "5e-324", "1e-45"])
+@pytest.mark.parametrize("name", ["--temperature", "--top-p", "--min-p"])
+def test_the_smallest_numbers_draw_a_text(folder, capsys, name, value):
+    words = ["generate", str(folder), "--prompt", "x", "--max-new-tokens", "4", "--device", "cpu", "--json"]
+    assert main([*words, name, value]) == 0
+    assert len(json.loads(capsys.readouterr().out)["tokens"]) > 0
