@@ -17,7 +17,7 @@ from positronic.errors import StateError
 if TYPE_CHECKING:
     from positronic.probe import Probe
 
-__all__ = ["PADDING_SEGMENT", "DecodeState", "State", "Step"]
+__all__ = ["PADDING_SEGMENT", "DecodeState", "Memory", "State", "Step"]
 
 PADDING_SEGMENT = -1
 """The document number of padding: equal to no real document's, so that nothing ever attends to it."""
@@ -33,6 +33,15 @@ class State(Protocol):
 
     def select(self, rows: Tensor) -> Self:
         """A copy with these rows, (n,) indices into the batch: to fork, to reorder, to join or to leave a batch."""
+        ...
+
+
+@runtime_checkable
+class Memory(State, Protocol):
+    """A state that may outlive its conversation: what was learned while reading, not what was read."""
+
+    def carried(self) -> Self:
+        """The same memory where another conversation begins."""
         ...
 
 

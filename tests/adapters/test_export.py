@@ -63,7 +63,6 @@ def told(place):
         cwd=place,
         capture_output=True,
         text=True,
-        timeout=300,
     )
     assert ended.returncode == 0, ended.stderr[-4000:]
     return json.loads(ended.stdout)

@@ -51,7 +51,7 @@ def fresh(folders, tmp_path_factory):
     """What one new process finds in all folders."""
     out = tmp_path_factory.mktemp("fresh") / "answers.json"
     words = [sys.executable, fresh_process.__file__, str(out), *map(str, folders.values())]
-    subprocess.run(words, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
+    subprocess.run(words, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     found = json.loads(out.read_text("utf-8"))
     return {name: found[str(folder)] for name, folder in folders.items()}
 

@@ -1,15 +1,21 @@
 """--keep-memory carries a conversation from one command to the next, --freeze-memory leaves its memories alone."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
+import torch
 
-from positronic.checkpoint import load_conversation, save
+from positronic.checkpoint import load, load_conversation, load_memories, save
 from positronic.cli import main
-from positronic.generation import generate
+from positronic.generation import generate, memories_alone
 from positronic.models import build
 from positronic.text import byte_tokenizer
-from remembering import remembering
+from remembering import equal_bits, remembering
+
+sys.path.append(str(Path(__file__).parents[1] / "viz"))
+from view_example import oscillators
 
 TOKENS = byte_tokenizer()
 SETTINGS = {"max_new_tokens": 8, "temperature": 0.0, "exact": True}
@@ -122,3 +128,74 @@ def _chat_after(folder, file, capsys):
     words = ["generate", folder, *WORDS, "--chat", "--prompt", "Hello", "--keep-memory", file]
     answer(capsys, *words, "--json")
     return [*words, "--system", "Be brief."]
+
+
+@pytest.fixture(scope="module")
+def rings(tmp_path_factory):
+    """A model whose memories are those of rings."""
+    return save(tmp_path_factory.mktemp("rings") / "model", oscillators(), TOKENS)
+
+
+ALONE = ["--keep", "ring-memory"]
+
+
+def test_memories_alone_go_on_and_the_conversation_does_not(rings, file, capsys):
+    words = ["generate", rings, *WORDS[:-3], "--device", "cpu", "--json", "--keep-memory", file, *ALONE]
+    first = answer(capsys, *words, "--prompt", "The lamp")
+    second = answer(capsys, *words, "--prompt", "Who")
+    assert second["prompt_tokens"] == len("Who")
+    model, _ = load(rings)
+    ours = list(generate(model, TOKENS, "The lamp", max_new_tokens=8, temperature=0))[-1].result
+    alone = memories_alone(model, ours.state)
+    assert list(ours.tokens) == first["tokens"]
+    again = list(generate(model, TOKENS, "Who", max_new_tokens=8, temperature=0, state=alone))[-1].result
+    assert list(again.tokens) == second["tokens"]
+    kept, wanted = load_memories(file, model).begun, memories_alone(model, again.state).begun
+    assert all(equal_bits(a, b) for a, b in zip(kept, wanted, strict=True))
+
+
+def test_memories_alone_pass_from_line_to_line(rings, file, capsys, monkeypatch):
+    words = ["generate", rings, *WORDS[:-3], "--device", "cpu", "--keep-memory", file, *ALONE]
+    lines(monkeypatch, "The lamp", "Who", "")
+    assert main([*map(str, words), "--interactive"]) == 0
+    together = load_memories(file, load(rings)[0]).begun
+    file.unlink()
+    for prompt in ("The lamp", "Who"):
+        answer(capsys, *words, "--json", "--prompt", prompt)
+    alone = load_memories(file, load(rings)[0]).begun
+    assert all(equal_bits(a, b) for a, b in zip(together, alone, strict=True))
+
+
+def test_a_chat_begins_with_memories_and_keeps_them_over_a_reset(rings, file, monkeypatch, capsys):
+    words = ["chat", rings, *WORDS[:-3], "--device", "cpu", "--keep-memory", file, *ALONE]
+    lines(monkeypatch, "The lamp", "/reset", "Who", "quit")
+    assert main([*map(str, words), "--system", "Be brief."]) == 0
+    assert main([*map(str, words), "--system", "Be brief.", "Again"]) == 0
+    assert load_memories(file, load(rings)[0]).begun
+
+
+@pytest.mark.parametrize("damage", ["short", "flipped", "conversation", "other model", "text"])
+def test_memories_that_are_not_those_kept_are_refused(rings, folder, file, capsys, damage):
+    words = ["generate", rings, *WORDS[:-3], "--device", "cpu", "--prompt", "x"]
+    kept = [*words, "--keep-memory", file, *ALONE]
+    if damage == "conversation":
+        answer(capsys, *words, "--json", "--keep-memory", file)
+    elif damage == "text":
+        file.write_text("no memories")
+    else:
+        answer(capsys, *kept, "--json")
+        raw = bytearray(file.read_bytes())
+        raw[-1] ^= 1
+        file.write_bytes(raw[:-8] if damage == "short" else raw if damage == "flipped" else file.read_bytes())
+    if damage == "other model":
+        other = oscillators()
+        with torch.no_grad():
+            next(other.parameters()).add_(1)
+        kept[1] = save(file.parent / "other", other, TOKENS)
+    assert str(file) in complaint(capsys, *kept)
+
+
+def test_keep_without_a_file_or_without_memories_is_refused(folder, rings, file, capsys):
+    assert "--keep-memory FILE" in complaint(capsys, "generate", rings, "--prompt", "x", *ALONE)
+    words = ["generate", folder, "--prompt", "x", "--keep-memory", file, *ALONE]
+    assert "no memories" in complaint(capsys, *words)

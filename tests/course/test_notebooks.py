@@ -24,7 +24,7 @@ def run(notebook, folder):
     nbformat.validate(json.loads(notebook))
     book = nbformat.reads(notebook, as_version=4)
     nbclient.NotebookClient(
-        book, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}}
+        book, timeout=None, kernel_name="python3", resources={"metadata": {"path": folder}}
     ).execute()
     return [
         "".join(output.get("text", "") for output in cell.outputs) for cell in book.cells if cell.cell_type == "code"

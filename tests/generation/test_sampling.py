@@ -119,3 +119,43 @@ def test_logits_that_are_not_finite_are_an_error(bad, sampler):
 def test_a_bias_outside_the_vocabulary_is_an_error():
     with pytest.raises(GenerationError, match="token 5"):
         Sampler(biases={5: 1.0}).pick(np.zeros(5, np.float32), 0, NONE)
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-310, 1e-300, 1e-30, np.nextafter(0, 1)])
+@pytest.mark.parametrize(
+    "more", [{}, {"top_k": 2}, {"top_p": 1.0}, {"top_p": 1e-320}, {"min_p": 5e-324}, {"min_p": 1.0}]
+)
+def test_the_smallest_settings_are_their_limits(temperature, more):
+    x = np.array([1.0, 3.0, 3.0, -np.inf, 3e38, -3e38], np.float32)
+    assert Sampler(temperature=temperature, **more).pick(x, 0, NONE) == 4
+    tied = {Sampler(temperature=temperature, top_p=1.0, seed=seed).pick(x[:3], 0, NONE) for seed in range(40)}
+    assert tied == {1, 2}, "noise decides between what is equally likely, at any temperature"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"top_p": 1e-320}, {"top_p": np.nextafter(1.0, 0.0)}, {"min_p": 5e-324}, {"min_p": 1.0}, {"temperature": 5.0}],
+)
+def test_extremes_draw_a_token_that_may_be_drawn(settings):
+    x = np.array([1.0, -np.inf, 2.0, 2.0], np.float32)
+    drawn = {Sampler(seed=seed, **settings).pick(x, 0, NONE) for seed in range(20)}
+    assert drawn <= {0, 2, 3}
+
+
+@pytest.mark.parametrize("field", ["temperature", "top_p", "min_p", "repetition_penalty", "top_k", "seed", "stream"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e308, -1e-310])
+def test_numbers_beyond_the_range_are_refused(field, value):
+    with pytest.raises(GenerationError, match=field):
+        Sampler(**{field: value})
+
+
+@pytest.mark.parametrize("bias", [float("nan"), float("inf"), 1e308, -1e39, 1e31])
+def test_a_bias_that_would_overflow_is_refused(bias):
+    with pytest.raises(GenerationError, match="biases"):
+        Sampler(biases={1: bias})
+
+
+@pytest.mark.parametrize("bias", [1e30, -1e30, 1e-320])
+def test_the_largest_biases_decide_and_do_not_overflow(bias):
+    x = np.array([1.0, 3e38, 2.0], np.float32)[[0, 2]]
+    assert Sampler(temperature=0.7, biases={0: bias}).pick(x, 0, NONE) == (0 if bias > 1 else 1) or bias == 1e-320

@@ -101,7 +101,7 @@ def over_http(folder: Path) -> None:
         print(f"over HTTP: {PROMPTS[3] + wanted!r}")
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait()
 
 
 def asked_until_it_answers(server: "subprocess.Popen[bytes]", body: dict[str, object]) -> dict:
@@ -111,7 +111,7 @@ def asked_until_it_answers(server: "subprocess.Popen[bytes]", body: dict[str, ob
     while True:
         assert server.poll() is None, "the server has ended"
         try:
-            with urllib.request.urlopen(request, timeout=120) as response:
+            with urllib.request.urlopen(request, timeout=3600) as response:
                 return json.load(response)
         except OSError:
             time.sleep(1)

@@ -37,7 +37,7 @@ def repeating() -> Tokenizer:
 
 
 @given(text=st.text(max_size=30), start=st.integers(0, len(MULTILINGUAL)), places=st.lists(st.integers(0), max_size=12))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_text_in_parts_is_encoded_as_the_whole(tokenizer, text, start, places):
     text += MULTILINGUAL[start:] + text
     ids = tokenizer.encode(text)
@@ -51,7 +51,7 @@ def test_text_in_parts_is_encoded_as_the_whole(tokenizer, text, start, places):
     data=st.binary(max_size=40) | st.text("ab", max_size=80).map(str.encode),
     places=st.lists(st.integers(0), max_size=9),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_bytes_in_parts_are_encoded_as_the_whole(request, fixture, data, places):
     tokenizer = repeating() if fixture == "repeating" else request.getfixturevalue(fixture)
     assert in_parts(tokenizer, cut_at(data, places)) == tokenizer.encode_bytes(data)

@@ -42,7 +42,7 @@ def test_encoding_what_was_decoded_gives_the_same_ids(tokenizer):
 
 
 @given(text=st.text(max_size=40))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_text_comes_back_and_encodes_as_its_bytes_do(tokenizer, text):
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -56,7 +55,7 @@ COUNT_COLOURS = """
 class Browser:
     """One page at a time. `errors` and `requests` collect what the page logged as wrong and what it asked for."""
 
-    def __init__(self, home: Path, timeout_s: float = 60.0):
+    def __init__(self, home: Path):
         program = find_browser()
         to_it, ours = os.pipe()
         theirs, from_it = os.pipe()
@@ -70,10 +69,10 @@ class Browser:
         os.close(to_it)
         os.close(from_it)
         self.write, self.read = os.fdopen(ours, "wb", buffering=0), os.fdopen(theirs, "rb", buffering=0)
-        self.numbers, self.buffer, self.timeout_s = itertools.count(1), b"", timeout_s
+        self.numbers, self.buffer = itertools.count(1), b""
         self.errors: list[str] = []
         self.requests: list[str] = []
-        self.session = None
+        self.session, self.loaded = None, False
         target = next(t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page")
         attached = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self.session = attached["sessionId"]
@@ -84,7 +83,7 @@ class Browser:
     def close(self) -> None:
         self.session = None
         self.call("Browser.close")
-        self.process.wait(timeout=20)
+        self.process.wait()
         self.write.close()
         self.read.close()
 
@@ -95,14 +94,10 @@ class Browser:
         if self.session:
             message["sessionId"] = self.session
         self.write.write(json.dumps(message).encode() + b"\0")
-        deadline = time.monotonic() + self.timeout_s
-        while time.monotonic() < deadline:
-            heard = self._next()
-            if heard.get("id") == number:
-                assert "error" not in heard, f"{method}: {heard['error']}"
-                return heard["result"]
+        while (heard := self._next()).get("id") != number:
             self._note(heard)
-        raise TimeoutError(f"{method} was not answered in {self.timeout_s} s")
+        assert "error" not in heard, f"{method}: {heard['error']}"
+        return heard["result"]
 
     def _next(self):
         while b"\0" not in self.buffer:
@@ -114,6 +109,7 @@ class Browser:
 
     def _note(self, event) -> None:
         method, said = event.get("method"), event.get("params", {})
+        self.loaded |= method == "Page.loadEventFired"
         if method == "Runtime.exceptionThrown":
             self.errors.append(json.dumps(said["exceptionDetails"]))
         if method == "Runtime.consoleAPICalled" and said["type"] in ("error", "warning", "assert"):
@@ -124,17 +120,23 @@ class Browser:
             self.requests.append(said["request"]["url"])
 
     def open(self, page: Path, width: int = 1280, height: int = 800, scale: float = 1, mobile: bool = False) -> None:
-        """Show a file, and wait until its script has begun."""
+        """Show a page with a script, and wait until that has begun, however long it takes."""
+        self.show(page, width, height, scale, mobile)
+        while not self.run("Boolean(window.view)"):
+            assert not self.errors, f"the page did not start: {self.errors}"
+            self.settle()
+        self.settle()
+
+    def show(self, page: Path, width: int = 1280, height: int = 800, scale: float = 1, mobile: bool = False) -> None:
+        """Show a file, and wait until all that it is made of is there."""
         self.errors.clear()
         self.requests.clear()
         size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": mobile}
         self.call("Emulation.setDeviceMetricsOverride", **size)
+        self.loaded = False
         self.call("Page.navigate", url=page.absolute().as_uri())
-        deadline = time.monotonic() + self.timeout_s
-        while not self.run("document.readyState === 'complete' && Boolean(window.view)"):
-            assert time.monotonic() < deadline, f"the page did not start: {self.errors}"
-            time.sleep(0.05)
-        self.settle()
+        while not self.loaded:
+            self._note(self._next())
 
     def scheme(self, dark: bool) -> None:
         """What the system prefers, from the next page on."""

@@ -1,7 +1,6 @@
 """A page shows what was captured: numbers against tensors, in a browser that has no network."""
 
 import json
-import time
 
 import pytest
 import torch
@@ -288,10 +287,10 @@ def test_keys_walk_through_time_and_layers(shown):
         browser.key(key, shift)
         assert at() == expected, key
     browser.key(" ")
-    browser.run("new Promise((done) => setTimeout(done, 1300))")
+    while at() <= (0, 1, 0):
+        browser.settle()
     browser.key(" ")
     stopped = at()
-    assert stopped > (0, 1, 0), "space plays"
     browser.run("new Promise((done) => setTimeout(done, 600))")
     assert at() == stopped, "space again pauses"
     browser.key("End")
@@ -313,8 +312,8 @@ def test_the_button_saves_the_numbers(shown, replays, tmp_path):
     browser = shown("rings")
     browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     browser.run("document.getElementById('save').click()")
-    saved, deadline = tmp_path / "positronic-view.json", time.monotonic() + 20
-    while not saved.exists() and time.monotonic() < deadline:
+    saved = tmp_path / "positronic-view.json"
+    while not saved.exists():
         browser.settle()
     assert json.loads(saved.read_text("utf-8")) == json.loads(json.dumps(replays["rings"]))
 

@@ -12,6 +12,7 @@ from positronic.checkpoint.folder import (
     vacant,
 )
 from positronic.checkpoint.lock import usable
+from positronic.checkpoint.memories import load_memories, save_memories
 from positronic.checkpoint.memory import load_conversation, save_conversation
 from positronic.checkpoint.provenance import commit
 from positronic.checkpoint.runs import RunFolder
@@ -24,11 +25,13 @@ __all__ = [
     "commit",
     "load",
     "load_conversation",
+    "load_memories",
     "load_model",
     "load_training",
     "read_config",
     "save",
     "save_conversation",
+    "save_memories",
     "usable",
     "vacant",
 ]

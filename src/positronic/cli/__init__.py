@@ -8,9 +8,12 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
+from positronic.cli.console import say
+from positronic.cli.terminal import guarded, parsing
 from positronic.config import did_you_mean
 from positronic.errors import ConfigError, PositronicError
 
@@ -35,7 +38,8 @@ COMMANDS = {
     "doctor": "is my loss normal? a run beside the reference curve of its recipe",
     "reference": "learn a recipe's curve and its band from runs of several seeds",
     "health": "look at every organ of a model: is it alive, and what to do if not",
-    "ablate": "what each organ and layer is worth, in bits per byte",
+    "ablate": "what each organ and layer is worth, in bits per byte, or to one prompt",
+    "verify": "try a checkpoint in all that its card says: loading, organs, cache, memories",
     "course": "build a language model by hand, in NumPy alone: scripts and chapters",
 }
 FORWARDING = {"course"}
@@ -56,33 +60,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 for what the user can mend, 130 interrupted, 141 when nobody reads on."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads on a busy machine cost more than they save
     words = list(sys.argv[1:] if arguments is None else arguments)
-    name = next((n for n in (" ".join(words[:2]), " ".join(words[:1])) if n in COMMANDS), None)
-    if name is None:
-        return _usage(words)
-    try:
-        code = _parse(name, words[len(name.split()) :]).run() or 0
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has no reader
-        return 141
-    except PositronicError as error:
-        print(f"positronic {name}: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.filename is None:
-            raise
-        said = f"{error.filename} cannot be read or written ({error.strerror}). Give another path, or make it usable."
-        print(f"positronic {name}: {said}", file=sys.stderr)
-        return 2
-    except NotImplementedError as error:
-        if "MPS" not in str(error):
-            raise
-        print(f"positronic {name}: {_lacking_on_mps(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
+    name = next((n for n in (" ".join(words[:2]), " ".join(words[:1])) if n in COMMANDS), "")
+    with guarded():
+        try:
+            code = _run(name, words[len(name.split()) :]) if name else _usage(words)
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:
+            return 141
+        except KeyboardInterrupt:
+            return _ended(130, "Interrupted.")
+        except Exception as error:
+            said = _sentence(error)
+            if said is None:
+                raise
+            return _ended(2, f"{f'positronic {name}'.strip()}: {said}")
+
+
+def _ended(code: int, said: str) -> int:
+    """The code, once it was said why, if anybody can be told."""
+    with suppress(OSError):
+        say(said)
+    return code
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to say of an error that the user can mend; None: the error is ours."""
+    if isinstance(error, PositronicError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror is not None:
+        what = "A file" if error.filename is None else error.filename
+        return f"{what} cannot be read or written ({error.strerror}). Give another path, or make it usable."
+    if isinstance(error, ValueError) and "null" in str(error) and "embedded" in str(error):
+        return "A path holds a NUL character, which no file's name can have. Give another path."
+    if isinstance(error, NotImplementedError) and "MPS" in str(error):
+        return _lacking_on_mps(error)
+    return None
 
 
 def _lacking_on_mps(error: NotImplementedError) -> str:
@@ -107,6 +120,15 @@ def _of_several(command: Any) -> Iterator[str]:
             yield from _of_several(kind)
 
 
+def _run(name: str, words: list[str]) -> int:
+    """Run a command; its help, too, is delivered or said not to be."""
+    try:
+        return _parse(name, words).run() or 0
+    except SystemExit:
+        sys.stdout.flush()
+        raise
+
+
 def _parse(name: str, words: list[str]) -> Any:
     """The command's dataclass, filled from the flags; wrong flags end the program with 2."""
     import tyro
@@ -117,13 +139,14 @@ def _parse(name: str, words: list[str]) -> Any:
     for flag in _of_several(module.Command):
         if words.count(flag) > 1:
             raise ConfigError(f"{flag} is given twice, and the first would be lost. Put all its values behind one.")
-    return tyro.cli(
-        module.Command,
-        args=words,
-        prog=f"positronic {name}",
-        description=module.__doc__,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    with parsing():
+        return tyro.cli(
+            module.Command,
+            args=words,
+            prog=f"positronic {name}",
+            description=module.__doc__,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
 
 
 def _usage(words: list[str]) -> int:
@@ -140,5 +163,4 @@ def _usage(words: list[str]) -> int:
         print(__version__)
         return 0
     wanted = " ".join(words[:2]) if group else words[0]
-    print(f"positronic: there is no command {wanted!r}. {did_you_mean(wanted, COMMANDS)}", file=sys.stderr)
-    return 2
+    return _ended(2, f"positronic: there is no command {wanted!r}. {did_you_mean(wanted, COMMANDS)}")

@@ -1,4 +1,4 @@
-"""What each organ is worth: bits per byte without it, with an interval over documents.
+"""What each organ is worth: bits per byte without it, with an interval over documents; or what one prompt loses.
 
 Organs are silenced in turn, then the mixers of each layer, with the same weights: what the rest loses with them, not
 what it would have learned without them. Named organs or layers alone are measured where some are named.
@@ -8,6 +8,7 @@ Examples:
   positronic ablate my-run/last --data novels_valid.jsonl.xz --max-bytes 200000 --json
   positronic ablate my-run/last --data held-out.jsonl --organs engram specialists
   positronic ablate my-run/last --data held-out.jsonl --layers 1 2
+  positronic ablate tuned/last --prompt "Hello, who are you?" --chat
 """
 
 from dataclasses import dataclass
@@ -23,14 +24,19 @@ if TYPE_CHECKING:
     from positronic.lm import LM
     from positronic.observe.places import Place
     from positronic.probe import Probe
+    from positronic.text import Tokenizer
 
 
 @dataclass(frozen=True)
 class Command:
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
     """Checkpoint folder."""
-    data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH ...")]
+    data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH ...")] = ()
     """Text to measure on, of 8 documents or more."""
+    prompt: str | None = None
+    """In place of data: one text, whose logits are compared."""
+    chat: bool = False
+    """The prompt is a user's message."""
     organs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ORGAN ...")] = ()
     """Silence these, named by the kind of their config: attention, engram, ..."""
     layers: Annotated[tuple[int, ...], tyro.conf.arg(metavar="NUMBER ...")] = ()
@@ -47,23 +53,72 @@ class Command:
     """Print one JSON object."""
 
     def run(self) -> None:
-        import numpy as np
-
+        self._check()
         from positronic.checkpoint import load
-        from positronic.data import excerpt, open_source
-        from positronic.eval import Score, compare
-        from positronic.observe import changes, check_documents, verdict
         from positronic.train import pick_device
 
         place = pick_device(self.device, self.precision)
         model, tokenizer = load(self.folder, device=place.torch_device)
         silent = self._silent(model)
+        with place.autocast():
+            if self.prompt is None:
+                self._on_data(model, tokenizer, silent)
+            else:
+                self._on_prompt(model, tokenizer, silent, self.prompt)
+
+    def _check(self) -> None:
+        """Refuse what would have no effect, before anything is loaded."""
+        if bool(self.data) == (self.prompt is not None):
+            raise ConfigError("Give either --data PATH ..., of 8 documents or more, or --prompt TEXT.")
+        if self.prompt is None and self.chat:
+            raise ConfigError("--chat makes a message of a prompt; add --prompt TEXT, or leave it out.")
+        if self.prompt is not None and self.max_bytes is not None:
+            raise ConfigError("--max-bytes is for --data; leave it out.")
+
+    def _on_prompt(self, model: "LM", tokenizer: "Tokenizer", silent: "dict[Place, Probe]", prompt: str) -> None:
+        from positronic.generation.prompt import prompt_ids
+        from positronic.generation.room import check_room
+        from positronic.observe import moved
+        from positronic.text import Message
+
+        ids = prompt_ids(tokenizer, [Message("user", prompt)] if self.chat else prompt)
+        check_room(len(ids), model.config.max_positions)
+        rows = [
+            {
+                **where._asdict(),
+                "largest_change_of_a_logit": found.largest_change,
+                "flips": found.flips,
+                "next_token_flips": found.next_flips,
+            }
+            for where, found in zip(silent, moved(model, ids, silent.values()), strict=True)
+        ]
+        if self.json:
+            print_json({"prompt": prompt, "tokens": len(ids), "without": rows})
+            return
+        shown = [
+            (
+                _named(row),
+                f"{row['largest_change_of_a_logit']:.3g}",
+                str(row["flips"]),
+                "flips" if row["next_token_flips"] else "stays",
+            )
+            for row in rows
+        ]
+        table(f"{self.folder} on {len(ids)} tokens, and without", ["", "logits", "flips", "next token"], shown)
+        print("logits: the largest change of one. flips: tokens whose most likely successor becomes another.")
+
+    def _on_data(self, model: "LM", tokenizer: "Tokenizer", silent: "dict[Place, Probe]") -> None:
+        import numpy as np
+
+        from positronic.data import excerpt, open_source
+        from positronic.eval import Score, compare
+        from positronic.observe import changes, check_documents, verdict
+
         chosen = [excerpt(open_source(path), self.max_bytes) for path in self.data]
         documents = [document for some in chosen for document in some if document.text]
         check_documents(len(documents))
         say(f"{len(documents)} documents, read {1 + len(silent)} times ...")
-        with place.autocast():
-            scores, found = compare(model, tokenizer, documents, {str(i): p for i, p in enumerate(silent.values())})
+        scores, found = compare(model, tokenizer, documents, {str(i): p for i, p in enumerate(silent.values())})
         nats, n_bytes = np.array([s.nats for s in scores]), np.array([s.bytes for s in scores])
         without = np.array([[s.nats for s in one.scores] for one in found.values()])
         whole, rows = Score.total(scores), []
@@ -100,7 +155,7 @@ class Command:
 def _row(row: dict[str, Any]) -> tuple[str, ...]:
     low, high = row["interval"]
     return (
-        row["organ"].replace("_", " ") + ("" if row["layer"] is None else f", layer {row['layer']}"),
+        _named(row),
         f"{row['change']:+.4f}",
         f"{low:+.4f}",
         f"{high:+.4f}",
@@ -108,3 +163,7 @@ def _row(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['flips']:.1%}",
         row["verdict"],
     )
+
+
+def _named(row: dict[str, Any]) -> str:
+    return row["organ"].replace("_", " ") + ("" if row["layer"] is None else f", layer {row['layer']}")

@@ -10,7 +10,7 @@ Examples:
 FOLDER may be a run's: then its tuned model speaks, the best in FOLDER/tuned, or where there is none the newest of the
 run. While talking: `settings` shows how answers are drawn, `settings temperature=0.9 top_p=0.8 max_tokens=100` changes
 it from then on, /reset forgets the conversation, /system TEXT starts anew with a system message, `quit` leaves. A kept
-conversation is replaced by the first answer after /reset.
+conversation is replaced by the first answer after /reset; with --keep ring-memory what was kept goes on behind it.
 """
 
 from dataclasses import dataclass, field, fields, replace
@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from positronic.cli.console import say
+from positronic.cli.console import ask, say
 from positronic.cli.generate import describe_result
 from positronic.cli.sampling import Drawing, DrawingFlags, Memory, MemoryFlags, open_model
-from positronic.errors import GenerationError
+from positronic.errors import GenerationError, PositronicError
 
 if TYPE_CHECKING:
     from positronic.generation import Conversation
@@ -55,7 +55,7 @@ class Command:
     def run(self) -> None:
         model, tokenizer = open_model(_speaker(self.folder), self.device)
         state = self.memory.kept(model, tokenizer)
-        if self.system is not None and state is not None:
+        if self.system is not None and state is not None and state.tokens:
             raise GenerationError(
                 f"--system comes too late: {self.memory.keep_memory} holds a conversation that has begun. Drop it, or "
                 f"name another file."
@@ -102,7 +102,9 @@ class _Talk:
         """Whether the line was meant for us, and is done."""
         command, _, rest = line.partition(" ")
         if command in ("/reset", "/system"):
-            self.system, self.state = (rest or None) if command == "/system" else self.system, None
+            self.system = (rest or None) if command == "/system" else self.system
+            alone = self.wanted.memory.keep == "ring-memory"
+            self.state = self.wanted.memory.going_on(self.state, self.model) if alone and self.state else None
             say("(a new conversation)")
             return True
         words = rest.split()
@@ -125,7 +127,7 @@ class _Talk:
         print("bot > ", end="", flush=True)
         try:
             self.answer(line)
-        except GenerationError as error:
+        except PositronicError as error:
             say(f"\n{error}")
         except KeyboardInterrupt:
             say("\n(stopped; the conversation stands as it was before this message)")
@@ -140,7 +142,7 @@ class _Talk:
             self.model,
             self.tokenizer,
             [Message("user", line)],
-            system=self.system if self.state is None else None,
+            system=None if self.state is not None and self.state.tokens else self.system,
             think=self.wanted.think,
             freeze_memory=self.wanted.memory.freeze_memory,
             state=self.state,
@@ -150,7 +152,7 @@ class _Talk:
             print(piece.text, end="", flush=True)
             if piece.result is not None:
                 self.state = piece.result.state
-                self.wanted.memory.keep(self.state, self.model, self.tokenizer)
+                self.wanted.memory.save(self.state, self.model, self.tokenizer)
                 if self.wanted.stats:
                     say("\n" + describe_result(piece.result))
                 if piece.result.stop_reason == "context":
@@ -159,8 +161,6 @@ class _Talk:
 
 def changed(drawing: Drawing, words: list[str]) -> Drawing:
     """The settings with `name=value` for each word; what cannot be raises `GenerationError`."""
-    from positronic.generation import Sampler, Stop
-
     kinds = {f.name: int if f.type in (int, "int") else float for f in fields(drawing) if f.name in LIVE}
     values: dict[str, Any] = {}
     for word in words:
@@ -174,15 +174,14 @@ def changed(drawing: Drawing, words: list[str]) -> Drawing:
         except ValueError:
             raise GenerationError(f"{name} is {text!r}; give a {'whole ' * (kinds[name] is int)}number.") from None
     made = replace(drawing, **values)
-    Sampler(**{name: getattr(made, name) for name in LIVE if name != "max_new_tokens"})
-    Stop(max_new_tokens=made.max_new_tokens)
+    made.check()
     return made
 
 
 def _read(prompt: str) -> str | None:
-    """A line from the user; None at the end of input."""
+    """A line from the user; None at the end of input, or when he leaves by Ctrl-C."""
     try:
-        return input(prompt)
-    except (EOFError, KeyboardInterrupt):
+        return ask(prompt)
+    except KeyboardInterrupt:
         print()
         return None

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from positronic.cli.console import say
+from positronic.cli.console import ask, say
 from positronic.cli.sampling import newest_of, open_model
 from positronic.errors import ConfigError
 
@@ -35,8 +35,7 @@ def sample(out: Path, prompt: str, device: str) -> None:
 
 def goes_on() -> bool:
     """Whether the user wants the next chunk. At the end of input he does not."""
-    try:
-        return input("\nContinue? [Y/n] ").strip().lower() not in ("n", "no")
-    except EOFError:
+    answer = ask("\nContinue? [Y/n] ")
+    if answer is None:
         say("(no answer: stopped here)")
-        return False
+    return answer is not None and answer.strip().lower() not in ("n", "no")

@@ -1,22 +1,40 @@
-"""How commands speak: one JSON object on stdout when asked for, words for people otherwise."""
+"""How commands speak: one JSON object on stdout when asked for, words for people otherwise. And how they listen."""
 
 import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["print_json", "say", "table"]
+from positronic.cli.terminal import UNSAFE, paint, visible
+
+__all__ = ["ask", "print_json", "say", "table"]
+
+LONGEST_LINE = 4095
+"""Bytes of a line that a terminal passes on; of a longer one it drops the rest."""
 
 
 def print_json(data: Any) -> None:
-    """The one thing a `--json` command writes to stdout."""
-    json.dump(data, sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
+    """The one thing a `--json` command writes to stdout; what a terminal might obey is escaped as JSON has it."""
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    print(UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def say(text: str = "") -> None:
     """Progress and notes: stderr, so that stdout stays a result."""
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text) if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
+
+
+def ask(prompt: str) -> str | None:
+    """A line from the user; None at the end of input. One that the terminal has cut is asked for again."""
+    while True:
+        try:
+            line = input(prompt)
+        except EOFError:
+            print()
+            return None
+        if len(line.encode(errors="surrogateescape")) < LONGEST_LINE or not sys.stdin.isatty():
+            return line
+        say(f"(a terminal passes on {LONGEST_LINE:,} bytes of a line, so the rest is lost: shorten it, or use a pipe)")
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -24,9 +42,13 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table(title=title, title_justify="left", title_style="bold")
+    console = Console(markup=False, emoji=False, highlight=False)
+    shown = visible if console.is_terminal else str
+    drawn = Table(title=shown(title), title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if index == 0 else "right")
+        drawn.add_column(shown(column), justify="left" if index == 0 else "right")
     for row in rows:
-        drawn.add_row(*row)
-    Console().print(drawn)
+        drawn.add_row(*map(shown, row))
+    with console.capture() as picture:
+        console.print(drawn)
+    paint(picture.get())

@@ -1,9 +1,9 @@
 """From nothing to a talking model: text from this machine's Python, a tokenizer, a model, a report.
 
 Gathers the English and the code that every Python installation carries, learns 2,048 length-max tokens, trains
-`positronic-tiny` (2.6 M parameters: attention, oscillators and all their organs), measures it beside gzip and a unigram
-model on text it has not seen, lets it speak, with its own drafts and without, looks at the health of its organs, and
-writes a checkpoint, a loss curve, reports and a page that replays the first sample in 3-D. Needs no network.
+`positronic-tiny` (2.6 M parameters: attention, oscillators and all their organs; where the machine is too slow for it a
+smaller one, which is said), measures it beside gzip and a unigram model on text it has not seen,
+@@writes a checkpoint, a loss curve, reports and a page that replays the first sample in 3-D. Needs no network.
 
 Examples:
   positronic demo
@@ -21,14 +21,15 @@ from positronic.cli import health, view
 from positronic.cli.console import say, table
 from positronic.cli.corpus import gather
 from positronic.cli.demo_drafts import Drafted, with_and_without_drafts
+from positronic.cli.demo_size import Size, fitting, measured_bytes
 from positronic.errors import GenerationError
 
-MODEL = "positronic-tiny"
 VOCABULARY = 2048
 SHARES = {"english": 0.35, "code": 0.65}
 HELD_OUT_ONE_IN = 20
-MEASURED_BYTES = 120_000
-BATCH_TOKENS, LR, WARMUP = 1024, 2e-3, 10
+LR, WARMUP = 2e-3, 10
+LEAST_SHARE = 0.5
+"""Of the time asked for, for training, however long everything else takes on a slow machine."""
 RESERVE_S = 40
 """For what follows training: the final measurement, samples, the report, health, the view."""
 HEALTH_BYTES = 8000
@@ -72,25 +73,31 @@ class Command:
         from positronic.checkpoint import load
         from positronic.data import heldout_documents
         from positronic.eval import baselines, bits_per_byte
-        from positronic.models import preset
         from positronic.recipes import RunConfig, train_run
         from positronic.train import MuonConfig, ScheduleConfig, TrainConfig, progress, read_events
 
-        held_out = heldout_documents(data, one_in=HELD_OUT_ONE_IN, budget_bytes=MEASURED_BYTES)
+        def left() -> float:
+            """Minutes for training."""
+            gone = (time.monotonic() - began + RESERVE_S) / 60
+            return max(LEAST_SHARE * self.minutes, self.minutes - gone)
+
+        size, slower = fitting(60 * left())
+        measured = measured_bytes(size, 60 * left())
+        _say_size(size, slower)
+        held_out = heldout_documents(data, one_in=HELD_OUT_ONE_IN, budget_bytes=measured)
         texts = [document.text for document in held_out]
         others = baselines(tokenizer, texts, _training_texts(data))
-        left = self.minutes - (time.monotonic() - began + RESERVE_S) / 60
         run = RunConfig(
-            model=preset(MODEL),
+            model=size.model,
             data=data,
             held_out_one_in=HELD_OUT_ONE_IN,
-            valid_bytes=MEASURED_BYTES,
+            valid_bytes=measured,
             model_seed=self.seed,
             data_seed=self.seed,
             train=TrainConfig(
-                minutes=max(0.2, left),
+                minutes=left(),
                 steps=100_000,
-                batch_tokens=BATCH_TOKENS,
+                batch_tokens=size.batch_tokens,
                 optimizer=MuonConfig(lr=LR),
                 schedule=ScheduleConfig(warmup=WARMUP),
                 seed=self.seed,
@@ -111,12 +118,13 @@ class Command:
             OURS: score.bits_per_byte,
         }
         scores = {name: f"{score:.3f}" for name, score in sorted(bits.items(), key=lambda item: -item[1])}
-        return _Trained(model, state.counters, scores, _verdict(score.bits_per_byte, others), others, texts)
+        return _Trained(size, model, state.counters, scores, _verdict(score.bits_per_byte, others), others, texts)
 
 
 class _Trained(NamedTuple):
     """A model and how good it is."""
 
+    size: Size
     model: Any
     counters: Any
     scores: dict[str, str]
@@ -163,6 +171,14 @@ def _tokenizer(data: tuple[str, ...], out: Path) -> Any:
     tokenizer.save(out / "tokenizer")
     say(f"Tokenizer: {tokenizer.vocab_size:,} entries in {time.monotonic() - began:.1f} s.")
     return tokenizer
+
+
+def _say_size(size: Size, slower: list[Size]) -> None:
+    """What is trained in place of what this machine is too slow for."""
+    for other in slower:
+        say(f"{other.name} would take {other.step_s:.1f} s a step on this machine, as busy as it is: too long.")
+    if slower:
+        say(f"So {size.name} learns, at {size.step_s:.1f} s a step and with rows of {size.model.context} tokens.")
 
 
 def _verdict(ours: float, others: Any) -> str:
@@ -221,7 +237,6 @@ def _report(
     drafted: Drafted | None,
     commands: list[str],
 ) -> None:
-    from positronic.models import preset
     from positronic.observe import describe
     from positronic.viz import Report, draw_curve, write_report
 
@@ -231,7 +246,7 @@ def _report(
     count = trained.counters
     measured = sum(len(text.encode()) for text in trained.held_out)
     facts = {
-        "model": f"{MODEL}, {describe(preset(MODEL)).total:,} parameters",
+        "model": f"{trained.size.name}, {describe(trained.size.model).total:,} parameters",
         "tokenizer": f"length-max, {VOCABULARY:,} entries",
         "text": "documentation topics and standard library of this Python installation",
         "held out": f"{measured:,} bytes that were never trained on",

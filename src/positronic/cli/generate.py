@@ -8,6 +8,7 @@ Examples:
   positronic generate my-run/last --prompt "Once" --seed 7 --json
   positronic generate my-run/last --interactive
   positronic generate my-run/last --prompt "And then" --keep-memory story.safetensors
+  positronic generate my-run/last --interactive --keep-memory rings.safetensors --keep ring-memory
 """
 
 import sys
@@ -17,9 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from positronic.cli.console import print_json, say
+from positronic.cli.console import ask, print_json, say
 from positronic.cli.sampling import Drawing, DrawingFlags, Memory, MemoryFlags, open_model
-from positronic.errors import GenerationError
+from positronic.errors import GenerationError, PositronicError
 
 if TYPE_CHECKING:
     from positronic.generation import Conversation, Result
@@ -38,7 +39,7 @@ class Command:
     think: bool = False
     """With --chat: begin the answer with thinking."""
     interactive: bool = False
-    """Read prompts line by line and continue each; with --keep-memory each line goes on from the one before."""
+    """Read prompts line by line and continue each; with --keep-memory what was kept of one goes on in the next."""
     drawing: DrawingFlags = field(default_factory=Drawing)
     memory: MemoryFlags = field(default_factory=Memory)
     no_cache: bool = False
@@ -65,9 +66,13 @@ class Command:
             self._answer(model, tokenizer, prompt, drawn, before)
             return
         say("A line, then Enter: the model continues it. An empty line or Ctrl-D ends.")
-        while line := _ask("> "):
-            after = self._answer(model, tokenizer, line, drawn, before)
-            before = None if self.memory.keep_memory is None else after
+        while line := ask("> "):
+            try:
+                after = self._answer(model, tokenizer, line, drawn, before)
+            except PositronicError as error:
+                say(str(error))
+            else:
+                before = self.memory.going_on(after, model)
 
     def _answer(
         self, model: Any, tokenizer: Any, text: str, drawn: dict[str, Any], before: "Conversation | None"
@@ -98,7 +103,7 @@ class Command:
             print()
         if self.stats and not self.json:
             say(describe_result(result))
-        self.memory.keep(result.state, model, tokenizer)
+        self.memory.save(result.state, model, tokenizer)
         return result.state
 
 
@@ -111,11 +116,3 @@ def describe_result(result: "Result") -> str:
         f"[{result.prompt_tokens} + {tokens} tokens, {result.forwards} forwards{drafts}, "
         f"{seconds.prefill:.2f} s + {seconds.decode:.2f} s, {rate:.1f} tokens/s, stopped by {result.stop_reason}]"
     )
-
-
-def _ask(prompt: str) -> str:
-    """A line from the user, empty at the end of input."""
-    try:
-        return input(prompt)
-    except EOFError:
-        return ""

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Drawing", "Memory", "newest_of", "open_model"]
 
+SAMPLED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+"""What a `Sampler` has from the flags."""
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -38,17 +41,26 @@ class Drawing:
     stop: tuple[str, ...] = ()
     """Strings that end the text."""
     speculative: bool = False
-    """Draft tokens ahead and check several in one forward: the same text, fewer forwards."""
+    """Draft tokens ahead and check several in one forward: fewer forwards, and the same text up to near-ties, which
+    roundings may decide otherwise."""
     drafts: Literal["heads", "lookup"] | None = None
     """With --speculative, who drafts: the model's own heads, or what followed the last tokens earlier in the text.
     Not given: the heads where the model has any, else lookup."""
     exact: bool = False
-    """Fix the width of every forward, so that text with drafts equals text without to the bit."""
+    """Fix the width of every forward, so that text with drafts equals text without to the bit, near-ties included."""
 
     def settings(self, model: "LM") -> dict[str, Any]:
-        """As keyword arguments of `positronic.generate`, for this model."""
+        """As keyword arguments of `positronic.generate`, for this model; what cannot be raises `GenerationError`."""
+        self.check()
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "drafts"}
         return plain | {"speculative": self._proposer(model)}
+
+    def check(self) -> None:
+        """Raise where a number is out of its range."""
+        from positronic.generation import Sampler, Stop
+
+        Sampler(**{name: getattr(self, name) for name in SAMPLED})
+        Stop(max_new_tokens=self.max_new_tokens)
 
     def _proposer(self, model: "LM") -> "Proposer | bool":
         """What drafts; what was asked for and is not there is an error, what was left open is said."""
@@ -76,28 +88,50 @@ class Memory:
 
     keep_memory: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Go on from the conversation in FILE, if it exists, and write the new one back after every answer."""
+    keep: Literal["conversation", "ring-memory"] = "conversation"
+    """What goes on: all of it, or in a new conversation the memories of specialists, stations and controllers alone."""
     freeze_memory: bool = False
     """Read test-time memories as they are and write none."""
 
     def kept(self, model: "LM", tokenizer: "Tokenizer") -> "Conversation | None":
         """The conversation to go on from."""
-        from positronic.checkpoint import load_conversation
+        from positronic.checkpoint import load_conversation, load_memories
         from positronic.errors import CheckpointError
+        from positronic.generation import Conversation
 
         if self.keep_memory is None:
+            if self.keep != "conversation":
+                raise GenerationError(f"--keep {self.keep} says what goes on in a file; name it: --keep-memory FILE.")
             return None
         if not self.keep_memory.absolute().parent.is_dir():
             raise CheckpointError(f"--keep-memory {self.keep_memory}: there is no such folder. Make it first.")
         if self.keep_memory.is_dir():
             raise CheckpointError(f"--keep-memory {self.keep_memory} is a folder; name a file.")
-        return load_conversation(self.keep_memory, model, tokenizer) if self.keep_memory.exists() else None
+        if not self.keep_memory.exists():
+            return self.going_on(Conversation(), model)
+        if self.keep == "ring-memory":
+            return load_memories(self.keep_memory, model)
+        return load_conversation(self.keep_memory, model, tokenizer)
 
-    def keep(self, conversation: "Conversation", model: "LM", tokenizer: "Tokenizer") -> None:
-        """Write it back where that was asked for."""
-        from positronic.checkpoint import save_conversation
+    def going_on(self, conversation: "Conversation", model: "LM") -> "Conversation | None":
+        """What of a conversation the next one begins with."""
+        from positronic.generation import memories_alone
 
-        if self.keep_memory is not None:
-            save_conversation(self.keep_memory, conversation, model, tokenizer)
+        if self.keep_memory is None:
+            return None
+        return conversation if self.keep == "conversation" else memories_alone(model, conversation)
+
+    def save(self, conversation: "Conversation", model: "LM", tokenizer: "Tokenizer") -> None:
+        """Write back what goes on, where that was asked for."""
+        from positronic.checkpoint import save_conversation, save_memories
+
+        kept = self.going_on(conversation, model)
+        if self.keep_memory is None or kept is None:
+            return
+        if self.keep == "ring-memory":
+            save_memories(self.keep_memory, kept, model)
+        else:
+            save_conversation(self.keep_memory, kept, model, tokenizer)
 
 
 DrawingFlags = tyro.conf.OmitArgPrefixes[Drawing]

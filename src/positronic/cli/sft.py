@@ -22,6 +22,7 @@ import tyro
 
 from positronic.cli.console import print_json, say
 from positronic.cli.run_flags import Training, TrainingFlags, execute
+from positronic.cli.terminal import paint, visible
 from positronic.cli.train import report_end
 from positronic.errors import ConfigError
 
@@ -139,7 +140,7 @@ class Command:
         print(f"{conversation.name}: {len(ids)} tokens, {sum(mask)} learned")
         for place, (i, piece, learned) in enumerate(zip(ids, pieces, mask, strict=True)):
             mark = f"{bold}learn{plain}" if learned else "     "
-            print(f"{place:5}  {i:6}  {mark}  {piece!r}")
+            paint(f"{place:5}  {i:6}  {mark}  {visible(repr(piece))}\n")
 
 
 def _losses(out: Path) -> str:

@@ -1,7 +1,7 @@
 """Generating, once: for every family, every draft and every way of sampling."""
 
 from positronic.generation.batch import generate_batch
-from positronic.generation.conversation import Conversation
+from positronic.generation.conversation import Conversation, memories_alone
 from positronic.generation.decode import Emission, decode
 from positronic.generation.exact import Exact, find_exact
 from positronic.generation.generate import Piece, Result, generate
@@ -32,5 +32,6 @@ __all__ = [
     "find_exact",
     "generate",
     "generate_batch",
+    "memories_alone",
     "prefill",
 ]

@@ -1,9 +1,9 @@
 """Acceptance: draw the token at each row of a verified draft, and follow the draft as long as it agrees.
 
 The token at a row is drawn from the target alone, with noise that belongs to its position. A draft token is kept if it
-is that token. So the emitted tokens are those of plain decoding, by induction: row 0 follows committed tokens only, and
-row j + 1 is read only if the draft's token j is the one that plain decoding emits. No rejection arithmetic is needed,
-since a draft is a fixed chain.
+is that token. So, where rows have the bits of plain decoding, the emitted tokens are its own, by induction: row 0
+follows committed tokens only, and row j + 1 is read only if the draft's token j is the one that plain decoding emits.
+No rejection arithmetic is needed, since a draft is a fixed chain.
 
 Source   drafter-invariant decoding: Daliri et al. 2024, arXiv 2408.07978.
 """

@@ -8,13 +8,14 @@ from torch import Tensor
 
 from positronic.errors import GenerationError
 from positronic.generation.exact import Exact, find_exact
+from positronic.generation.memories import memories_in, with_memories
 from positronic.generation.prefill import prefill
 from positronic.generation.room import check_room
 from positronic.lm import LM
 from positronic.probe import Probe
-from positronic.state import DecodeState
+from positronic.state import DecodeState, Memory
 
-__all__ = ["Conversation", "exact_for", "go_on"]
+__all__ = ["Conversation", "exact_for", "go_on", "memories_alone"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Conversation:
     """The width at which the state was made."""
     writes: tuple[tuple[int, bool], ...] = ((0, True),)
     """From which token on test-time memories were written, and from which on frozen (False)."""
+    begun: tuple[Memory, ...] = field(default=(), repr=False)
+    """The memories that it began with; none: empty ones."""
 
 
 def exact_for(model: LM, before: Conversation, needed: int, wanted: bool | Exact) -> Exact | None:
@@ -68,6 +71,8 @@ def go_on(
     state, hidden = before.state, before.hidden
     if state is None or before.exact != exact:
         state, hidden = model.init_state(1, room=0 if exact is None else exact.room), None
+        if before.begun:
+            state = with_memories(state, before.begun)
     writes = before.writes
     if writes[-1][1] != write_memory:
         known = max(len(before.tokens) - 1, 0) if before.state is None else int(before.state.position[0])
@@ -77,4 +82,17 @@ def go_on(
         part = tokens[max(first, read) : min(until, end)]
         if part:
             state, hidden = prefill(model, state, [part], exact=exact, write_memory=written, probe=probe)
-    return Conversation(tokens, state, hidden, exact, writes)
+    return Conversation(tokens, state, hidden, exact, writes, before.begun)
+
+
+def memories_alone(model: LM, conversation: Conversation) -> Conversation:
+    """A conversation in which nothing was said yet, and which begins with the memories that this one has."""
+    if not any(memories_in(model.init_state(1))):
+        raise GenerationError(
+            "This model has no memories that could go on alone: no specialists, stations or controllers. Keep the "
+            "whole conversation."
+        )
+    if conversation.tokens and conversation.state is None:
+        raise GenerationError("This conversation was kept without its memories; go on with all of it.")
+    now = tuple(memory.carried() for memory in memories_in(conversation.state))
+    return Conversation(begun=now or conversation.begun)

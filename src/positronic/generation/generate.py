@@ -70,7 +70,8 @@ def generate(
     """Continue a text, or answer messages: one piece a token. Settings are checked at the call, not at the first piece.
 
     An empty prompt starts from the end-of-text token. speculative=True drafts with the model's own heads where it has
-    any, else by prompt lookup. exact=True makes text with and without drafts equal to the bit (`generation.exact`).
+    any, else by prompt lookup: the text is the same up to near-ties, which the roundings of wider forwards may decide
+    otherwise. exact=True makes text with and without drafts equal to the bit (`generation.exact`).
     cache=False reads everything anew for every token. state goes on from an earlier result, and the prompt is then only
     what is new. freeze_memory=True reads test-time memories and writes none: neither prompt nor answer is left in them.
     """
@@ -92,6 +93,11 @@ def generate(
         raise GenerationError(
             "cache=False reads the whole conversation anew in one way, and here test-time memories were written for a "
             "part of it and frozen for another; leave the cache on, or begin a new conversation."
+        )
+    if not cache and before.begun:
+        raise GenerationError(
+            "cache=False reads everything anew, and this conversation begins with memories of what is no longer there; "
+            "leave the cache on."
         )
     if not isinstance(prompt, str):
         before = replace(before, tokens=turn_ended(tokenizer, before.tokens))

@@ -6,7 +6,7 @@ from typing import Any
 from positronic.errors import GenerationError
 from positronic.text import Message, Tokenizer, render
 
-__all__ = ["Prompt", "prompt_ids", "stop_reasons", "turn_ended"]
+__all__ = ["Prompt", "check_text", "prompt_ids", "stop_reasons", "turn_ended"]
 
 Prompt = str | Sequence[Message | Mapping[str, Any]]
 """Text to continue, or messages to answer, each a `Message` or what `Message.from_dict` reads."""
@@ -28,14 +28,28 @@ def prompt_ids(
     if isinstance(prompt, str):
         if system is not None or think:
             raise GenerationError("system and think belong to chat; give messages: [{'role': 'user', 'content': ...}].")
+        check_text(prompt, "The prompt")
         return tokenizer.encode(prompt) or ([] if before else [tokenizer.eot_id])
     messages = [message if isinstance(message, Message) else Message.from_dict(message) for message in prompt]
     if system is not None:
         messages = [Message("system", system), *messages]
     if before and messages and messages[0].role == "system":
         raise GenerationError("A system message comes too late in a conversation that has begun; start a new one.")
+    for message in messages:
+        check_text(message.content, f"The {message.role}'s message")
     ids = render(tokenizer, messages, generate=True, think=think).ids
     return [*(tokenizer.encode("\n") if before else []), *ids]
+
+
+def check_text(text: str, what: str) -> None:
+    """Raise unless all of `text` are characters: what was read of bytes that are not UTF-8 holds halves of some."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise GenerationError(
+            f"{what} is no text: behind {error.start} characters stands {text[error.start]!a}, half of one or a "
+            f"byte that is not UTF-8. Give it again without."
+        ) from None
 
 
 def stop_reasons(tokenizer: Tokenizer, prompt: Prompt) -> dict[int, str]:

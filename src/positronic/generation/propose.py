@@ -1,7 +1,8 @@
 """Drafts: guesses of the next tokens, worth making only because checking several costs one forward.
 
 A proposer sees the hidden vector that gave the last token, and everything said so far. Whatever it proposes, the text
-stays the same; only the number of forwards changes.
+stays the same up to near-ties (to the bit in exact decoding, see `generation.exact`); only the number of forwards
+changes.
 """
 
 from collections.abc import Sequence

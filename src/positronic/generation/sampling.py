@@ -6,10 +6,10 @@ raw -> hard mask -> repetition penalty -> biases -> temperature -> top-k -> top-
     top-k        the k best                                              order: probability down, then id up
     top-p        the smallest beginning of that order whose mass is at least p, never empty
     min-p        probability at least min_p times the best one's
-    noise        argmax over the kept of x / T + gumbel(seed, stream, position, token)
+    noise        argmax over the kept of (x - max x) / T + gumbel(seed, stream, position, token)
 
 Temperature 0 is greedy: argmax after the biases, ties to the lowest id. Since the noise belongs to the position and the
-token, a draft can only be followed or not: what is drawn is the same with drafts and without.
+token, a draft can only be followed or not: what is drawn of equal logits is the same with drafts and without.
 
 Shapes   logits (W,) float32 on the host, one row at a time; ids are kept ascending, so that argmax breaks ties.
 Source   top-p: Holtzman et al. 2020, arXiv 1904.09751; min-p: Nguyen et al. 2024, arXiv 2407.01082; penalty: Keskar et
@@ -27,6 +27,9 @@ from positronic.errors import GenerationError
 from positronic.generation.noise import gumbel
 
 __all__ = ["GREEDY", "Sampler", "not_finite"]
+
+LARGEST_BIAS = 1e30
+"""More than decides between any two logits, and too little to overflow with one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +63,10 @@ class Sampler:
         if not 0 < self.top_p <= 1:
             raise GenerationError(f"top_p is {self.top_p}; use a number above 0 and up to 1 (1 keeps every token).")
         for token, bias in self.biases.items():
-            if token < 0 or not math.isfinite(bias):
-                raise GenerationError(f"biases hold {token}: {bias}; use token ids and finite numbers.")
+            if token < 0 or not abs(bias) <= LARGEST_BIAS:
+                raise GenerationError(
+                    f"biases hold {token}: {bias}; use ids, and numbers from {-LARGEST_BIAS:g} to {LARGEST_BIAS:g}."
+                )
 
     @property
     def bare(self) -> bool:
@@ -79,7 +84,7 @@ class Sampler:
         x = self.processed(logits, history, allowed)
         if self.temperature == 0:
             return int(x.argmax())
-        warm = x.astype(np.float64) / self.temperature
+        warm = (x.astype(np.float64) - x.max()) / self.temperature
         kept = self.kept(warm)
         scores = warm[kept] + gumbel(self.seed, self.stream, position, kept)
         return int(kept[scores.argmax()])
@@ -91,8 +96,6 @@ class Sampler:
         if allowed is not None and not allowed.any():
             raise GenerationError("The constraint allows no token at all here; loosen it or shorten what came before.")
         x = logits if allowed is None else np.where(allowed, logits, np.float32(-np.inf))
-        if not np.isfinite(x.max()):
-            raise not_finite()
         if self.repetition_penalty != 1 and len(history):
             x = x.copy() if x is logits else x
             there = x[history]
@@ -102,6 +105,8 @@ class Sampler:
             x = x.copy() if x is logits else x
             _check_ids(self.biases, len(x))
             x[list(self.biases)] += np.fromiter(self.biases.values(), np.float32)
+        if not np.isfinite(x.max()):
+            raise not_finite()
         return x
 
     def kept(self, x: NDArray[np.float64]) -> NDArray[np.int64]:

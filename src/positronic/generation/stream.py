@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Collection, Sequence
 
 from positronic.errors import GenerationError
+from positronic.generation.prompt import check_text
 from positronic.text import StreamDecoder
 
 __all__ = ["TextStream"]
@@ -17,6 +18,8 @@ class TextStream:
         strings = (stop,) if isinstance(stop, str) else tuple(stop)
         if not all(strings):
             raise GenerationError("A stop string is empty and would end every text at once; leave it out.")
+        for string in strings:
+            check_text(string, "A stop string")
         self.decoder, self.stop, self.silent = decoder, strings, frozenset(silent)
         self.text, self.held = "", ""
         self.released: deque[str] = deque()

@@ -53,6 +53,9 @@ class StoresState:
     def select(self, rows: Tensor) -> "StoresState":
         return StoresState(self.stores[rows], self.document[rows])
 
+    def carried(self) -> "StoresState":
+        return StoresState(self.stores, torch.zeros_like(self.document))
+
     @staticmethod
     def after(recalled: Recall, documents: Tensor, step: Step) -> "StoresState":
         """The state after a call that recalled this in these documents."""

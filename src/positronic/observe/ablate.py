@@ -25,11 +25,13 @@ with replacement `RESAMPLES` times, and the middle `CONFIDENCE` of the differenc
     idle       the interval covers 0, or the change is below `NOTICEABLE`, where roundings could make it
     hurts      the interval lies below 0
 
+On one prompt there is nothing to draw an interval from: then how far logits move, and what would come next.
+
 Source   Efron 1979, "Bootstrap methods: another look at the jackknife" (percentiles of resampled documents).
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -37,6 +39,7 @@ import torch
 from torch import Tensor, nn
 
 from positronic.errors import ConfigError, DataError
+from positronic.generation.wish import wish
 from positronic.lm import LM, Modulation
 from positronic.nn.stack import Residual
 from positronic.observe.places import Place, kind_of, places
@@ -45,10 +48,12 @@ from positronic.state import Step
 
 __all__ = [
     "Change",
+    "Moved",
     "ablate",
     "changes",
     "check_documents",
     "mixers_of",
+    "moved",
     "organs_of",
     "verdict",
 ]
@@ -73,6 +78,17 @@ class Change(NamedTuple):
     low: float
     """End of the interval."""
     high: float
+
+
+class Moved(NamedTuple):
+    """What becomes of the logits of a prompt without a part of the model."""
+
+    largest_change: float
+    """Of a logit, absolute, over all its tokens."""
+    flips: int
+    """Tokens whose most likely successor becomes another."""
+    next_flips: bool
+    """Whether that of the last one does."""
 
 
 def ablate(model: LM, organs: Iterable[str]) -> Probe:
@@ -117,6 +133,22 @@ def mixers_of(model: LM) -> dict[Place, Probe]:
         for path, place in found.items()
         if place.layer is not None
     }
+
+
+@torch.no_grad()
+def moved(model: LM, ids: Sequence[int], probes: Iterable[Probe]) -> list[Moved]:
+    """How far the logits of one prompt move under each probe."""
+    tokens = torch.tensor([list(ids)], device=next(cast(nn.Module, model).parameters()).device)
+
+    def logits(probe: Probe | None) -> Tensor:
+        return model.logits(model(tokens, step=wish(tokens, probe=probe)).hidden[0]).float()  # (T, W)
+
+    whole, found = logits(None), []
+    for probe in probes:
+        other = logits(probe)
+        flipped = other.argmax(-1) != whole.argmax(-1)
+        found.append(Moved(float((other - whole).abs().max()), int(flipped.sum()), bool(flipped[-1])))
+    return found
 
 
 def check_documents(n: int) -> None:

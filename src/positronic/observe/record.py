@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from positronic.errors import GenerationError
 from positronic.generation import GREEDY, Sampler, Stop, decode, prefill
-from positronic.generation.prompt import stop_reasons
+from positronic.generation.prompt import check_text, stop_reasons
 from positronic.generation.room import check_room
 from positronic.lm import LM
 from positronic.probe import Probe, Verb
@@ -84,6 +84,7 @@ def record(
     top: int = 8,
 ) -> Recording:
     """Read `prompt`, draw at most `tokens` more, and take down every forward; `top` alternatives a token."""
+    check_text(prompt, "The prompt")
     ids = tokenizer.encode(prompt)
     if not ids:
         raise GenerationError("The prompt is empty after tokenizing, so there is nothing to replay; give it some text.")

@@ -113,7 +113,7 @@ class Reference:
             for key in (*_QUANTITIES, "first_loss"):
                 data[key] = Band(*(tuple(data[key][part]) for part in ("mean", "sd")))
             return cls(**data)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"{path} is no reference curve ({error}). Make one with `positronic reference`, or name a shipped one: "
                 f"{', '.join(names()) or 'there is none'}."

@@ -49,8 +49,12 @@ class _Bar:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        columns = BarColumn(), TextColumn("{task.completed}/{task.fields[of]}"), TextColumn("{task.fields[words]}")
-        self._bar = Progress(*columns, console=Console(file=out), transient=False)
+        columns = (
+            BarColumn(),
+            TextColumn("{task.completed}/{task.fields[of]}"),
+            TextColumn("{task.fields[words]}", markup=False),
+        )
+        self._bar = Progress(*columns, console=Console(file=out, markup=False), transient=False)
         self._task: Any = None
 
     def step(self, event: Event) -> None:

@@ -89,6 +89,9 @@ class ControllerState:
     def select(self, rows: Tensor) -> "ControllerState":
         return ControllerState(self.weight[rows], self.last[rows], self.document[rows])
 
+    def carried(self) -> "ControllerState":
+        return ControllerState(self.weight, torch.zeros_like(self.last), torch.zeros_like(self.document))
+
 
 class RingDecoder(nn.Module):
     """D (R, 13, 4), what all layers read surprise with: a `Shared` part without state."""

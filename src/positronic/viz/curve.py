@@ -82,7 +82,8 @@ def _finish(axes: Any, title: str, unit: str = BITS) -> None:
     """What all curves have in common."""
     axes.set_xlabel("million tokens")
     axes.set_ylabel(unit)
-    axes.set_title(title, loc="left", fontsize=11)
+    shown = title.encode(errors="backslashreplace").decode()  # a folder may be named as no text is, or like a formula
+    axes.set_title(shown, loc="left", fontsize=11, parse_math=False)
     axes.grid(color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -6,6 +6,7 @@ from math import inf
 from pathlib import Path
 
 from positronic.observe.health import BROKEN, OK, WATCH, Health, Line, worst
+from positronic.viz.policy import policy
 from positronic.viz.report import STYLE
 
 __all__ = ["write_health"]
@@ -44,15 +45,16 @@ def write_health(health: Health, title: str, out: Path) -> None:
     state = worst(health.lines)
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+{policy(STYLE + HEALTH_STYLE)}
 <link rel="icon" href="data:,"><title>{html.escape(title)}</title>
-<style>{STYLE}{HEALTH_STYLE}</style></head><body><main>
+<style>{STYLE + HEALTH_STYLE}</style></head><body><main>
 <h1>{html.escape(title)}</h1><p class="soft"><span class="verdict {state}">{state}</span>: {summary}; {steps}.</p>
 <h2>What to do</h2>{found}
 <p class="soft">Below, a group of bars is a layer, and a bar in it one ring, gate, head or expert; bars start at 0.</p>
 {sections}
 </main></body></html>
 """
-    out.write_text(page, "utf-8")
+    out.write_text(page, "utf-8", "backslashreplace")
 
 
 def _said(name: str) -> str:

@@ -1,6 +1,7 @@
 """A replay as one page: three.js, our scripts and the numbers in one file, which asks no network for anything.
 
-Modules stand in the page as text and are imported by name from blobs. The page's own policy forbids it every request.
+Modules stand as text in the one script that the page's policy lets run, which imports them from blobs in this order.
+The numbers stand beside it as JSON, which is never run. The policy forbids the page every request.
 three.js is release 184 as npm's package three 0.184.0 has it, unchanged, with its licence (MIT) beside it.
 """
 
@@ -10,6 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from positronic.errors import DataError
+from positronic.viz.policy import policy
 
 __all__ = ["MAX_BYTES", "page"]
 
@@ -26,14 +28,16 @@ THREE = {
 def page(data: Mapping[str, Any], max_bytes: int = MAX_BYTES) -> str:
     """The page of what `replay` gave; one of more than `max_bytes` is refused."""
     scene = data["scene"]
-    modules = {**THREE, "stage": "stage.js", "scene": f"{scene}.js"} if scene else {}
-    scripts = [_script(name, file) for name, file in {**modules, "view": "view.js"}.items()]
-    numbers = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    modules = (
+        {**THREE, "stage": "stage.js", "view": "view.js", "scene": f"{scene}.js"} if scene else {"view": "view.js"}
+    )
+    style, script = _static("view.css"), _script(modules)
     parts = {
+        "{{policy}}": policy(style, script),
         "{{licence}}": f"<!--\nthree.js\n{_static('three/LICENSE')}-->" if scene else "",
-        "{{style}}": _static("view.css"),
-        "{{scripts}}": "\n".join(scripts),
-        "{{data}}": numbers.replace("<", "\\u003c"),
+        "{{style}}": style,
+        "{{script}}": script,
+        "{{data}}": _inert(data),
     }
     text = _static("view.html")
     for mark, part in parts.items():
@@ -49,10 +53,16 @@ def page(data: Mapping[str, Any], max_bytes: int = MAX_BYTES) -> str:
     return text
 
 
-def _script(name: str, file: str) -> str:
-    """A module as text. One that comes from no address cannot be imported relative to another: by name, then."""
-    code = _static(file).replace('"./three.core.min.js"', '"three.core"')
-    return f'<script type="text/plain" data-module="{name}">{code}</script>'
+def _script(modules: Mapping[str, str]) -> str:
+    """What starts the page, with all modules in it. From no address nothing is imported by a relative one: by name."""
+    codes = {name: _static(file).replace('"./three.core.min.js"', '"three.core"') for name, file in modules.items()}
+    return _static("load.js").replace("{{modules}}", _inert(codes), 1)
+
+
+def _inert(data: Mapping[str, Any]) -> str:
+    """As JSON that no parser of HTML takes for the end of a script."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c")
 
 
 def _static(file: str) -> str:

@@ -5,6 +5,8 @@ import html
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from positronic.viz.policy import policy
+
 __all__ = ["Report", "Table", "write_report"]
 
 STYLE = """
@@ -78,6 +80,7 @@ def write_report(report: Report, out: Path) -> None:
         picture = f'<h2>Learning</h2><img alt="bits per byte over tokens" src="data:image/png;base64,{data}">'
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+{policy(STYLE)}
 <link rel="icon" href="data:,"><title>{say(report.title)}</title><style>{STYLE}</style></head><body><main>
 <h1>{say(report.title)}</h1><p class="soft">{say(report.summary)}</p>
 <h2>Bits per byte of held-out text (lower is better)</h2><table>{rows}</table><p>{say(report.verdict)}</p>
@@ -88,7 +91,7 @@ def write_report(report: Report, out: Path) -> None:
 <h2>What to type next</h2><pre>{say(chr(10).join(report.commands))}</pre>
 </main></body></html>
 """
-    out.write_text(page, "utf-8")
+    out.write_text(page, "utf-8", "backslashreplace")
 
 
 def _spoken(sample: tuple[str, str]) -> str:

@@ -130,7 +130,7 @@ def health(model: LM, rows: Tensor, *, steps: int | None = None, score: Scored |
     with torch.no_grad():
         found = [*_weights(module), *_slopes(module, slopes), *_gates(module, slopes), *_passing(model, rows)]
     if score is not None:
-        found.append(read_score(score, model.config.vocab_size))
+        found.extend(read_score(score, model.config.vocab_size))
     order = {path: i for i, (path, _) in enumerate(module.named_modules())}
     where = places(module)
     found.sort(key=lambda pair: order[pair[0]])

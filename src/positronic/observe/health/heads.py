@@ -16,6 +16,9 @@ from positronic.state import Step
 
 __all__ = ["Scored", "read_heads", "read_score"]
 
+LARGEST_POWER = 1023.0
+"""Of two, that a float holds."""
+
 
 class Scored(Protocol):
     """What `eval.bits_per_byte` returns."""
@@ -72,8 +75,10 @@ def _likeliest(model: LM, hidden: Tensor) -> Tensor:
     return torch.stack([model.logits(row).argmax(-1) for row in hidden])
 
 
-def read_score(score: Scored, vocab_size: int) -> tuple[str, Reading]:
-    """Bits per byte beside those of a uniform guess of every token."""
+def read_score(score: Scored, vocab_size: int) -> Iterator[tuple[str, Reading]]:
+    """Bits per byte beside those of a uniform guess of every token, and the perplexity that they are with this text."""
     uniform = math.log2(vocab_size) * score.tokens / score.bytes
     lost = score.bits_per_byte >= uniform
-    return "head", Reading("bits per byte", (score.bits_per_byte,), "worse than a guess" if lost else "")
+    yield "head", Reading("bits per byte", (score.bits_per_byte,), "worse than a guess" if lost else "")
+    bits_per_token = score.bits_per_byte * score.bytes / score.tokens
+    yield "head", Reading("perplexity of a token", (2.0 ** min(bits_per_token, LARGEST_POWER),))

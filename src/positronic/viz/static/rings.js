@@ -1,7 +1,7 @@
 // Concentric rings of oscillators. An oscillator stands on its ring at the angle of its phase; a spoke points where
 // the ring's mean is and is as long as the ring is in step; the ball in the middle is the rotating centre.
 import { THREE, Stage, Crowd, Threads, Rod } from "stage";
-import { element, key, number, peak } from "view";
+import { drawing, element, key, number, peak } from "view";
 
 const PALETTE = ["#e8930c", "#e0653a", "#d4487f", "#9b5de0", "#4b7fe8", "#1ba3c6", "#2fae66", "#8a9a2b"];
 const SLOW = new THREE.Color("#3b74e0");
@@ -238,13 +238,21 @@ class Rings {
   grid(frame, layer) {
     const box = element("div", "stores", { class: "cells" });
     frame.read.forEach((ring, r) => {
-      const cells = ring.map((read, e) => {
+      const drawn = drawing("svg", { width: 15 * ring.length, height: 15 });
+      ring.forEach((read, e) => {
         const written = frame.written[r][e] / this.hardest[layer];
         const said = `ring of ${this.sizes[r]}, store ${e + 1}: read ${number(read)}, written ${number(frame.written[r][e])}, holds ${number(frame.held[r][e])}`;
-        return `<g><title>${said}</title><rect x="${15 * e + 2}" y="2" width="11" height="11" rx="2" fill="${this.colours[r]}" fill-opacity="${0.08 + 0.92 * read}" stroke="#e0a800" stroke-opacity="${written}" stroke-width="2.5"/></g>`;
+        const shape = { x: 15 * e + 2, y: 2, width: 11, height: 11, rx: 2, fill: this.colours[r] };
+        const shares = { "fill-opacity": 0.08 + 0.92 * read, "stroke-opacity": written };
+        const square = drawing("rect", { ...shape, ...shares, stroke: "#e0a800", "stroke-width": 2.5 });
+        const title = drawing("title");
+        title.textContent = said;
+        const group = drawing("g");
+        group.append(title, square);
+        drawn.append(group);
       });
       const cell = element("span", "", { title: `ring of ${this.sizes[r]}` });
-      cell.innerHTML = `<svg width="${15 * ring.length}" height="15">${cells.join("")}</svg>`;
+      cell.append(drawn);
       box.append(cell);
     });
     box.append(element("span", "filled: read, framed: written", { class: "soft" }));

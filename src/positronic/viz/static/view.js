@@ -15,6 +15,11 @@ export const element = (tag, text = "", attributes = {}) => {
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
   return made;
 };
+export const drawing = (tag, attributes = {}) => {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+};
 // The largest; above 0, to be divided by.
 export const peak = (values) => values.reduce((a, b) => Math.max(a, b), 1e-9);
 
@@ -329,10 +334,9 @@ class View {
   }
 }
 
-export async function start(data) {
+export function start(data, create) {
   let scene = null;
-  if (data.scene) {
-    const { create } = await import("scene");
+  if (create) {
     const there = document.createElement("canvas").getContext("webgl2");
     if (!there) {
       $("absent").textContent = "This browser has no WebGL 2, so the scene cannot be drawn; all else works.";
