@@ -130,7 +130,9 @@ if __name__ == "__main__":
     for rank in (1, 4, 0):
         if rank:
             learnt = new_adapters(base, rank)
-            steps = descend(learnt, lambda step, own=learnt: adapter_loss_and_gradients(base, own, rows, config, 2.0), 80, 1e-2)
+            steps = descend(
+                learnt, lambda step, own=learnt: adapter_loss_and_gradients(base, own, rows, config, 2.0), 80, 1e-2
+            )
         else:
             learnt = {name: value.copy() for name, value in base.items()}
             steps = descend(learnt, lambda step, own=learnt: answer_loss_and_gradients(own, rows, config), 80, 3e-3)
@@ -138,6 +140,8 @@ if __name__ == "__main__":
         tuned = merged(base, learnt, 2.0) if rank else learnt
         stories = evaluate(tuned, config, trainer.corpus.training, tokenizer)["nats_per_token"]
         count = sum(value.size for value in learnt.values())
-        print(f"{f'rank {rank}' if rank else 'everything':10} {count:6,} numbers: answers {losses[-1]:.3f}, stories {stories:.3f}")
+        print(
+            f"{f'rank {rank}' if rank else 'everything':10} {count:6,} numbers: answers {losses[-1]:.3f}, stories {stories:.3f}"
+        )
         if rank == 4:
             print("  ", *(f"{question} {reply(tuned, config, tokenizer, question)}" for question, _ in PAIRS[:3]))

@@ -140,4 +140,6 @@ def round_numbers(low: float, high: float) -> list[float]:
     """Three to six round numbers from low to high, for an axis."""
     unit = 10.0 ** np.floor(np.log10(high - low))
     step = next(step for step in (unit * size for size in (0.2, 0.5, 1, 2)) if (high - low) / step <= 5.01)
-    return [round(float(n * step), 10) + 0.0 for n in range(int(np.ceil(low / step - 1e-9)), int(high / step + 1e-9) + 1)]
+    return [
+        round(float(n * step), 10) + 0.0 for n in range(int(np.ceil(low / step - 1e-9)), int(high / step + 1e-9) + 1)
+    ]

@@ -5,8 +5,8 @@ import re
 import subprocess
 import sys
 import tomllib
-from itertools import zip_longest
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -29,7 +29,7 @@ def difference(a, b, share=0.02, least=1e-4):
     Another machine adds in another order: its numbers have other last digits, and what is 0 but for rounding may be
     anything that small.
     """
-    words_a, words_b = ([word for word in NUMBER.sub(" # ", text).split()] for text in (a, b))
+    words_a, words_b = (NUMBER.sub(" # ", text).split() for text in (a, b))
     if words_a != words_b:
         return next(f"{x} is {y}" for x, y in zip_longest(words_a, words_b) if x != y)
     for x, y in zip(NUMBER.findall(a), NUMBER.findall(b), strict=True):

@@ -18,12 +18,16 @@ from positronic_course.ch11_generation import kept, sample
 from positronic_course.ch12_looking import reach, spread
 from positronic_course.ch13_oscillators import mean_field, order, velocity, velocity_by_pairs
 from positronic_course.ch14_hardware import multiply_fixed, quantise, ternarise, to_fixed
+from positronic_course.ch15_classification import pool, pool_backward
+from positronic_course.ch16_instructions import answer_loss, equal_answers
+from positronic_course.ch17_preference import preference, preference_backward
+from positronic_course.ch18_low_rank import low_rank, low_rank_backward
 
 
 def examples(name):
     """The paragraphs that are worked by numbers, each on one line."""
     text = import_module(f"positronic_course.{name}").__doc__
-    return [" ".join(part.split()) for part in text.split("\n\n") if part.startswith("*By numbers*")]
+    return [" ".join(part.split()) for part in re.findall(r"^\*By numbers\*.*?(?=\n\n|\Z)", text, re.M | re.S)]
 
 
 def said(name, number, *values):
@@ -40,7 +44,7 @@ def rounded(values, digits=3):
 def test_every_chapter_is_worked_by_numbers_before_it_derives(name):
     text = import_module(f"positronic_course.{name}").__doc__
     assert examples(name)
-    derived = re.search(r"^Backward|\bBackward\n-", text, re.M)
+    derived = re.search(r"^Backward\b.*\n(?!-)", text, re.M)
     assert derived is None or text.index("*By numbers*") < derived.start()
 
 
@@ -164,3 +168,45 @@ def test_ch14():
     trits, mean = ternarise(np.array([0.9, -0.2, -1.3, 0.4]))
     said("ch14_hardware", 2, f"{mean:.1f}", "1, 0, -1, 1")
     assert trits.tolist() == [1, 0, -1, 1]
+
+
+def test_ch15():
+    pooled, saved = pool(np.array([[[1.0, 0], [3, 0], [9, 9]]]), np.array([[1.0, 1, 0]]))
+    assert pooled.tolist() == [[2, 0]]
+    assert pool_backward(np.array([[4.0, 2]]), saved).tolist() == [[[2, 1], [2, 1], [0, 0]]]
+    loss, saved = cross_entropy(np.array([[[1.0, -1]]]), np.array([[1]]))
+    said("ch15_classification", 1, *rounded(loss), *rounded(saved[0]), *rounded(cross_entropy_backward(saved)))
+
+
+def with_losses(losses):
+    """Logits (B, T, 2) whose first token costs these nats."""
+    p = np.exp(-np.array(losses))
+    return np.log(np.stack([p, 1 - p], axis=-1))
+
+
+def test_ch16():
+    nothing = np.zeros((1, 4), int)
+    assert cross_entropy(with_losses([[5.0, 5, 1, 3]]), nothing, np.array([[0, 0, 1, 1]]))[0] == pytest.approx(2)
+    assert cross_entropy(with_losses([[5.0, 5, 1, 3]]), nothing)[0] == pytest.approx(3.5)
+    said("ch16_instructions", 0, "2", "3.5")
+    logits, weights = with_losses([[4.0, 9, 9], [1, 1, 1]]), np.array([[1.0, 0, 0], [1, 1, 1]])
+    assert cross_entropy(logits, np.zeros((2, 3), int), weights)[0] == pytest.approx(1.75)
+    assert answer_loss(logits, np.zeros((2, 3), int), weights)[0] == pytest.approx(2.5)
+    assert equal_answers(weights).sum(axis=1).tolist() == [1, pytest.approx(1)]
+    said("ch16_instructions", 1, "1.75", "2.5")
+
+
+def test_ch17():
+    reference = np.array([-3.0]), np.array([-4.0])
+    loss, saved = preference(np.array([-2.0]), np.array([-4.0]), reference, 0.5)
+    said("ch17_preference", 0, *rounded(loss), *rounded(np.log(2)))
+    said("ch17_preference", 1, *rounded(preference_backward(np.float64(1), saved)))
+
+
+def test_ch18():
+    shrink, grow = np.ones((2, 1)), np.array([[2.0, 0]])
+    y, saved = low_rank(np.array([[1.0, 2]]), np.zeros((2, 2)), shrink, grow, 0.5)
+    _, dshrink, dgrow = low_rank_backward(np.array([[1.0, 1]]), saved)
+    assert (y.tolist(), dshrink.ravel().tolist(), dgrow.tolist()) == ([[3, 0]], [1, 2], [[1.5, 1.5]])
+    said("ch18_low_rank", 0, f"{48 * 48:,}", 4 * 96)
+    said("ch18_low_rank", 1, "(3, 0)", "(1.5, 1.5)", "(1, 2)")

@@ -17,7 +17,9 @@ def figure() -> Drawing:
     places = [str(t) for t in range(8)]
     drawing.panel(0, "p[t, s]", (0, 8), (8, 0)).squares(p, places, places)
     widths = 2 ** np.arange(2, 11)
-    panel = drawing.panel(1, "Largest weight of a row", (2, 10), (0, 1), x="log2 of the width K", y="mean largest weight")
+    panel = drawing.panel(
+        1, "Largest weight of a row", (2, 10), (0, 1), x="log2 of the width K", y="mean largest weight"
+    )
     for colour, (name, power) in enumerate((("q . k / sqrt(K)", -0.5), ("q . k", 0.0))):
         largest = []
         for K in widths:

@@ -35,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--vocab-size", type=int, help=f"pieces, the 256 bytes among them ({VOCABULARY}, or all)")
     parser.add_argument("--data-file", type=Path, help="a UTF-8 text; without it, the course's stories")
     parser.add_argument("--out", type=Path, default=Path("tokenizer.json"), help="where it goes (tokenizer.json)")
-    parser.add_argument("--config", choices=train_simple.CONFIGS, default="improved", help="size of the model (improved)")
+    parser.add_argument(
+        "--config", choices=train_simple.CONFIGS, default="improved", help="size of the model (improved)"
+    )
     parser.add_argument("--epochs", type=int, default=TrainingConfig.epochs, help="0: no model (%(default)s)")
     parser.add_argument("--model-path", type=Path, default=BPE_MODEL, help=f"where the model is kept ({BPE_MODEL})")
     parser.add_argument("--clean", action="store_true", help="forget the model there and begin again")
