@@ -1,8 +1,8 @@
 """Preference.
 
 Of two answers people can often say which is better, and seldom how good one is. A preference is a row of three: a
-question, an answer that was *chosen*, and one that was *rejected*. Direct preference optimisation learns from it with no
-model of rewards, no sampling, and one more forward pass.
+question, an answer that was *chosen*, and one that was *rejected*. Direct preference optimisation learns from it with
+no model of rewards, no sampling, and one more forward pass.
 
 From rewards to probabilities
 -----------------------------
@@ -23,9 +23,9 @@ reward it stands for, and in a difference of two answers to one question the unk
     margin = beta (log(p_chosen / p_ref_chosen) - log(p_rejected / p_ref_rejected))
     loss   = - log sigmoid(margin) = log(1 + exp(-margin))                  the mean over the pairs
 
-*By numbers*: beta = 0.5. The chosen answer has log p = -2 and had -3, the rejected one has -4 and had -4. margin = 0.5 *
-((-2 + 3) - (-4 + 4)) = 0.5, and the loss log(1 + exp(-0.5)) = 0.474. A model that has not moved has the margin 0 and the
-loss log 2 = 0.693: look for that number first.
+*By numbers*: beta = 0.5. The chosen answer has log p = -2 and had -3, the rejected one has -4 and had -4. margin = 0.5
+* ((-2 + 3) - (-4 + 4)) = 0.5, and the loss log(1 + exp(-0.5)) = 0.474. A model that has not moved has the margin 0 and
+the loss log 2 = 0.693: look for that number first.
 
 Backward
 --------
@@ -33,8 +33,8 @@ d log(1 + exp(-margin)) / d margin = -exp(-margin) / (1 + exp(-margin)) = -sigmo
 
     dlog p_chosen = -beta sigmoid(-margin) / n          dlog p_rejected = +beta sigmoid(-margin) / n
 
-*By numbers*, the same pair: sigmoid(-0.5) = 0.378, so the two are -0.189 and 0.189. The factor is near 1 for a pair that
-the model has wrong and near 0 for one that it has right: it works on what is not done yet.
+*By numbers*, the same pair: sigmoid(-0.5) = 0.378, so the two are -0.189 and 0.189. The factor is near 1 for a pair
+that the model has wrong and near 0 for one that it has right: it works on what is not done yet.
 
 The log of a whole answer's probability is a sum over its tokens, each log p_target, with the weights of chapter 16:
 
@@ -106,7 +106,7 @@ def preference_backward(dloss: np.floating, saved: tuple) -> tuple[np.ndarray, n
 def two_answers(
     triples: Sequence[tuple[str, str, str]], model: tuple[ModelConfig, Parameters], tokenizer: object
 ) -> tuple[Rows, tuple[np.ndarray, np.ndarray]]:
-    """Questions with a chosen and a rejected answer -> rows, the chosen ones first, and the log p that they have now."""
+    """Questions with a chosen and a rejected answer -> rows, the chosen first, and the log p they have now."""
     pairs = [(question, chosen) for question, chosen, _ in triples] + [(question, bad) for question, _, bad in triples]
     rows = rows_of(pairs, tokenizer)  # type: ignore[arg-type]
     config, parameters = model

@@ -10,8 +10,8 @@ shrink grow is a matrix of the shape of w, but of rank (D_in + D_out) numbers in
 *By numbers*: D_in = D_out = 48 are 2,304 numbers; with rank 4 the adapter has 4 * (48 + 48) = 384, a sixth. At D = 4096
 and rank 8 it would be 1/256.
 
-At the start grow is zero, so the model is the old one to the bit, and shrink is random: if both were zero, neither would
-have a gradient, since each is the other's factor.
+At the start grow is zero, so the model is the old one to the bit, and shrink is random: if both were zero, neither
+would have a gradient, since each is the other's factor.
 
 Backward
 --------
@@ -19,15 +19,15 @@ Two linear maps in a row beside a third, chapter 3 three times. Write c = x shri
 
     dgrow = scale c^T dy        dc = scale dy grow^T        dshrink = x^T dc        dx = dy w^T + dc shrink^T
 
-*By numbers*: x = (1, 2), shrink = (1, 1), rank 1, so c = 3; grow = (2, 0), scale 0.5. The correction is 0.5 * 3 * (2, 0)
-= (3, 0). With dy = (1, 1): dgrow = 0.5 * 3 * (1, 1) = (1.5, 1.5); dc = 0.5 * (1 * 2 + 1 * 0) = 1; dshrink = (1, 2).
+*By numbers*: x = (1, 2), shrink = (1, 1), rank 1, so c = 3; grow = (2, 0), scale 0.5. The correction is 0.5 * 3 * (2,
+0) = (3, 0). With dy = (1, 1): dgrow = 0.5 * 3 * (1, 1) = (1.5, 1.5); dc = 0.5 * (1 * 2 + 1 * 0) = 1; dshrink = (1, 2).
 
 w has no gradient: nothing of the size of w is kept for the optimiser, whose averages are two more copies.
 
 Merging
 -------
-The two ways are one matrix: x w + scale (x shrink) grow = x (w + scale shrink grow). Added into w when learning is over,
-an adapter costs nothing; taken away again, the old model is back but for rounding.
+The two ways are one matrix: x w + scale (x shrink) grow = x (w + scale shrink grow). Added into w when learning is
+over, an adapter costs nothing; taken away again, the old model is back but for rounding.
 
 The same identity gives the gradients of an adapter from that of w, so that a model need not know of it:
 
@@ -42,8 +42,8 @@ Any matrix is a sum of rank-one matrices, its singular values say how large each
 rank keeps the largest. If what tuning changes has few large ones, a small rank keeps nearly all of it. A low rank is
 also a promise: an adapter cannot turn the model far from what it was, so less is forgotten.
 
-Hardware: the forward pass does the work of w and a little more; what is saved is memory. With Adam a float32 weight that
-is trained takes 16 bytes (itself, its gradient, two averages), a frozen one 4, or 1 where it is kept in 8 bits.
+Hardware: the forward pass does the work of w and a little more; what is saved is memory. With Adam a float32 weight
+that is trained takes 16 bytes (itself, its gradient, two averages), a frozen one 4, or 1 where it is kept in 8 bits.
 
 Source: Hu et al. 2021, "LoRA: low-rank adaptation of large language models".
 """
@@ -140,8 +140,7 @@ if __name__ == "__main__":
         tuned = merged(base, learnt, 2.0) if rank else learnt
         stories = evaluate(tuned, config, trainer.corpus.training, tokenizer)["nats_per_token"]
         count = sum(value.size for value in learnt.values())
-        print(
-            f"{f'rank {rank}' if rank else 'everything':10} {count:6,} numbers: answers {losses[-1]:.3f}, stories {stories:.3f}"
-        )
+        title = f"rank {rank}" if rank else "everything"
+        print(f"{title:10} {count:6,} numbers: answers {losses[-1]:.3f}, stories {stories:.3f}")
         if rank == 4:
             print("  ", *(f"{question} {reply(tuned, config, tokenizer, question)}" for question, _ in PAIRS[:3]))

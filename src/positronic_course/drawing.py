@@ -1,7 +1,7 @@
 """Pictures in SVG, in plain text: panels with axes, lines, points, bars and shaded squares, and nothing else.
 
-A picture is a function of its numbers: the same numbers give the same bytes, to a tenth of a pixel, so that a figure can
-be committed beside the code that made it and compared with it.
+A picture is a function of its numbers: the same numbers give the same bytes, to a tenth of a pixel, so that a figure
+can be committed beside the code that made it and compared with it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,7 +29,7 @@ class Drawing:
     def panel(
         self, number: int, title: str, across: Sequence[float], up: Sequence[float], x: str = "", y: str = ""
     ) -> "Panel":
-        """Panel `number`, counted from 0: across[0] stands left and across[1] right, up[0] below; x, y name the axes."""
+        """Panel `number`, counted from 0: across[0] stands left, up[0] below; x and y name the axes."""
         panel = Panel(self, number * self.panel_width, across, up)
         panel.axes(title, x, y)
         return panel

@@ -68,7 +68,7 @@ class Piece:
     """SVG."""
 
     def run(self, names: dict[str, object]) -> "Piece":
-        """The piece with its output, as a notebook gives it: what is printed, and the last expression if it is drawn."""
+        """The piece with its output, as a notebook gives it: what is printed, and the last expression if drawn."""
         if not self.is_code:
             return self
         statements = ast.parse(self.text).body

@@ -52,9 +52,9 @@ class Command:
     data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH[:WEIGHT] ...")] = ()
     """Text of your own; or the words tinystories and embedded."""
     tokenizer: Literal["bpe", "sentencepiece"] = "bpe"
-    """Who learns the vocabulary: sentencepiece is the library of that name, which positronic[sentencepiece] installs."""
+    """Who learns the vocabulary: we, or the library sentencepiece (positronic[sentencepiece] installs it)."""
     vocab_size: int | None = None
-    """Entries of the tokenizer, 256 bytes and 128 control tokens included: 16,512 (sentencepiece: 16,000), tiny 4,096."""
+    """Entries of the tokenizer, 256 bytes and 128 control tokens included: 16,512, sentencepiece 16,000, tiny 4,096."""
     training: TrainingFlags = field(default_factory=Training)
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""

@@ -37,7 +37,7 @@ def train_sentencepiece(texts: Iterable[str | bytes], vocab_size: int = 16_000) 
         import sentencepiece
     except ImportError:
         raise TokenizerError(
-            "SentencePiece is not installed. Install positronic[sentencepiece], or leave --tokenizer out for our own BPE."
+            "SentencePiece is not installed. Install positronic[sentencepiece], or take our own BPE: --tokenizer bpe."
         ) from None
     if vocab_size <= 256 + N_CONTROL:
         raise TokenizerError(f"vocab_size is {vocab_size}; SentencePiece needs more than {256 + N_CONTROL} entries.")

@@ -13,7 +13,7 @@ def figure() -> Drawing:
     drawing = Drawing(2)
     values = drawing.panel(0, "f(x)", (-4, 4), (-1, 4), x="x", y="y")
     slopes = drawing.panel(1, "f'(x)", (-4, 4), (-0.2, 1.2), x="x", y="slope")
-    for colour, (name, (f, f_backward)) in enumerate(ACTIVATIONS.items()):
+    for colour, (f, f_backward) in enumerate(ACTIVATIONS.values()):
         y, saved = f(x)
         values.line(x, y, colour)
         slopes.line(x, f_backward(np.ones_like(x), saved), colour)
