@@ -14,8 +14,8 @@ from positronic_course.drawing import Drawing
 
 
 def figure() -> Drawing:
-    """Left: the loss by the margin; where the model is right already it is flat, and hardly pulls. Right: the mean log p
-    of both answers while a small model learns which are liked. Only their difference is asked for."""
+    """Left: the loss by the margin; where the model is right already it is flat and hardly pulls. Right: the mean log p
+    of both answers while a small model learns which is liked. Only their difference counts."""
     drawing = Drawing(2)
     margins = np.linspace(-4, 4, 41)
     curve = drawing.panel(0, "log(1 + exp(-margin))", (-4, 4), (0, 4), x="margin", y="loss")
