@@ -5,6 +5,7 @@
 #   PRESET=                        any other preset or config.json, in place of MIXER and SIZE
 #   DATA=                          a file or folder of text, or embedded; TinyStories where there is a network
 #   STEPS=5000 VOCAB=16512 SEED=0  of a new run
+#   TOKENIZER=bpe                  sentencepiece: learned by that library, of 16,000 entries
 #   MINUTES=                       of training, in place of STEPS: as many as fit, STEPS at most
 #   DEVICE=auto                    cpu, cuda, cuda:1 or mps
 #   PROMPT="Once upon a time"      what the model continues
@@ -35,7 +36,7 @@ step() {
 bootstrap() {
     positronic bootstrap --out "$RUN" --device "$DEVICE" \
         ${MIXER:+--mixer "$MIXER"} ${SIZE:+--size "$SIZE"} ${PRESET:+--model "$PRESET"} ${DATA:+--data "$DATA"} \
-        ${STEPS:+--steps "$STEPS"} ${MINUTES:+--minutes "$MINUTES"} ${VOCAB:+--vocab-size "$VOCAB"} ${SEED:+--seed "$SEED"}
+        ${STEPS:+--steps "$STEPS"} ${MINUTES:+--minutes "$MINUTES"} ${VOCAB:+--vocab-size "$VOCAB"} ${TOKENIZER:+--tokenizer "$TOKENIZER"} ${SEED:+--seed "$SEED"}
 }
 
 # End here where no model has been trained yet.

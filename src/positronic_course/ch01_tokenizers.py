@@ -24,8 +24,16 @@ Pairs never reach across the border of a word, so it is enough to count each dis
 occurs. A pair that occurs once is not worth a piece; when no pair occurs twice, the text supports no larger
 vocabulary.
 
+*By numbers*: the text `low low lower` holds the pair lo three times and ow three times; of equals the one that sorts
+first is taken, so the first piece is lo. Then lo-w occurs three times: low. Then the space and low, twice. No pair is
+left that occurs twice, so W = 256 + 3 ends it, and ` lower` is three tokens: the piece ` low`, e, r.
+
 Bits per byte
 -------------
+*By numbers*: let the text aaab be four tokens of probability 1/2, 1/2, 1/2 and 1/8. That is 1 + 1 + 1 + 3 = 6 bits for
+4 bytes, 1.5 bits per byte. Cut into aaa and b, of probability 1/4 each, it is 2 + 2 = 4 bits for the same 4 bytes: 1.0
+bits per byte, although every token was harder to guess than most of those before.
+
 Which of them is best? Not the one whose tokens are easiest to guess: they may simply be shorter. Bytes are the same
 for everyone, so divide by them. If a model gives the tokens of a text the probabilities p_1, p_2, ...
 

@@ -3,7 +3,7 @@
 A token id is a name, not a quantity: token 7 is not "more" than token 6. So the first thing a model does is to look
 the id up in a table E (W, D), one row of D numbers for each piece of the vocabulary, and to learn that table:
 
-    x[b, t] = E[ids[b, t]]                  ids (B, T) -> x (B, T, D)
+    x[row, t] = E[ids[row, t]]              ids (B, T) -> x (B, T, D)
 
 Letters: B rows of a batch, T tokens in a row, D width of a vector, W size of the vocabulary, L the loss: one number
 that says how badly the model did. dx means dL/dx everywhere: how L moves when each number in x is moved a little. It
@@ -13,32 +13,41 @@ dL/d(result) and `saved`, and returns dL/d(input), one for each input.
 
 Backward of the lookup
 ----------------------
-Row w of E is copied to every place where the id is w. Moving it moves all those copies, so their gradients add up:
+*By numbers*: the ids 2, 0, 2 with dx = (1, 0), (0, 1), (3, 5). Row 2 was read twice: dE[2] = (1, 0) + (3, 5) = (4, 5).
+Row 0 gets (0, 1), and every other row 0.
 
-    dE[w] = sum of dx[b, t] over all (b, t) with ids[b, t] = w
+Row j of E is copied to every place where the id is j. Moving it moves all those copies, so their gradients add up:
+
+    dE[j] = sum of dx[row, t] over all (row, t) with ids[row, t] = j
 
 Order
 -----
 The rows say which tokens there are, not which of them came first. Three ways to add that:
 
-*Learned*: a second table P (S, D), one row for each of S places: x[b, t] + P[t]. Nothing beyond row S - 1 is known.
+*Learned*: a second table, (n, D), one row for each of n places: x[row, t] + table[t]. Beyond row n - 1 nothing is
+known.
 
 *Sinusoidal*: no table to learn. Columns i and i + D/2 are a hand of a clock, turning once in 2 pi base^(2i/D) tokens.
 The base is a large number, usually 10,000: the first hand turns once in 6 tokens, the last once in tens of thousands.
 
-    P[t, i] = sin(t base^(-2i/D))    P[t, i + D/2] = cos(t base^(-2i/D))       i = 0 .. D/2 - 1
+    table[t, i] = sin(t base^(-2i/D))    table[t, i + D/2] = cos(t base^(-2i/D))       i = 0 .. D/2 - 1
 
 *Rotary*: nothing is added. A vector of width K that is to be compared with another one is cut into pairs, and each
 pair is turned by an angle that grows with the position t:
 
-    (a, b) = (x[i], x[i + K/2]) -> (a cos theta - b sin theta, b cos theta + a sin theta)      theta = t base^(-2i/K)
+    a, b = x[i], x[i + K/2]    (a, b) -> (a cos theta - b sin theta, b cos theta + a sin theta)
+    theta = t base^(-2i/K)
+
+*By numbers*: K = 2, one pair, theta = t. The vector (1, 0) at place 3 becomes (cos 3, sin 3) = (-0.990, 0.141), at
+place 1 it becomes (0.540, 0.841). Their dot product is -0.535 + 0.119 = -0.416, which is cos 2: they are two tokens
+apart. At places 12 and 10 it is -0.416 again.
 
 Turn one vector for position s and another for position t: their dot product only sees the difference s - t, because a
 rotation keeps dot products and two rotations add their angles. What the model learns about "three tokens back" then
 holds everywhere.
 
-Backward of a rotation y = A x, A its matrix: y_i moves with x_j by A[i, j], so dx_j = sum_i dy_i A[i, j]. That is the
-transpose, dx = A^T dy, and the transpose of a rotation is the rotation back. So backward is `rotate` with -sin, and
+Backward of a rotation y = w x, w its matrix: y_i moves with x_j by w[i, j], so dx_j = sum_i dy_i w[i, j]. That is the
+transpose, dx = w^T dy, and the transpose of a rotation is the rotation back. So backward is `rotate` with -sin, and
 `rotate` has nothing to save but the angles.
 
 Hardware: the angle is a product of a position and a frequency. A float32 has 24 bits of precision, so near 10,000
@@ -76,7 +85,7 @@ def embed_backward(dx: np.ndarray, saved: tuple) -> np.ndarray:
 
 
 def learned_positions(x: np.ndarray, table: np.ndarray, start: int = 0) -> tuple[np.ndarray, tuple]:
-    """x (B, T, D) + rows start .. start + T - 1 of table (S, D)."""
+    """x (B, T, D) + rows start .. start + T - 1 of table (n, D)."""
     end = start + x.shape[1]
     if end > len(table):
         raise CourseError(
@@ -87,9 +96,9 @@ def learned_positions(x: np.ndarray, table: np.ndarray, start: int = 0) -> tuple
 
 
 def learned_positions_backward(dy: np.ndarray, saved: tuple) -> tuple[np.ndarray, np.ndarray]:
-    """dx (B, T, D), dtable (S, D): every row of the batch used the same positions, so their gradients add up."""
-    start, S = saved
-    dtable = np.zeros((S, dy.shape[-1]), dy.dtype)
+    """dx (B, T, D), dtable (n, D): every row of the batch used the same positions, so their gradients add up."""
+    start, n = saved
+    dtable = np.zeros((n, dy.shape[-1]), dy.dtype)
     dtable[start : start + dy.shape[1]] = dy.sum(axis=0)
     return dy, dtable
 

@@ -2,17 +2,19 @@
 
 Linear
 ------
-The workhorse: the vector of every token is multiplied by one matrix of weights w (D_in, D_out), and a bias b is
-added.
+The workhorse: the vector of every token is multiplied by one matrix of weights w (D_in, D_out), and a bias is added.
 
-    y[n, j] = sum_i x[n, i] w[i, j] + b[j]            n counts the B T tokens of all rows
+    y[t, j] = sum_i x[t, i] w[i, j] + bias[j]         t counts the B T tokens of all rows
 
-Backward, from the sum itself. How does y[n, j] move with x[n, i]? By w[i, j]. With w[i, j]? By x[n, i]. With b[j]?
+*By numbers*: x = (1, 2) and w with the rows (3, 4) and (5, 6) give y = (1 * 3 + 2 * 5, 1 * 4 + 2 * 6) = (13, 16). Let
+dy = (1, -1). Then dx = (3 - 4, 5 - 6) = (-1, -1), and dw has the rows 1 dy = (1, -1) and 2 dy = (2, -2).
+
+Backward, from the sum itself. How does y[t, j] move with x[t, i]? By w[i, j]. With w[i, j]? By x[t, i]. With bias[j]?
 By 1. The chain rule adds up dy times that over everything that moved:
 
-    dx[n, i] = sum_j dy[n, j] w[i, j]       dx = dy w^T
-    dw[i, j] = sum_n x[n, i] dy[n, j]       dw = x^T dy
-    db[j]    = sum_n dy[n, j]
+    dx[t, i] = sum_j dy[t, j] w[i, j]       dx = dy w^T
+    dw[i, j] = sum_t x[t, i] dy[t, j]       dw = x^T dy
+    dbias[j] = sum_t dy[t, j]
 
 The shapes leave no other choice: (B T, D_in) = (B T, D_out)(D_out, D_in). Three matrix products of the same size: a
 step of training costs three times what the forward pass costs.
@@ -21,24 +23,28 @@ Norms
 -----
 Through many layers numbers grow or fade. A norm puts each token's vector back to a known size before it is used.
 
-*LayerNorm*: centre it, divide by its standard deviation, then let the model choose gain g and bias b for each column:
+*LayerNorm*: centre it, divide by its standard deviation sigma, then let the model choose gain and bias of each column:
 
-    m = mean(x)    s = sqrt(mean((x - m)^2) + 1e-5)    h = (x - m) / s    y = g h + b         means over the D columns
+    c = x - mean(x)    sigma = sqrt(mean(c^2) + 1e-5)    h = c / sigma    y = gain h + bias   means over the D columns
 
-*RMSNorm* does not centre:    r = sqrt(mean(x^2) + 1e-6)    h = x / r    y = g h
+*RMSNorm* does not centre:    rms = sqrt(mean(x^2) + 1e-6)    h = x / rms    y = gain h
 
-Backward. g and b work column by column: dg = sum over tokens of dy h, db = sum of dy, dh = g dy. Then from h to x.
-For RMSNorm h_i = x_i / r, and r itself depends on every x_j: dr/dx_j = x_j / (D r) = h_j / D. So, with [i = j] for 1
-where i = j and 0 elsewhere,
+*By numbers*: x = (3, 4) has the mean square 12.5, so rms = 3.536 and h = (0.849, 1.131); (30, 40) gives the same h.
+Let dh = (1, 0): mean(dh h) = 0.424 and dx = ((1 - 0.849 * 0.424) / 3.536, -1.131 * 0.424 / 3.536) = (0.181, -0.136).
+Along x that is 3 * 0.181 - 4 * 0.136 = 0.
 
-    dh_i/dx_j = [i = j] / r - x_i / r^2 * h_j / D = ([i = j] - h_i h_j / D) / r
-    dx_j      = sum_i dh_i dh_i/dx_j = (dh_j - h_j mean(dh h)) / r
+Backward. They work column by column: dgain = sum over tokens of dy h, dbias = sum of dy, dh = gain dy. Then from h to
+x. For RMSNorm h_i = x_i / rms, and rms depends on every x_j by x_j / (D rms) = h_j / D. So, with [i = j] for 1 where
+i = j and 0 elsewhere,
+
+    h_i by x_j: [i = j] / rms - x_i / rms^2 * h_j / D = ([i = j] - h_i h_j / D) / rms
+    dx_j = sum_i dh_i ([i = j] - h_i h_j / D) / rms = (dh_j - h_j mean(dh h)) / rms
 
 Read it: making x longer does not change h, so the part of dh that points along h is taken out. LayerNorm is the same
 with one thing more that changes nothing, adding a constant to x, so that part, the mean of dh, is taken out as well:
 
-    dh_i/dx_j = ([i = j] - 1/D - h_i h_j / D) / s
-    dx_j      = (dh_j - mean(dh) - h_j mean(dh h)) / s
+    h_i by x_j: ([i = j] - 1/D - h_i h_j / D) / sigma
+    dx_j = (dh_j - mean(dh) - h_j mean(dh h)) / sigma
 
 Parameters
 ----------
@@ -64,7 +70,7 @@ Parameters = dict[str, np.ndarray]
 
 
 def part(parameters: Parameters, prefix: str) -> Parameters:
-    """What lies below the prefix, under what is left of its names: part(p, "norm.")["gain"] is p["norm.gain"]."""
+    """What lies below the prefix, under what is left of its names: part(tree, "norm.")["gain"] is tree["norm.gain"]."""
     return {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
 
 
@@ -78,16 +84,16 @@ def flat(x: np.ndarray) -> np.ndarray:
     return x.reshape(-1, x.shape[-1])
 
 
-def linear(x: np.ndarray, w: np.ndarray, b: np.ndarray | None = None) -> tuple[np.ndarray, tuple]:
+def linear(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None = None) -> tuple[np.ndarray, tuple]:
     """x (..., D_in) -> y (..., D_out)."""
     y = flat(x) @ w
-    if b is not None:
-        y += b
-    return y.reshape(*x.shape[:-1], -1), (x, w, b is not None)
+    if bias is not None:
+        y += bias
+    return y.reshape(*x.shape[:-1], -1), (x, w, bias is not None)
 
 
 def linear_backward(dy: np.ndarray, saved: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """dx, dw, db; db is None where there was no bias."""
+    """dx, dw, dbias; dbias is None where there was no bias."""
     x, w, has_bias = saved
     dy_flat = flat(dy)
     dx = (dy_flat @ w.T).reshape(x.shape)
@@ -103,43 +109,43 @@ def mean_of_product(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def layer_norm(x: np.ndarray, gain: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, tuple]:
     """x (..., D) -> y (..., D)."""
     h = x - x.mean(axis=-1, keepdims=True)
-    s = np.sqrt(mean_of_product(h, h) + 1e-5)
-    h /= s
-    return h * gain + bias, (h, s, gain)
+    sigma = np.sqrt(mean_of_product(h, h) + 1e-5)
+    h /= sigma
+    return h * gain + bias, (h, sigma, gain)
 
 
 def layer_norm_backward(dy: np.ndarray, saved: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dx, dgain, dbias."""
-    h, s, gain = saved
+    h, sigma, gain = saved
     dgain = np.einsum("nd,nd->d", flat(dy), flat(h))
     dbias = flat(dy).sum(axis=0)
     dx = dy * gain
     along, mean = mean_of_product(dx, h), dx.mean(axis=-1, keepdims=True)
     dx -= mean
     dx -= h * along
-    dx /= s
+    dx /= sigma
     return dx, dgain, dbias
 
 
 def rms_norm(x: np.ndarray, gain: np.ndarray) -> tuple[np.ndarray, tuple]:
     """x (..., D) -> y (..., D)."""
-    r = np.sqrt(mean_of_product(x, x) + 1e-6)
-    h = x / r
-    return h * gain, (h, r, gain)
+    rms = np.sqrt(mean_of_product(x, x) + 1e-6)
+    h = x / rms
+    return h * gain, (h, rms, gain)
 
 
 def rms_norm_backward(dy: np.ndarray, saved: tuple) -> tuple[np.ndarray, np.ndarray]:
     """dx, dgain."""
-    h, r, gain = saved
+    h, rms, gain = saved
     dgain = np.einsum("nd,nd->d", flat(dy), flat(h))
     dx = dy * gain
     dx -= h * mean_of_product(dx, h)
-    dx /= r
+    dx /= rms
     return dx, dgain
 
 
-def _layer(x: np.ndarray, p: Parameters) -> tuple[np.ndarray, tuple]:
-    return layer_norm(x, p["gain"], p["bias"])
+def _layer(x: np.ndarray, own: Parameters) -> tuple[np.ndarray, tuple]:
+    return layer_norm(x, own["gain"], own["bias"])
 
 
 def _layer_backward(dy: np.ndarray, saved: tuple) -> tuple[np.ndarray, Parameters]:
@@ -147,8 +153,8 @@ def _layer_backward(dy: np.ndarray, saved: tuple) -> tuple[np.ndarray, Parameter
     return dx, {"gain": dgain, "bias": dbias}
 
 
-def _rms(x: np.ndarray, p: Parameters) -> tuple[np.ndarray, tuple]:
-    return rms_norm(x, p["gain"])
+def _rms(x: np.ndarray, own: Parameters) -> tuple[np.ndarray, tuple]:
+    return rms_norm(x, own["gain"])
 
 
 def _rms_backward(dy: np.ndarray, saved: tuple) -> tuple[np.ndarray, Parameters]:
@@ -157,7 +163,7 @@ def _rms_backward(dy: np.ndarray, saved: tuple) -> tuple[np.ndarray, Parameters]
 
 
 NORMS: dict[str, tuple[Callable, Callable]] = {"rms": (_rms, _rms_backward), "layer": (_layer, _layer_backward)}
-"""Norm and backward, parameters in a dict: f(x, p) -> y, saved; f_backward(dy, saved) -> dx, gradients."""
+"""Norm and backward, parameters in a dict: f(x, parameters) -> y, saved; f_backward(dy, saved) -> dx, gradients."""
 
 
 if __name__ == "__main__":

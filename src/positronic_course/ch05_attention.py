@@ -5,19 +5,25 @@ content. Each token makes three vectors of width K: a query q, what it looks for
 value v, what is read if it is found.
 
     z[t, s] = q[t] . k[s] / sqrt(K)       score of token s for token t; only s <= t, the future is not known yet
-    p[t, s] = exp(z[t, s]) / sum_r exp(z[t, r])                              softmax: weights that sum to 1
+    p[t, s] = exp(z[t, s]) / sum_j exp(z[t, j])                              softmax: weights that sum to 1
     o[t]    = sum_s p[t, s] v[s]
 
 Shapes: q (B, H, T, K), k and v (B, H, S, K), z and p (B, H, T, S), o like q. H heads do this side by side, each with
 its own K = D / H columns. S >= T: the queries are the last T of S tokens, so row t of T stands at place S - T + t.
+
+*By numbers*: K = 4, q = (2, 0, 0, 0), and two keys (1, 0, 0, 0) and (0, 1, 0, 0). z = (2 / 2, 0) = (1, 0), and p =
+(0.731, 0.269). With the values 10 and 20 the token reads o = 7.31 + 5.38 = 12.69.
 
 Why sqrt(K)? Let q and k have independent entries of mean 0 and variance 1. Their dot product has K terms of variance
 1, so its standard deviation is sqrt(K). Divided by that, scores are about as large as 1 and no weight takes all.
 
 Backward
 --------
+*By numbers*, with that p and dp = (1, 0): the mean of dp under p is 0.731, so dz = (0.731 * (1 - 0.731), 0.269 * (0 -
+0.731)) = (0.197, -0.197). What one score gains, the other loses.
+
 From o = p v, a linear map of each:      dp = do v^T        dv = p^T do
-From softmax, one row of it. p_i = exp(z_i) / sum_r exp(z_r), so dp_i/dz_j = [i = j] p_i - p_i p_j, and
+From softmax, one row of it. p_i = exp(z_i) / sum_j exp(z_j) moves with z_j by [i = j] p_i - p_i p_j, so
 
     dz_j = sum_i dp_i ([i = j] p_i - p_i p_j) = p_j (dp_j - sum_i dp_i p_i)
 
@@ -104,26 +110,26 @@ def merge_heads(x: np.ndarray) -> np.ndarray:
 
 def multi_head(
     x: np.ndarray,
-    p: Parameters,
+    parameters: Parameters,
     n_heads: int,
     turn: Turn | None = None,
     past: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, tuple]:
-    """x (B, T, D) -> y (B, T, D). p holds query, key, value and out, each (D, D).
+    """x (B, T, D) -> y (B, T, D). parameters: query, key, value and out, each (D, D).
 
     turn: the rotation of these T tokens, or None. past: keys and values (B, H, S - T, K) of the tokens before them, as
     `keys_values` gave them; backward ends at these T tokens and sends nothing into the past.
     """
-    q, saved_q = linear(x, p["query"])
-    k, saved_k = linear(x, p["key"])
-    v, saved_v = linear(x, p["value"])
+    q, saved_q = linear(x, parameters["query"])
+    k, saved_k = linear(x, parameters["key"])
+    v, saved_v = linear(x, parameters["value"])
     q, k, v = (split_heads(heads, n_heads) for heads in (q, k, v))
     if turn is not None:
         q, k = rotate(q, *turn), rotate(k, *turn)
     if past is not None:
         k, v = (np.concatenate(pair, axis=2) for pair in zip(past, (k, v), strict=True))
     o, saved_attention = attention(q, k, v)
-    y, saved_out = linear(merge_heads(o), p["out"])
+    y, saved_out = linear(merge_heads(o), parameters["out"])
     return y, (saved_q, saved_k, saved_v, turn, saved_attention, saved_out)
 
 
@@ -159,11 +165,11 @@ def weights(saved: tuple) -> np.ndarray:
 if __name__ == "__main__":
     rng = np.random.default_rng(0)
     B, T, D, H = 1, 6, 32, 2
-    p = {name: rng.normal(scale=D**-0.5, size=(D, D)) for name in ("query", "key", "value", "out")}
+    parameters = {name: rng.normal(scale=D**-0.5, size=(D, D)) for name in ("query", "key", "value", "out")}
     x = rng.normal(size=(B, T, D))
 
     # Rows are readers, columns what they read. The upper triangle is the future. Each row sums to 1.
-    y, saved = multi_head(x, p, H, rotation(np.arange(T), D // H, dtype=np.float64))
+    y, saved = multi_head(x, parameters, H, rotation(np.arange(T), D // H, dtype=np.float64))
     print(weights(saved)[0, 0].round(2), "\nsums:", weights(saved)[0, 0].sum(axis=1))
 
     # The gradient of y[2] knows nothing of tokens 3, 4, 5.

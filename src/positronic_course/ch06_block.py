@@ -7,8 +7,11 @@ After a token has read from others it thinks by itself: widen from D to F, an ac
     plain   y = f(x up) down                     f: an activation; up (D, F), down (F, D)
     gated   y = (f(x gate) * (x up)) down        gate (D, F): one half says how much of the other half passes
 
-With f = swish the gated form is known as SwiGLU. Its one new step is the product h = a u, number by number, of
-a = f(x gate) and u = x up. Backward: da = dh u, du = dh a. x was used twice, so its two gradients add up.
+*By numbers*: a = 2 and b = 3 make c = 6. If L moves by 10 for each unit of c, it moves by 10 * 3 = 30 for each unit of
+a, and by 10 * 2 = 20 for each of b.
+
+With f = swish the gated form is known as SwiGLU. Its one new step is the product c = a b, number by number, of
+a = f(x gate) and b = x up. Backward: da = dc b, db = dc a. x was used twice, so its two gradients add up.
 
 Residual stream
 ---------------
@@ -20,6 +23,9 @@ A block does not replace its input, it adds to it:
 The stream x runs from the beginning to the end, and every part reads from it and writes into it. Backward:
 
     y = x + f(x)        dx = dy + f_backward(dy)
+
+*By numbers*: four parts whose slope is 0.1 each. In a row, without the stream, 0.1^4 = 0.0001 of the gradient is left.
+Beside the stream each has the slope 1 + 0.1, and 1.1^4 = 1.46 arrives.
 
 The first dy passes unchanged, through any number of blocks. Without it the gradient would be a product of as many
 factors as there are blocks: it would fade or explode, and forget its direction. The norm stands before each part
@@ -74,18 +80,18 @@ def check_choice(name: str, value: str, known: dict | tuple) -> None:
         raise CourseError(f"{name} is {value!r}; choose one of {', '.join(known)}.")
 
 
-def feed_forward(x: np.ndarray, p: Parameters, activation: str = "swish") -> tuple[np.ndarray, tuple]:
-    """x (B, T, D) -> y (B, T, D). p holds up and down, and gate if it is gated."""
+def feed_forward(x: np.ndarray, parameters: Parameters, activation: str = "swish") -> tuple[np.ndarray, tuple]:
+    """x (B, T, D) -> y (B, T, D). parameters: up and down, and gate if it is gated."""
     f, _ = ACTIVATIONS[activation]
-    up, saved_up = linear(x, p["up"])
-    if "gate" in p:
-        gate, saved_gate = linear(x, p["gate"])
+    up, saved_up = linear(x, parameters["up"])
+    if "gate" in parameters:
+        gate, saved_gate = linear(x, parameters["gate"])
         acted, saved_f = f(gate)
         hidden = acted * up
     else:
         hidden, saved_f = f(up)
         acted = saved_gate = None
-    y, saved_down = linear(hidden, p["down"])
+    y, saved_down = linear(hidden, parameters["down"])
     return y, (activation, acted, up, saved_f, saved_gate, saved_up, saved_down)
 
 
@@ -107,18 +113,18 @@ def feed_forward_backward(dy: np.ndarray, saved: tuple) -> tuple[np.ndarray, Par
 
 def block(
     x: np.ndarray,
-    p: Parameters,
+    parameters: Parameters,
     config: BlockConfig,
     turn: Turn | None = None,
     past: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, tuple]:
-    """x (B, T, D) -> y (B, T, D). p: attention_norm., attention., feed_norm. and feed.; turn, past as in multi_head."""
+    """x (B, T, D) -> y (B, T, D). Below attention_norm., attention., feed_norm., feed.; turn, past as in multi_head."""
     norm, norm_backward = NORMS[config.norm]
-    normed, saved_norm_1 = norm(x, part(p, "attention_norm."))
-    read, saved_attention = multi_head(normed, part(p, "attention."), config.n_heads, turn, past)
+    normed, saved_norm_1 = norm(x, part(parameters, "attention_norm."))
+    read, saved_attention = multi_head(normed, part(parameters, "attention."), config.n_heads, turn, past)
     read += x
-    normed, saved_norm_2 = norm(read, part(p, "feed_norm."))
-    y, saved_feed = feed_forward(normed, part(p, "feed."), config.activation)
+    normed, saved_norm_2 = norm(read, part(parameters, "feed_norm."))
+    y, saved_feed = feed_forward(normed, part(parameters, "feed."), config.activation)
     y += read
     return y, (norm_backward, saved_norm_1, saved_attention, saved_norm_2, saved_feed)
 
@@ -159,9 +165,9 @@ if __name__ == "__main__":
         parts = [{name: rng.normal(0, *scale) for name, scale in scales.items()} for _ in range(n_parts)]
         for title, stream in (("with the stream", 1), ("without it", 0)):
             x, kept = start, []
-            for p in parts:
+            for one in parts:
                 normed, saved_norm = norm(x, gain)
-                y, saved_feed = feed_forward(normed, p, "relu")
+                y, saved_feed = feed_forward(normed, one, "relu")
                 x = stream * x + y
                 kept.append((saved_norm, saved_feed))
             dx = end

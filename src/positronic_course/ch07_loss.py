@@ -3,17 +3,21 @@
 Cross-entropy
 -------------
 The model gives every token of the vocabulary a number, its logit z. Softmax makes probabilities of them, and the loss
-is how surprised it was by the token that really came, y: minus the natural logarithm of its probability. Its unit is
-the nat, as the bit is that of log2: 1 nat is 1 / log 2 bits.
+is how surprised it was by the token that really came, the target: minus the natural logarithm of its probability. Its
+unit is the nat, as the bit is that of log2: 1 nat is 1 / log 2 bits.
 
-    loss = - log p_y = log(sum_w exp(z_w)) - z_y               p = softmax(z)
+    loss = - log p_target = log(sum_j exp(z_j)) - z_target     p = softmax(z)
 
 The loss of a batch is the mean over its tokens, or the mean under weights that leave some tokens out (padding: 0).
 Before anything is learnt, p is about 1 / W for everything, so the loss is near log W: look for that number first.
 
-Backward. The derivative of log(sum exp z) by z_j is exp(z_j) / sum = p_j; that of z_y is 1 for j = y. With n tokens:
+*By numbers*: z = (2, 1, 0) has the exponentials 7.389, 2.718 and 1, whose sum is 11.107, so p = (0.665, 0.245, 0.090).
+If the second token came, the loss is -log 0.245 = 1.408 and dz = (0.665, 0.245 - 1, 0.090) = (0.665, -0.755, 0.090).
 
-    dz_j = (p_j - [j = y]) / n
+Backward. The derivative of log(sum exp z) by z_j is exp(z_j) / sum = p_j; that of z_target is 1 for j = target.
+With n tokens:
+
+    dz_j = (p_j - [j = target]) / n
 
 What was said minus what was true. Here softmax and logarithm meet and the awkward parts of both are gone: no division
 by p, nothing that could become infinite.
@@ -124,13 +128,12 @@ def placed(
     return x, (), turn
 
 
-def forward(
-    parameters: Parameters,
-    ids: np.ndarray,
-    config: ModelConfig,
-    past: list[tuple[np.ndarray, np.ndarray]] | None = None,
-) -> tuple[np.ndarray, tuple]:
-    """ids (B, T) -> logits (B, T, W). past: keys and values of the tokens before these, a pair for each layer."""
+Past = list[tuple[np.ndarray, np.ndarray]]
+"""Keys and values of tokens before, a pair for each layer."""
+
+
+def trunk(parameters: Parameters, ids: np.ndarray, config: ModelConfig, past: Past | None = None) -> tuple:
+    """ids (B, T) -> final vectors x (B, T, D): the model without its head."""
     start = past[0][0].shape[2] if past else 0
     x, saved_embed = embed(ids, parameters["embedding"])
     x, saved_positions, turn = placed(x, parameters, config, start)
@@ -140,26 +143,38 @@ def forward(
         saved_blocks.append(saved)
     norm, norm_backward = NORMS[config.norm]
     x, saved_norm = norm(x, part(parameters, "final."))
-    saved_head = (x, parameters["embedding"])
-    logits = (flat(x) @ parameters["embedding"].T).reshape(*ids.shape, -1)
-    return logits, (saved_embed, saved_positions, saved_blocks, norm_backward, saved_norm, saved_head)
+    return x, (saved_embed, saved_positions, saved_blocks, norm_backward, saved_norm)
 
 
-def backward(dlogits: np.ndarray, saved: tuple) -> Parameters:
-    """Gradients of all parameters, by name."""
-    saved_embed, saved_positions, saved_blocks, norm_backward, saved_norm, (x, embedding) = saved
-    gradients: Parameters = {}
-    dlogits = flat(dlogits)
-    dembedding = dlogits.T @ flat(x)
-    dx, final = norm_backward((dlogits @ embedding).reshape(x.shape), saved_norm)
-    gradients |= prefixed("final.", final)
+def trunk_backward(dx: np.ndarray, saved: tuple) -> Parameters:
+    """Gradients of all parameters, by name; that of the embedding is the lookup's alone."""
+    saved_embed, saved_positions, saved_blocks, norm_backward, saved_norm = saved
+    dx, final = norm_backward(dx, saved_norm)
+    gradients: Parameters = prefixed("final.", final)
     for layer, saved_block in reversed(list(enumerate(saved_blocks))):
         dx, inside = block_backward(dx, saved_block)
         gradients |= prefixed(f"blocks.{layer}.", inside)
     if saved_positions:
         dx, gradients["positions"] = learned_positions_backward(dx, saved_positions)
-    dembedding += embed_backward(dx, saved_embed)
-    gradients["embedding"] = dembedding
+    gradients["embedding"] = embed_backward(dx, saved_embed)
+    return gradients
+
+
+def forward(
+    parameters: Parameters, ids: np.ndarray, config: ModelConfig, past: Past | None = None
+) -> tuple[np.ndarray, tuple]:
+    """ids (B, T) -> logits (B, T, W). past: of the tokens before these."""
+    x, saved_trunk = trunk(parameters, ids, config, past)
+    logits = (flat(x) @ parameters["embedding"].T).reshape(*ids.shape, -1)
+    return logits, (saved_trunk, x, parameters["embedding"])
+
+
+def backward(dlogits: np.ndarray, saved: tuple) -> Parameters:
+    """Gradients of all parameters, by name."""
+    saved_trunk, x, embedding = saved
+    dlogits = flat(dlogits)
+    gradients = trunk_backward((dlogits @ embedding).reshape(x.shape), saved_trunk)
+    gradients["embedding"] += dlogits.T @ flat(x)
     return gradients
 
 
@@ -178,7 +193,8 @@ def loss_and_gradients(
 
 def attentions(saved: tuple) -> list[tuple]:
     """What the attention of each layer saved in `forward`: read it with `keys_values` and `weights`."""
-    return [attention_of_block(saved_block) for saved_block in saved[2]]
+    _, _, saved_blocks, *_ = saved[0]
+    return [attention_of_block(saved_block) for saved_block in saved_blocks]
 
 
 if __name__ == "__main__":

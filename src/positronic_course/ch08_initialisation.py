@@ -4,13 +4,16 @@ Where should the parameters begin? Not at zero, where nothing passes and nothing
 columns that are equal get equal gradients and stay equal for ever. Small random numbers tell them apart. How small is
 a question of variance.
 
-A linear map adds D_in terms. If x has independent entries of mean 0 and variance v, and w entries of variance s^2:
+*By numbers*: D_in = 100. With weights of 0.1 a map keeps the variance, 100 * 0.1^2 = 1. With weights of 0.2 it makes it
+four times as large, and ten maps 4^10 = 1,048,576 times.
 
-    Var(y_j) = sum_i Var(x_i w_ij) = D_in s^2 v
+A linear map adds D_in terms. If x has independent entries of mean 0, and w entries of standard deviation sigma:
 
-Through n such maps the variance is (D_in s^2)^n v: with D_in s^2 = 2 and n = 20 a million times too large, with 1/2 a
-million times too small. Only s = 1 / sqrt(D_in) keeps it, and backward, which multiplies by the transpose, asks the
-same of D_out. Norms forgive a wrong s, because they divide it away, so most language models take one s for all
+    Var(y_j) = sum_i Var(x_i w_ij) = D_in sigma^2 Var(x)
+
+Through n such maps it is (D_in sigma^2)^n Var(x): with D_in sigma^2 = 2 and n = 20 a million times too large, with 1/2
+a million times too small. Only sigma = 1 / sqrt(D_in) keeps it, and backward, which multiplies by the transpose, asks
+the same of D_out. Norms forgive a wrong sigma, because they divide it away, so most language models take one for all
 matrices and so do we: 0.02, which is 1 / sqrt(D) at D = 2500. Our D is smaller, so every branch begins quieter than
 the rule would have it.
 
@@ -18,6 +21,9 @@ The stream, however, adds up what two branches a block write into it, and there 
 variances add:
 
     Var(x after n blocks) = Var(embedding) + 2 n Var(branch)
+
+*By numbers*: 8 blocks write 16 times. Branches of variance 1 make a stream of variance 16; divided by sqrt(16) = 4 each
+has a variance of 1/16, and all together 1.
 
 It grows with depth. Dividing the two matrices that write into the stream, `out` and `down`, by sqrt(2 n) divides the
 variance of a branch by 2 n: the sum is then what one branch alone would write, at any depth. The demonstration
@@ -30,7 +36,7 @@ mistake.
 
 Hardware: the numbers are drawn in float64 and rounded, so that a float32 and a float64 model of one seed begin alike.
 A number format is a range for variances: float16 is at its best between 6 10^-5 and 65,504, loses a bit with every
-halving below that and ends at 6 10^-8. Twenty maps with D_in s^2 = 2 or 1/2 use up ten of the thirty doublings that
+halving below that and ends at 6 10^-8. Twenty maps with D_in sigma^2 = 2 or 1/2 use up ten of the thirty doublings that
 are its best.
 """
 
@@ -91,7 +97,7 @@ if __name__ == "__main__":
         x = rng.normal(size=(64, 128))
         for _ in range(20):
             x = x @ rng.normal(scale=(factor / 128) ** 0.5, size=(128, 128))
-        print(f"D_in s^2 = {factor}: variance {x.var():.3g} after 20 maps")
+        print(f"D_in sigma^2 = {factor}: variance {x.var():.3g} after 20 maps")
 
     # The stream at the end of models of several depths: writers divided by sqrt(2 n), or as loud as other matrices.
     ids = rng.integers(0, 300, size=(2, 33))

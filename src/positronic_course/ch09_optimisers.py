@@ -9,46 +9,58 @@ Plain descent, w <- w - rate * g, has one rate for all weights; but the row of a
 small gradient now and then, and the gain of a norm a large one always. Adam measures each weight by itself, with two
 moving averages of what its gradient has been:
 
-    m_t = b1 m_{t-1} + (1 - b1) g_t          where the gradient points         b1 = 0.9:  about the last 10 steps
-    v_t = b2 v_{t-1} + (1 - b2) g_t^2        how large it is                   b2 = 0.99: about the last 100 steps
+    mean   <- beta1 mean + (1 - beta1) g         where the gradient points     beta1 = 0.9:  about the last 10 steps
+    square <- beta2 square + (1 - beta2) g^2     how large it is               beta2 = 0.99: about the last 100 steps
 
-Both begin at 0 and are too small at first. How much? Unroll the first, with gradients whose mean is always g:
+*By numbers*: three gradients of 2. mean is 0.2, 0.38, 0.542: too small, by the factors 0.1, 0.19, 0.271, which are 1 -
+0.9, 1 - 0.9^2, 1 - 0.9^3. square is 0.04 after the first, and 0.04 / (1 - 0.99) = 4. Mended, the first step is rate *
+2 / sqrt(4): exactly the rate.
 
-    m_t = (1 - b1) (g_t + b1 g_{t-1} + ... + b1^{t-1} g_1)        mean of m_t = (1 - b1^t) g
+Both begin at 0 and are too small at first. How much? Unroll the first after n steps, when all gradients were g:
 
-so dividing by 1 - b1^t mends it exactly; the same holds for v with b2. The step is
+    mean = (1 - beta1) (g + beta1 g + ... + beta1^(n-1) g) = (1 - beta1^n) g
 
-    w <- w - rate * m^ / (sqrt(v^) + epsilon)                     m^ = m / (1 - b1^t),  v^ = v / (1 - b2^t)
+so dividing by 1 - beta1^n mends it exactly, and gradients that vary about g are mended on average; the same holds for
+square with beta2. The step is
 
-Multiply every gradient by 1000: m^ and sqrt(v^) both grow by 1000 and the step stays the same. A weight moves by about
-`rate` a step at most, whatever the scale of the loss; epsilon, 1e-8, only matters where the
-gradient is nearly as small.
+    w <- w - rate * mean^ / (sqrt(square^) + epsilon)
+    mean^ = mean / (1 - beta1^n)      square^ = square / (1 - beta2^n)
+
+Multiply every gradient by 1000: mean^ and sqrt(square^) both grow by 1000 and the step stays the same. A weight moves
+by about `rate` a step at most, whatever the scale of the loss; epsilon, 1e-8, only matters where the gradient is nearly
+as small.
 
 AdamW
 -----
 Weights should not grow without need: pull each towards zero. Adding decay * w to the gradient would send the pull
-through the division by sqrt(v^) too, and weights with large gradients would hardly feel it. AdamW pulls beside Adam:
+through the division by sqrt(square^) too, and weights with large gradients would hardly feel it. AdamW pulls beside
+Adam:
 
     w <- w - rate * decay * w                                     matrices only: a gain rests at 1, not at 0
 
 The rate
 --------
-At the start m and v are averages of a few gradients, and the step is mostly noise: warm up from zero. At the end the
-noise of small batches keeps the weights trembling around the best ones: cool down. With s the step, from 0, of n:
+*By numbers*: peak 1, 10 steps of warming up, 100 in all, floor 0.1. At step 4 the rate is 5 / 10 = 0.5. At step 55 half
+of the way down is gone: 0.1 + 0.9 / 2 = 0.55.
 
-    rate = peak (s + 1) / warm_up                                                     while s < warm_up
-    rate = peak (floor + (1 - floor) (1 + cos(pi u)) / 2)     u = (s - warm_up) / (n - warm_up), from 0 to 1
+At the start both averages are of a few gradients, and the step is mostly noise: warm up from zero. At the end the
+noise of small batches keeps the weights trembling around the best ones: cool down. Of n steps, counted from 0:
+
+    rate = peak (step + 1) / warm_up                               while step < warm_up
+    rate = peak (floor + (1 - floor) (1 + cos(pi through)) / 2)    through = (step - warm_up) / (n - warm_up), 0 to 1
 
 Clipping
 --------
-One strange batch can have a gradient many times longer than the others, and v takes b2's time to notice. Measure the
-length of all gradients together, sqrt(sum of all squares); if it is above the limit, shorten all of them alike, which
-keeps the direction.
+*By numbers*: gradients of 3 and 4 have the common length 5. With a limit of 1 they become 0.6 and 0.8.
+
+One strange batch can have a gradient many times longer than the others, and square takes beta2's time to notice.
+Measure the length of all gradients together, sqrt(sum of all squares); if it is above the limit, shorten all of them
+alike, which keeps the direction.
 
 Hardware: float32 has 24 bits of fraction and reaches down to about 1e-38; the square of a gradient of 1e-20 is already
-below that, and the root of v loses what m still has. bfloat16 has the same range with 8 bits: a weight of 1 can only
-become 0.996 or stay, so that an update of 0.001 vanishes. This is why training in low precision keeps the weights and
-their averages in float32.
+below that, and the root of square loses what mean still has. bfloat16 has the same range with 8 bits: a weight of 1
+can only become 0.996 or stay, so that an update of 0.001 vanishes. This is why training in low precision keeps the
+weights and their averages in float32.
 """
 
 import math
@@ -61,34 +73,35 @@ from positronic_course.ch03_linear_and_norms import Parameters
 class Adam:
     """Two averages of the gradient for each weight, and how many steps they have seen.
 
-    m and v are single vectors over all parameters, one after the other: a step is then a few long operations, however
-    many small arrays there are. Two more vectors are kept to be written anew, so that no step has to ask for memory.
+    mean and square are single vectors over all parameters, one after the other: a step is then a few long operations,
+    however many small arrays there are. Two more vectors are kept to be written anew, so that no step has to ask for
+    memory.
     """
 
     def __init__(self, parameters: Parameters, beta1: float = 0.9, beta2: float = 0.99, epsilon: float = 1e-8):
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
         self.steps = 0
-        self.m = np.concatenate([np.zeros_like(w).ravel() for w in parameters.values()])
-        self.v = np.zeros_like(self.m)
-        self.g, self.move = np.empty_like(self.m), np.empty_like(self.m)
+        self.mean = np.concatenate([np.zeros_like(w).ravel() for w in parameters.values()])
+        self.square = np.zeros_like(self.mean)
+        self.g, self.move = np.empty_like(self.mean), np.empty_like(self.mean)
 
     def step(self, parameters: Parameters, gradients: Parameters, rate: float) -> None:
         """Move the parameters, in place."""
         g, move = self.g, self.move
         np.concatenate([gradients[name].ravel() for name in parameters], out=g)
         self.steps += 1
-        np.subtract(g, self.m, out=move)
+        np.subtract(g, self.mean, out=move)
         move *= 1 - self.beta1
-        self.m += move
+        self.mean += move
         g *= g
-        g -= self.v
+        g -= self.square
         g *= 1 - self.beta2
-        self.v += g
-        # m^ / (sqrt(v^) + epsilon), with both corrections taken out of the long vectors and into two numbers.
+        self.square += g
+        # mean^ / (sqrt(square^) + epsilon), with both corrections taken out of the long vectors and into two numbers.
         c1, c2 = 1 - self.beta1**self.steps, math.sqrt(1 - self.beta2**self.steps)
-        np.sqrt(self.v, out=move)
+        np.sqrt(self.square, out=move)
         move += self.epsilon * c2
-        np.divide(self.m, move, out=move)
+        np.divide(self.mean, move, out=move)
         move *= rate * c2 / c1
         at = 0
         for w in parameters.values():
@@ -97,11 +110,12 @@ class Adam:
 
     def to_arrays(self) -> Parameters:
         """What a checkpoint needs to go on exactly here."""
-        return {"m": self.m, "v": self.v, "steps": np.array(self.steps)}
+        return {"mean": self.mean, "square": self.square, "steps": np.array(self.steps)}
 
     def from_arrays(self, arrays: Parameters) -> None:
         """Go on from what `to_arrays` gave."""
-        self.m, self.v, self.steps = arrays["m"].copy(), arrays["v"].copy(), int(arrays["steps"])
+        self.mean, self.square = arrays["mean"].copy(), arrays["square"].copy()
+        self.steps = int(arrays["steps"])
 
 
 class AdamW:

@@ -18,13 +18,17 @@ Which token
 -----------
 With logits z (W,), in this order:
 
-    temperature t   p = softmax(z / t): t < 1 sharpens, t > 1 flattens; t = 0 means the largest z, always
-    top-k           only the k most probable tokens; 0 keeps all
-    top-p           of these, only the most probable that together reach the mass p; 1 keeps all
+    temperature     p = softmax(z / temperature): below 1 sharpens, above 1 flattens; 0 means the largest z, always
+    top-k           only so many of the most probable tokens; 0 keeps all
+    top-p           of these, only the most probable that together reach this mass; 1 keeps all
 
 and one of those that are left is drawn in proportion to its probability: with u uniform in [0, 1), the first token at
 which the sum of the probabilities so far exceeds u. Why cut at all? The many tokens that are each very improbable are
 together not improbable, and one wrong token spoils what follows.
+
+*By numbers*: z = (2, 1, 0) is p = (0.665, 0.245, 0.090); at temperature 0.5 it is (0.867, 0.117, 0.016). Top-p 0.9
+keeps two tokens, since 0.665 is too little and 0.665 + 0.245 is enough: (0.731, 0.269). With u = 0.8 the second is
+drawn.
 
 Hardware: a step reads every weight once and uses it for two operations, so its speed is that of memory and not of
 arithmetic: weights of half the size make it twice as fast. The cache holds 2 D S numbers a layer and row. What

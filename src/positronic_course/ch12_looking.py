@@ -13,6 +13,9 @@ What to look for
 *spread*  among how many tokens it divides its attention:    exp(mean over t of -sum_s p[t, s] log p[t, s])
           1: a single token. The exponent is an entropy, in nats.
 
+*By numbers*: the third token, t = 2, has the weights 0.5, 0.3, 0.2. Its reach is 0.5 * 2 + 0.3 * 1 + 0.2 * 0 = 1.3
+tokens. Its entropy is 0.347 + 0.361 + 0.322 = 1.030 nats, so its spread is exp(1.030) = 2.80 of three tokens.
+
 What not to conclude
 --------------------
 A large weight says that a value was read, not that it mattered: the value may be small, `out` may turn it away, and

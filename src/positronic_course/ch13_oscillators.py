@@ -6,14 +6,17 @@ Here is another half of the second kind. It asks its numbers not to pass through
     x (..., D)        the stream; every token is treated alone, so the leading axes may be anything
     R rings of n      N = R n oscillators; oscillator i of ring r has a phase theta[r, i], an angle in radians
     omega             its own frequency, radians per unit of time
-    J (R, R)          coupling: how strongly ring r is pulled by ring s, learnt
+    J (R, R)          coupling: how strongly ring r is pulled by ring r', learnt
     lag (R,)          the angle by which a ring wants to stay behind, learnt
 
 The definition, pair by pair
 ----------------------------
 Kuramoto's model: everybody turns at a speed of their own and is pulled towards everybody else.
 
-    d theta_i / dt = omega_i + sum over rings s of J[r, s] * mean over j in s of sin(theta_j - theta_i - lag_r)
+    d theta_i / dt = omega_i + sum over rings r' of J[r, r'] * mean over j in r' of sin(theta_j - theta_i - lag_r)
+
+*By numbers*: one ring of two, at 0 and at a quarter turn, J = 2, no lag. The first is pulled by 2 * (sin 0 + sin(pi /
+2)) / 2 = 1, the second by 2 * (sin(-pi / 2) + sin 0) / 2 = -1: they meet.
 
 The pull is zero when i is where it wants to be, and changes sign on the other side: alike phases stay together. We take
 a few *Euler steps* of length dt: theta <- theta + dt * velocity.
@@ -26,11 +29,14 @@ two such products,
 
     sin(theta_j - a) = sin theta_j cos a - cos theta_j sin a
 
-so the sum over j can be taken first. Write the means over ring s as X_s = mean cos theta_j and Y_s = mean sin theta_j:
+so the sum over j can be taken first. Write the means over a ring as X_r = mean cos theta_j and Y_r = mean sin theta_j:
 
     Gx = J X                      Gy = J Y                            (R,)  what each ring hears
     Px = cos lag Gx + sin lag Gy  Py = cos lag Gy - sin lag Gx        (R,)  turned back by the lag: the *mean field*
     velocity_i = omega_i + Py cos theta_i - Px sin theta_i            r the ring of i
+
+*By numbers*, the same ring: X = 1/2, Y = 1/2, so Px = Py = 2 / 2 = 1. The first feels 1 * cos 0 - 1 * sin 0 = 1, the
+second 1 * cos(pi / 2) - 1 * sin(pi / 2) = -1, as pair by pair.
 
 N + R * R operations a step in place of N * N, and the same number but for rounding. (X, Y) is an arrow of length at
 most 1: the *order* of the ring, 1 when all its oscillators stand together.
@@ -40,20 +46,20 @@ In and out
 One matrix makes phases and frequencies of the stream, tanh bounds the frequencies, and one matrix reads where the
 phases came to rest. Angles are read by cosine and sine, which know nothing of whole turns:
 
-    theta, a = the halves of x @ bank       omega = tanh a                          bank (D, 2N)
+    theta, raw = the halves of x @ bank     omega = tanh raw                        bank (D, 2N)
     y        = [cos theta_end, sin theta_end] @ out                                 out (2N, D)
 
 Backward
 --------
-Let u = dL/d theta after a step (the *adjoint*), and walk the steps from the last to the first. Within one step theta
-acts in three ways: it stays (u goes through), it turns its own pull, and it is part of its ring's mean.
+Take dtheta, here called the *adjoint*, after a step, and walk the steps from the last to the first. Within one step
+theta acts in three ways: it stays (dtheta goes through), it turns its own pull, and it is part of its ring's mean.
 
-    dPy = dt * sum over the ring of u cos theta        dPx = -dt * sum over the ring of u sin theta
+    dPy = dt * sum over the ring of dtheta cos theta   dPx = -dt * sum over the ring of dtheta sin theta
     dlag = dPx Py - dPy Px                             because dPx/dlag = Py and dPy/dlag = -Px
     dGx = cos lag dPx - sin lag dPy                    dGy = sin lag dPx + cos lag dPy
     dJ  = dGx X^T + dGy Y^T                            dX = J^T dGx, dY = J^T dGy
-    domega += dt u
-    u <- u - dt u (Py sin theta + Px cos theta) + (dY cos theta - dX sin theta) / n
+    domega += dt dtheta
+    dtheta <- dtheta - dt dtheta (Py sin theta + Px cos theta) + (dY cos theta - dX sin theta) / n
 
 Forward keeps the phases before each step, and nothing else; the fields are cheap enough to be worked out again.
 
@@ -61,8 +67,8 @@ In a block
 ----------
 x -> y has the shape of feed_forward, so either can be the second half f of a block: x <- x + f(norm(x)). `bank` and
 `out` are 4 D N numbers and the gated feed-forward half is 3 D F, so N = 3 F / 4 makes them equally large. Phases
-should begin spread over the circle, or nothing can gather: a standard deviation of d radians leaves a large ring an
-order of exp(-d^2 / 2), 1/5 at d = 1.8.
+should begin spread over the circle, or nothing can gather: a standard deviation of sigma radians leaves a large
+ring an order of exp(-sigma^2 / 2), 1/5 at sigma = 1.8.
 
 Hardware: a phase in float32 has about 2^-24 relative error, 1e-6 radians at 8 radians; in bfloat16, with 8 bits, it
 would be 0.03 radians, which moves its sine in the second digit. Phases therefore stay in float32 even where matrices do
@@ -119,26 +125,26 @@ def integrate(
     return theta, (before, coupling, lag, dt)
 
 
-def integrate_backward(du: np.ndarray, saved: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """dL/d of the phases after the last step -> dtheta (the first phases), domega, dcoupling, dlag."""
+def integrate_backward(dtheta: np.ndarray, saved: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """dtheta of the phases after the last step -> dtheta of the first, domega, dcoupling, dlag."""
     before, coupling, lag, dt = saved
-    u, n = du, du.shape[-1]
-    domega, dcoupling, dlag = np.zeros_like(u), np.zeros_like(coupling), np.zeros_like(lag)
+    n = dtheta.shape[-1]
+    domega, dcoupling, dlag = np.zeros_like(dtheta), np.zeros_like(coupling), np.zeros_like(lag)
     for theta in reversed(before):
         cos, sin = np.cos(theta), np.sin(theta)
         X, Y = cos.mean(-1), sin.mean(-1)
         Px, Py = mean_field(X, Y, coupling, lag)
-        dPx, dPy = -dt * (u * sin).sum(-1), dt * (u * cos).sum(-1)
+        dPx, dPy = -dt * (dtheta * sin).sum(-1), dt * (dtheta * cos).sum(-1)
         dlag += flat(dPx * Py - dPy * Px).sum(0)
         dGx = np.cos(lag) * dPx - np.sin(lag) * dPy
         dGy = np.sin(lag) * dPx + np.cos(lag) * dPy
         dcoupling += flat(dGx).T @ flat(X) + flat(dGy).T @ flat(Y)
         dX, dY = dGx @ coupling, dGy @ coupling
-        domega += dt * u
-        through_own_pull = dt * u * (Py[..., None] * sin + Px[..., None] * cos)
+        domega += dt * dtheta
+        through_own_pull = dt * dtheta * (Py[..., None] * sin + Px[..., None] * cos)
         through_the_mean = (dY[..., None] * cos - dX[..., None] * sin) / n
-        u = u - through_own_pull + through_the_mean
-    return u, domega, dcoupling, dlag
+        dtheta = dtheta - through_own_pull + through_the_mean
+    return dtheta, domega, dcoupling, dlag
 
 
 def each(phases: np.ndarray) -> np.ndarray:
@@ -146,15 +152,15 @@ def each(phases: np.ndarray) -> np.ndarray:
     return phases.reshape(*phases.shape[:-2], -1)
 
 
-def oscillators(x: np.ndarray, p: Parameters, steps: int = 4, dt: float = 0.5) -> tuple[np.ndarray, tuple]:
+def oscillators(x: np.ndarray, parameters: Parameters, steps: int = 4, dt: float = 0.5) -> tuple[np.ndarray, tuple]:
     """x (..., D) -> y (..., D): in by `bank`, some steps under `coupling` and `lag`, out by `out`."""
-    R = len(p["lag"])
-    both, saved_bank = linear(x, p["bank"])  # (..., 2N)
-    first, a = (half.reshape(*x.shape[:-1], R, -1) for half in np.split(both, 2, axis=-1))
-    omega = np.tanh(a)
-    theta, saved_steps = integrate(first, omega, p["coupling"], p["lag"], steps, dt)
+    R = len(parameters["lag"])
+    both, saved_bank = linear(x, parameters["bank"])  # (..., 2N)
+    first, raw = (half.reshape(*x.shape[:-1], R, -1) for half in np.split(both, 2, axis=-1))
+    omega = np.tanh(raw)
+    theta, saved_steps = integrate(first, omega, parameters["coupling"], parameters["lag"], steps, dt)
     read = np.concatenate([each(np.cos(theta)), each(np.sin(theta))], -1)  # (..., 2N)
-    y, saved_out = linear(read, p["out"])
+    y, saved_out = linear(read, parameters["out"])
     return y, (saved_bank, omega, saved_steps, theta, read, saved_out)
 
 
@@ -164,10 +170,10 @@ def oscillators_backward(dy: np.ndarray, saved: tuple) -> tuple[np.ndarray, Para
     dread, dout, _ = linear_backward(dy, saved_out)
     cos, sin = np.split(read, 2, axis=-1)
     dcos, dsin = np.split(dread, 2, axis=-1)
-    du = (dsin * cos - dcos * sin).reshape(theta.shape)
-    dfirst, domega, dcoupling, dlag = integrate_backward(du, saved_steps)
-    da = domega * (1 - omega * omega)
-    dboth = np.concatenate([each(dfirst), each(da)], -1)
+    dtheta = (dsin * cos - dcos * sin).reshape(theta.shape)
+    dfirst, domega, dcoupling, dlag = integrate_backward(dtheta, saved_steps)
+    draw = domega * (1 - omega * omega)
+    dboth = np.concatenate([each(dfirst), each(draw)], -1)
     dx, dbank, _ = linear_backward(dboth, saved_bank)
     return dx, {"bank": dbank, "coupling": dcoupling, "lag": dlag, "out": dout}
 
@@ -176,7 +182,7 @@ HALVES: dict[str, tuple[Callable, Callable]] = {
     "feed_forward": (feed_forward, feed_forward_backward),
     "oscillators": (oscillators, oscillators_backward),
 }
-"""What can be the second half of a block: f(x, p) -> y, saved; f_backward(dy, saved) -> dx, gradients."""
+"""What can be the second half of a block: f(x, parameters) -> y, saved; f_backward(dy, saved) -> dx, gradients."""
 
 
 def initialise_rings(D: int, R: int, n: int, rng: np.random.Generator, dtype: type = np.float32) -> Parameters:
@@ -187,14 +193,14 @@ def initialise_rings(D: int, R: int, n: int, rng: np.random.Generator, dtype: ty
     return {name: value.astype(dtype) for name, value in drawn.items()}
 
 
-def block(x: np.ndarray, p: Parameters, n_heads: int, turn: Turn, half: str) -> tuple[np.ndarray, tuple]:
+def block(x: np.ndarray, parameters: Parameters, n_heads: int, turn: Turn, half: str) -> tuple[np.ndarray, tuple]:
     """The block of chapter 6 with RMSNorm, and any of HALVES as its second half."""
     norm, f = NORMS["rms"][0], HALVES[half][0]
-    normed, saved_norm_1 = norm(x, part(p, "attention_norm."))
-    read, saved_attention = multi_head(normed, part(p, "attention."), n_heads, turn)
+    normed, saved_norm_1 = norm(x, part(parameters, "attention_norm."))
+    read, saved_attention = multi_head(normed, part(parameters, "attention."), n_heads, turn)
     read += x
-    normed, saved_norm_2 = norm(read, part(p, "feed_norm."))
-    y, saved_half = f(normed, part(p, "feed."))
+    normed, saved_norm_2 = norm(read, part(parameters, "feed_norm."))
+    y, saved_half = f(normed, part(parameters, "feed."))
     return y + read, (half, saved_norm_1, saved_attention, saved_norm_2, saved_half)
 
 

@@ -7,15 +7,17 @@ what one linear map y = x @ w costs, then makes the weights four and twenty time
 
 Floating point (IEEE 754)
 -------------------------
-A float32 is a sign bit, e (8 bits) and f (23 bits), and stands for +-1.f * 2^(e - 127). From 1.2e-38 to 3.4e38 every
-number has a float32 within u = 2^-24 of it, relatively; below, precision fades to nothing (*subnormal* numbers), above
-is infinity. float16 has 5 and 10 bits: its largest number is 65504, so exp(12) already is infinite, which is one
-reason why softmax subtracts the largest score first. bfloat16 has 8 and 7 bits: float32's range, two or three digits.
+A float32 is a sign bit, an exponent (8 bits) and a fraction (23 bits), and stands for +-1.fraction * 2^(exponent -
+127). From 1.2e-38 to 3.4e38 every number has a float32 within 2^-24 of it, relatively; below, precision fades to
+nothing (*subnormal* numbers), above is infinity. float16 has 5 and 10 bits: its largest number is 65504, so exp(12)
+already is infinite, which is one reason why softmax subtracts the largest score first. bfloat16 has 8 and 7 bits:
+float32's range, two or three digits.
 
-*Accumulation order.* Every addition rounds: fl(a + b) = (a + b)(1 + d), |d| <= u. Add n numbers one after the other and
-the first of them has been through n - 1 roundings: the error grows like n u in the worst case. Add halves to halves, as
-a tree, and each has been through log2 n. Float addition is not associative, so a sum over eight lanes or threads gives
-other last bits than a sum over one; neither is wrong, but only one order gives the same bits twice.
+*Accumulation order.* Every addition rounds: what comes out is a + b but for 2^-24 of it at most. Add n numbers one
+after the other and the first of them has been through n - 1 roundings: the error grows like n 2^-24 in the worst case.
+Add halves to halves, as a tree, and each has been through log2 n. Float addition is not associative, so a sum over
+eight lanes or threads gives other last bits than a sum over one; neither is wrong, but only one order gives the same
+bits twice.
 
 *Fused multiply-add.* A dot product is many a * b + c. Hardware has one instruction for it that rounds once at the end
 and not also after the product: more exact, and one step in place of two. It is the reason why the same source may give
@@ -23,19 +25,26 @@ different last bits on two machines, and why a * b - b * a can come out as somet
 
 Fixed point
 -----------
-An integer m that stands for m * 2^-f, f agreed on beforehand. Adding is integer addition, which is exact and therefore
-associative: every order gives the same bits. The product of two stands for m1 m2 2^-2f, so it is shifted right by f.
-What is out of range must *saturate*; if it wraps, the largest value becomes the smallest.
+An integer m that stands for m * 2^-point, point agreed on beforehand. Adding is integer addition, which is exact and
+therefore associative: every order gives the same bits. The product of two stands for m1 m2 2^(-2 point), so it is
+shifted right by point. What is out of range must *saturate*; if it wraps, the largest value becomes the smallest.
+
+*By numbers*, with point = 8: 1.5 is 384 and -2.25 is -576. Their product, -221,184, shifted right by 8 is -864, which
+stands for -3.375.
 
 Eight bits
 ----------
-Fixed point whose unit is not a power of two and is chosen for each row: x is about s_x q, q whole numbers in -127..127.
+Fixed point whose unit is not a power of two and is chosen for each row: x is about scale m, m whole numbers in
+-127..127.
 
-    s = max |x| / 127        q = round(x / s)        |x - s q| <= s / 2
+    scale = max |x| / 127      m = round(x / scale)      |x - scale m| <= scale / 2
 
 One scale for each token of x and for each output of w, since neither depends on the place that is summed over:
 
-    y[t, o] = sum_i x[t, i] w[i, o]  is about  s_x[t] s_w[o] * sum_i q_x[t, i] q_w[i, o]
+    y[t, j] = sum_i x[t, i] w[i, j]  is about  scale_x[t] scale_w[j] * sum_i m_x[t, i] m_w[i, j]
+
+*By numbers*: x = (0.5, -1.27, 0.004) has the scale 1.27 / 127 = 0.01 and is m = (50, -127, 0). The last number is lost:
+it was smaller than half a unit.
 
 The sum is exact in whole numbers. Each product is at most 127^2, so 32 bits hold any sum of up to 133,144 of them.
 NumPy multiplies integer matrices slowly. But float32 is itself exact for whole numbers up to 2^24, in any order: sums
@@ -46,6 +55,9 @@ Three values
 Weights of -1, 0, 1 times one scale (the mean of |w|): a product by them is an addition, a subtraction or nothing. Five
 such *trits* have 3^5 = 243 combinations and fit into one byte: 1.6 bits a weight, where log2 3 = 1.585 is the least
 possible. A model has to be trained in this form; a matrix that was not loses half of what it says, as you will see.
+
+*By numbers*: w = (0.9, -0.2, -1.3, 0.4) has the mean size 0.7. In units of that it is 1.29, -0.29, -1.86, 0.57, so its
+trits are 1, 0, -1, 1.
 
 What is scarce
 --------------
@@ -68,7 +80,7 @@ from positronic_course import CourseError
 
 
 def fields(value: float) -> tuple[int, int, int]:
-    """Sign, e and f of a float32: the three whole numbers that its 32 bits are."""
+    """Sign, exponent and fraction of a float32: the three whole numbers that its 32 bits are."""
     bits = int(np.float32(value).view(np.uint32))
     return bits >> 31, bits >> 23 & 0xFF, bits & 0x7FFFFF
 
@@ -91,23 +103,23 @@ def fused_multiply_add(a: float, b: float, c: float) -> float:
     return float(Fraction(a) * Fraction(b) + Fraction(c))
 
 
-def to_fixed(x: np.ndarray, f: int, bits: int = 16) -> np.ndarray:
-    """Whole numbers that stand for x in units of 2^-f; what does not fit into `bits` saturates."""
+def to_fixed(x: np.ndarray, point: int, bits: int = 16) -> np.ndarray:
+    """Whole numbers that stand for x in units of 2^-point; what does not fit into `bits` saturates."""
     largest = 2 ** (bits - 1) - 1
-    return np.clip(np.rint(x * 2.0**f), -largest - 1, largest).astype(np.int64)
+    return np.clip(np.rint(x * 2.0**point), -largest - 1, largest).astype(np.int64)
 
 
-def from_fixed(m: np.ndarray, f: int) -> np.ndarray:
-    return m * 2.0**-f
+def from_fixed(m: np.ndarray, point: int) -> np.ndarray:
+    return m * 2.0**-point
 
 
-def multiply_fixed(a: np.ndarray, b: np.ndarray, f: int) -> np.ndarray:
+def multiply_fixed(a: np.ndarray, b: np.ndarray, point: int) -> np.ndarray:
     """The product in the same units: half a unit added, so that the shift rounds to the nearest."""
-    return (a * b + (1 << f >> 1)) >> f
+    return (a * b + (1 << point >> 1)) >> point
 
 
 def quantise(x: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """q int8 like x, and one scale for everything along `axis` (kept, of size 1), in the dtype of x."""
+    """m int8 like x, and one scale for everything along `axis` (kept, of size 1), in the dtype of x."""
     largest = np.abs(x).max(axis, keepdims=True)
     scale = np.where(largest > 0, largest, 1).astype(x.dtype) / 127
     return np.rint(x / scale).astype(np.int8), scale
@@ -131,10 +143,10 @@ def integer_product_by_floats(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return total
 
 
-def int8_linear(x: np.ndarray, q: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """x (T, D_in) by weights q (D_in, D_out) with a scale (1, D_out) -> y (T, D_out): x is quantised token by token."""
-    q_x, scale_x = quantise(x, axis=1)
-    return integer_product_by_floats(q_x, q).astype(x.dtype) * (scale_x * scale)
+def int8_linear(x: np.ndarray, m: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """x (T, D_in) by weights m (D_in, D_out) with a scale (1, D_out) -> y (T, D_out): x is quantised token by token."""
+    m_x, scale_x = quantise(x, axis=1)
+    return integer_product_by_floats(m_x, m).astype(x.dtype) * (scale_x * scale)
 
 
 def ternarise(w: np.ndarray) -> tuple[np.ndarray, np.floating]:
@@ -167,8 +179,8 @@ def unpack(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def ternary_linear(x: np.ndarray, packed: np.ndarray, scale: np.floating, D_out: int) -> np.ndarray:
     """x (T, D_in) by packed trits -> y (T, D_out); sums of int8 with a sign each, hence whole numbers too."""
-    q_x, scale_x = quantise(x, axis=1)
-    product = integer_product_by_floats(q_x, unpack(packed, (x.shape[1], D_out)))
+    m_x, scale_x = quantise(x, axis=1)
+    product = integer_product_by_floats(m_x, unpack(packed, (x.shape[1], D_out)))
     return product.astype(x.dtype) * (scale_x * scale)
 
 
@@ -220,8 +232,9 @@ if __name__ == "__main__":
     rng = np.random.default_rng(0)
 
     # A float32 by its bits: 0.1 is not a tenth, the nearest number has this fraction.
-    sign, e, f = fields(0.1)
-    print(f"0.1 is stored as {1 + f / 2**23:.9f} * 2^{e - 127} = {(1 + f / 2**23) * 2.0 ** (e - 127):.20f}")
+    _, exponent, fraction = fields(0.1)
+    stored = (1 + fraction / 2**23) * 2.0 ** (exponent - 127)
+    print(f"0.1 is stored as {1 + fraction / 2**23:.9f} * 2^{exponent - 127} = {stored:.20f}")
 
     # The order of a sum. In float32, twenty million and one more is still twenty million.
     values = rng.random(1_000_000, dtype=np.float32)
@@ -232,7 +245,7 @@ if __name__ == "__main__":
     print(f"a * b - 1: {a * b - 1.0} in two roundings, {fused_multiply_add(a, b, -1.0)} in one")
 
     # Fixed point: 16 bits, 8 of them behind the point.
-    m = to_fixed(np.array([1.5, -2.25, 200.0]), f=8)
+    m = to_fixed(np.array([1.5, -2.25, 200.0]), point=8)
     print(f"1.5, -2.25 and 200 in fixed point {m}; 1.5 * -2.25 = {from_fixed(multiply_fixed(m[0], m[1], 8), 8)}")
 
     # One linear map in three number formats: how far off, how large, how much work.

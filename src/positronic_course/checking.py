@@ -1,9 +1,9 @@
 """Is a gradient right? Move one number a little, both ways, and see how far the loss moves.
 
-    dL/dx ~ (L(x + h) - L(x - h)) / 2 h
+    dL/dx ~ (L(x + step) - L(x - step)) / (2 step)
 
-The error of this central difference is h^2 L'''/6 from the step, and about 1e-16 L / h from the rounding of L in
-float64: near h = 1e-5 both are around 1e-10. In float32, where rounding is 6e-8, nothing can be checked this way:
+The error of this central difference is step^2 L'''/6 from the step, and about 1e-16 L / step from the rounding of L
+in float64: near step = 1e-5 both are around 1e-10. In float32, where rounding is 6e-8, nothing can be checked this way:
 gradients are derived for every dtype and checked in float64.
 
 It costs two forward passes for every number, so it is for small arrays. Backward finds them all for the price of two.
@@ -51,14 +51,14 @@ def check_gradients(
 ) -> dict[str, float]:
     """Relative error of each input's gradient: f(**inputs) -> y, saved; f_backward(dy, saved) -> gradients, in order.
 
-    The loss is sum(y r) with a fixed random r, so dL/dy = r and no error can hide in a symmetry.
+    The loss is sum(y dy) with a fixed random dy, which then is dL/dy: no error can hide in a symmetry.
     """
     y, saved = f(**inputs)
-    r = np.random.default_rng(seed).normal(size=y.shape)
-    gradients = named(f_backward(r, saved), inputs)
+    dy = np.random.default_rng(seed).normal(size=y.shape)
+    gradients = named(f_backward(dy, saved), inputs)
     if missing := set(inputs) - set(gradients):
         raise ValueError(f"There is no gradient for {', '.join(sorted(missing))}; return one for each input.")
     return {
-        name: relative_error(gradients[name], numeric_gradient(lambda: float((f(**inputs)[0] * r).sum()), x))
+        name: relative_error(gradients[name], numeric_gradient(lambda: float((f(**inputs)[0] * dy).sum()), x))
         for name, x in inputs.items()
     }

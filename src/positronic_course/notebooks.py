@@ -2,40 +2,48 @@
 
     python -m positronic_course.notebooks --out docs/course
 
-writes README.md, a page chNN_name.md and a notebook notebooks/chNN_name.ipynb for each chapter. The same modules give
-the same bytes. A chapter is cut into its docstring, its definitions, its demonstration (where a comment at the margin
-begins a new piece) and the exercises of its file.
+writes README.md, and for each chapter a page chNN_name.md, a figure figures/chNN_name.svg and a notebook
+notebooks/chNN_name.ipynb. A chapter is cut into its docstring, its definitions, its figure, its demonstration (where a
+comment at the margin begins a new piece) and the exercises of its file. Every cell is run on the way, and what it shows
+is kept: the same modules give the same bytes on the same machine, and the same numbers but for their last digits on
+another.
 """
 
 import argparse
 import ast
+import io
 import json
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import positronic_course
 from positronic_course import CHAPTERS
+from positronic_course.exercises import questions
+from positronic_course.figures import caption
 
-SOURCE = "git+https://example.org/positronic.git"
-"""Where a notebook installs the course from. The project has no public address yet; --source puts in yours."""
+SOURCE = "../../.."
+"""Where a notebook installs the course from: the project that it lies in, seen from docs/course/notebooks."""
 
 FIRST_CELL = """\
-# On Colab and Kaggle this installs the course, which needs NumPy alone. Where it is installed, nothing happens.
+# Where the course is not installed, this installs it, out of the project that this notebook lies in. It needs NumPy.
 import importlib.util
 import subprocess
 import sys
 
-SOURCE = "{source}"  # the address that you have the course from
+SOURCE = "{source}"
 if importlib.util.find_spec("positronic_course") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", SOURCE], check=True)
 """
 
 HOW_TO = """\
-Every page is one module of `positronic_course`, cut into prose and code; the notebooks hold the same and run on Colab
-and Kaggle, too. All are written by `python -m positronic_course.notebooks`: change the modules, not the pages.
+Every page is one module of `positronic_course`, cut into prose and code, with what the code prints; the notebooks hold
+the same. A notebook that is opened in `docs/course/notebooks` of a copy of the project installs the course from there.
+All are written by `python -m positronic_course.notebooks`: change the modules, not the pages.
 
 What a learner does with a chapter:
 
@@ -51,10 +59,24 @@ What a learner does with a chapter:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a chapter: Markdown, or code."""
+    """A part of a chapter: Markdown, or code and what it shows when it is run."""
 
     text: str
     is_code: bool
+    printed: str = ""
+    picture: str = ""
+    """SVG."""
+
+    def run(self, names: dict[str, object]) -> "Piece":
+        """The piece with its output, as a notebook gives it: what is printed, and the last expression if drawn."""
+        if not self.is_code:
+            return self
+        statements = ast.parse(self.text).body
+        last = ast.Expression(statements.pop().value) if isinstance(statements[-1], ast.Expr) else None  # type: ignore
+        with redirect_stdout(io.StringIO()) as out:
+            exec(compile(ast.Module(statements, []), "a cell", "exec"), names)
+            shown = None if last is None else eval(compile(last, "a cell", "eval"), names)
+        return Piece(self.text, True, out.getvalue(), str(shown or ""))
 
 
 def lines_of(source: str, first: ast.stmt, last: ast.stmt) -> str:
@@ -105,9 +127,17 @@ def chapter_pieces(name: str, source: str) -> Iterator[Piece]:
             group.append(statement)
     if group:
         yield Piece(lines_of(source, group[0], group[-1]), True)
+    yield from figure_pieces(name)
     yield Piece("## See it run", False)
     shown = source.splitlines()[demonstration.lineno :]
     yield from demonstration_pieces(textwrap.dedent("\n".join(shown)))
+
+
+def figure_pieces(name: str) -> Iterator[Piece]:
+    """What the figure shows, and the cell that draws it."""
+    file = name.replace("ch", "fig", 1)
+    yield Piece(f"## In a picture\n\n{caption(name)}", False)
+    yield Piece(f"from positronic_course.figures.{file} import figure\n\nfigure()", True)
 
 
 def demonstration_pieces(code: str) -> Iterator[Piece]:
@@ -141,20 +171,33 @@ def exercise_pieces(file: str, source: str) -> Iterator[Piece]:
         yield Piece(f"{blank}\n\n\nprint(verdict({file}.check_{node.name}, {node.name}))", True)
 
 
-def pieces(name: str, package: Path) -> list[Piece]:
-    """All of a chapter and its exercises."""
-    file = name.replace("ch", "ex", 1)
+def pieces(name: str) -> list[Piece]:
+    """All of a chapter and its exercises, run from top to bottom."""
+    package, file = Path(positronic_course.__file__).parent, name.replace("ch", "ex", 1)
     chapter = (package / f"{name}.py").read_text("utf-8")
     exercises = (package / "exercises" / f"{file}.py").read_text("utf-8")
-    return [*chapter_pieces(name, chapter), *exercise_pieces(file, exercises)]
+    names: dict[str, object] = {"__name__": "__main__"}
+    return [piece.run(names) for piece in (*chapter_pieces(name, chapter), *exercise_pieces(file, exercises))]
 
 
-def notebook(name: str, package: Path, source: str = SOURCE) -> str:
-    """The notebook's JSON, format 4.5."""
-    cells = []
-    for number, piece in enumerate([Piece(FIRST_CELL.format(source=source).rstrip(), True), *pieces(name, package)]):
+def outputs(piece: Piece, number: int) -> list[dict[str, object]]:
+    """What a notebook keeps of the cell that was run as the `number`-th."""
+    kept: list[dict[str, object]] = []
+    if piece.printed:
+        kept.append({"name": "stdout", "output_type": "stream", "text": piece.printed.splitlines(keepends=True)})
+    if piece.picture:
+        data = {"image/svg+xml": piece.picture.splitlines(keepends=True), "text/plain": ["a drawing"]}
+        kept.append({"data": data, "execution_count": number, "metadata": {}, "output_type": "execute_result"})
+    return kept
+
+
+def notebook(chapter: Iterable[Piece], source: str = SOURCE) -> str:
+    """The JSON of a notebook of these pieces, format 4.5."""
+    cells, n_run = [], 0
+    for number, piece in enumerate([Piece(FIRST_CELL.format(source=source).rstrip(), True), *chapter]):
         cell = {"id": f"cell-{number:03}", "metadata": {}, "source": piece.text.splitlines(keepends=True)}
-        code: dict[str, object] = {"cell_type": "code", "execution_count": None, "outputs": []}
+        n_run += piece.is_code
+        code = {"cell_type": "code", "execution_count": n_run, "outputs": outputs(piece, n_run)}
         cells.append(cell | (code if piece.is_code else {"cell_type": "markdown"}))
     metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -164,14 +207,26 @@ def notebook(name: str, package: Path, source: str = SOURCE) -> str:
     return json.dumps(whole, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
-def page(name: str, package: Path) -> str:
+def on_page(name: str, piece: Piece) -> Iterator[str]:
+    """A piece as Markdown: the picture in place of the cell that draws it, and below other code what it printed."""
+    if piece.picture:
+        yield f"![{CHAPTERS[name]}](figures/{name}.svg)"
+    elif piece.is_code:
+        yield f"```python\n{piece.text}\n```"
+        if piece.printed and "print(verdict(" not in piece.text:
+            yield f"It prints:\n\n```text\n{piece.printed.rstrip()}\n```"
+    else:
+        yield piece.text
+
+
+def page(name: str, chapter: Iterable[Piece]) -> str:
     """The chapter as one Markdown page."""
     order = list(CHAPTERS)
     at = order.index(name)
     ways = ["[Contents](README.md)", f"[Notebook](notebooks/{name}.ipynb)"]
     ways += [f"[Before: {CHAPTERS[other]}]({other}.md)" for other in order[at - 1 : at] if at]
     ways += [f"[Next: {CHAPTERS[other]}]({other}.md)" for other in order[at + 1 : at + 2]]
-    parts = [f"```python\n{piece.text}\n```" if piece.is_code else piece.text for piece in pieces(name, package)]
+    parts = [part for piece in chapter for part in on_page(name, piece)]
     return "\n\n".join([*parts, " · ".join(ways)]) + "\n"
 
 
@@ -183,16 +238,24 @@ def index() -> str:
         for name, title in CHAPTERS.items()
     ]
     table = "\n".join(["| | chapter | |", "|---|---|---|", *rows])
-    return f"# {title.rstrip('.')}\n\n{markdown(prose.strip())}\n\n{HOW_TO}\n{table}\n"
+    count = f"{len(CHAPTERS)} chapters, {n_exercises()} exercises."
+    return f"# {title.rstrip('.')}\n\n{markdown(prose.strip())}\n\n{HOW_TO}\n{count}\n\n{table}\n"
+
+
+def n_exercises() -> int:
+    """Of all chapters together."""
+    files = [import_module(f"positronic_course.exercises.{name.replace('ch', 'ex', 1)}") for name in CHAPTERS]
+    return sum(len(questions(vars(file))) for file in files)
 
 
 def write(out: Path, source: str = SOURCE) -> list[Path]:
     """All pages and notebooks; the paths that were written."""
-    package = Path(positronic_course.__file__).parent
     texts = {out / "README.md": index()}
     for name in CHAPTERS:
-        texts[out / f"{name}.md"] = page(name, package)
-        texts[out / "notebooks" / f"{name}.ipynb"] = notebook(name, package, source)
+        chapter = pieces(name)
+        texts[out / f"{name}.md"] = page(name, chapter)
+        texts[out / "figures" / f"{name}.svg"] = next(piece.picture for piece in chapter if piece.picture)
+        texts[out / "notebooks" / f"{name}.ipynb"] = notebook(chapter, source)
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")

@@ -202,13 +202,42 @@ def test_long_training_is_200_epochs_and_learns_the_stories_by_heart(tmp_path):
 
 def test_a_tokenizer_of_byte_pairs_is_learnt_compared_and_trained_with(tmp_path, capsys):
     out = tmp_path / "bpe.json"
-    text = course(capsys, "train_bpe", "--vocab-size", 400, "--out", out)
+    text = course(capsys, "train_bpe", "--vocab-size", 400, "--out", out, "--epochs", 0)
     assert re.findall(r"^(\w+) +W = +(\d+)", text, re.M) == [("char", "256"), ("word", "400"), ("bpe", "400")]
     result = trained(tmp_path / "m", *SMALL, "--tokenizer", str(out))
     assert result["model"]["vocab_size"] == 400
     assert "vocabulary of 400 (bpe), this run has another one of 256 (char)" in complaint(
         capsys, "train_simple", *SMALL, "--out", tmp_path / "m"
     )
+
+
+def test_train_bpe_trains_a_model_that_generate_bpe_lets_write(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = course(capsys, "train_bpe", "--config", "small", "--epochs", 2)
+    assert "supports 678 pieces, and no 2000" in said
+    saved, tokenizer, _ = read(Path("course-model-bpe"))
+    assert (tokenizer.kind, saved["model"]["vocab_size"], saved["training"]["epochs"]) == ("bpe", 678, 2)
+    written = course(capsys, "generate_bpe", "Once upon", "--max-length", 10)
+    assert written.startswith("Once upon")
+    assert len(written) > len("Once upon\n")
+    other = course(capsys, "generate_text", "Once upon", "--model-path", "course-model-bpe", "--max-length", 10)
+    assert other == written
+
+
+def test_a_text_that_supports_2000_pieces_gets_them(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefghij"), 6)) for _ in range(900)]
+    (tmp_path / "many.txt").write_text("\n".join(" ".join(words) for _ in range(3)), "utf-8")
+    out = tmp_path / "t.json"
+    assert "2000 pieces ->" in course(
+        capsys, "train_bpe", "--data-file", tmp_path / "many.txt", "--out", out, "--epochs", 0
+    )
+
+
+def test_generate_text_may_name_the_size_of_its_model(small, capsys):
+    words = ("generate_text", "Once", "--model-path", small["out"], "--max-length", 3, "--config")
+    assert course(capsys, *words, "small").startswith("Once")
+    assert "is not of the size improved" in complaint(capsys, *words, "improved")
 
 
 def test_a_text_of_ones_own_is_trained_on(tmp_path):
@@ -279,7 +308,7 @@ def test_the_command_lists_scripts_and_chapters_and_loads_no_torch():
     program = "import sys; from positronic.cli import main; main(['course']); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0
-    for name in ("train_simple", "gradient_check", "ch01", "ch14"):
+    for name in ("train_simple", "gradient_check", "generate_bpe", "ch01", "ch18"):
         assert re.search(rf"^  {name} ", done.stdout, re.M)
 
 

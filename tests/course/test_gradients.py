@@ -16,7 +16,7 @@ from positronic.kernels.kuramoto import RingField, integrate_reference
 from positronic_course import CHAPTERS
 from positronic_course.checking import check_gradients, named, numeric_gradient, relative_error
 from positronic_course.scripts import gradient_check
-from positronic_course.scripts.gradient_check import TOLERANCE, Case, H, cases
+from positronic_course.scripts.gradient_check import TINY, TOLERANCE, Case, D, H, cases
 
 CASES = cases()
 IDS = [f"{case.chapter} {case.operation}" for case in CASES]
@@ -113,11 +113,60 @@ def cross_entropy(logits, targets, weights):
     return losses.mean() if weights is None else (losses * weights.flatten()).sum() / weights.sum()
 
 
+def pool(x, weights):
+    return (x * weights[..., None]).sum(1) / weights.sum(1, keepdim=True)
+
+
+def final(ids, **p):
+    """The model's vectors before its head: as many as there are columns, read with an identity in place of E."""
+    x, theta = F.embedding(ids, p["embedding"]), torch.arange(ids.shape[1]).double()[:, None]
+    theta = theta * 10_000.0 ** (-torch.arange(0, D // H, 2).double() / (D // H))
+    for layer in range(TINY.n_layers):
+        x = block(x, TINY, (theta.cos(), theta.sin()), **below(p, f"blocks.{layer}."))
+    return norm(x, **below(p, "final."))
+
+
+def classify(ids, weights, **p):
+    return F.linear(pool(final(ids, **p), weights), p["class.w"].T, p["class.bias"])
+
+
+def answer_loss(logits, targets, weights):
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(weights.shape)
+    return ((losses * weights).sum(1) / weights.sum(1)).mean()
+
+
+def log_probability(logits, targets, weights):
+    return (logits.log_softmax(-1).gather(-1, targets[..., None])[..., 0] * weights).sum(1)
+
+
+def preference(chosen, rejected, reference, beta):
+    return -F.logsigmoid(beta * (chosen - rejected - (reference[0] - reference[1]))).mean()
+
+
+def low_rank(x, shrink, grow, w, scale):
+    return F.linear(x, (w + scale * shrink @ grow).T)
+
+
+def adapted(ids, model, scale, **own):
+    changed = {
+        name: value + scale * own[f"{name}.shrink"] @ own[f"{name}.grow"] if f"{name}.grow" in own else value
+        for name, value in model.items()
+    }
+    return final(ids, **changed) @ model["embedding"].T
+
+
 IN_TORCH = {
+    "pool": pool,
+    "classify": classify,
+    "answer_loss": answer_loss,
+    "log_probability": log_probability,
+    "preference": preference,
+    "low_rank": low_rank,
+    "adapted": adapted,
     "embed": lambda table, ids: F.embedding(ids, table),
     "learned_positions": lambda x, table, start: x + table[start : start + x.shape[1]],
     "rotate": turned,
-    "linear": lambda x, w, b: F.linear(x, w.T, b),
+    "linear": lambda x, w, bias: F.linear(x, w.T, bias),
     "layer_norm": norm,
     "rms_norm": norm,
     "relu": lambda x: activate(x, "relu"),
@@ -140,6 +189,8 @@ IN_TORCH = {
 def as_torch(value):
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy())
+    if isinstance(value, dict):
+        return {name: as_torch(inside) for name, inside in value.items()}
     return tuple(map(as_torch, value)) if isinstance(value, tuple) else value
 
 
@@ -209,7 +260,7 @@ MISTAKES = [
     ("ch04_activations", "relu_backward", "(y > 0)", "(y >= 0)"),
     ("ch04_activations", "gelu_backward", "1 - tanh * tanh", "1 + tanh * tanh"),
     ("ch04_activations", "gelu_backward", "3 * 0.044715", "0.044715"),
-    ("ch04_activations", "swish_backward", "slope = 1 - s", "slope = 1 + s"),
+    ("ch04_activations", "swish_backward", "slope = 1 - c", "slope = 1 + c"),
     ("ch05_attention", "softmax_backward", "dz = dp -", "dz = dp +"),
     ("ch05_attention", "attention_backward", "dz *= q.shape[-1] ** -0.5", "pass"),
     ("ch05_attention", "attention_backward", "dz.swapaxes(-1, -2) @ q, dv", "-dz.swapaxes(-1, -2) @ q, dv"),
@@ -221,18 +272,29 @@ MISTAKES = [
     ("ch06_block", "block_backward", "dx += dread", "pass"),
     ("ch07_loss", "cross_entropy_backward", "dlogits[at] -= share", "dlogits[at] += share"),
     ("ch07_loss", "cross_entropy_backward", "p * share[:, None]", "p / len(p)"),
-    ("ch07_loss", "backward", "dembedding += embed_backward", "dembedding -= embed_backward"),
-    ("ch13_oscillators", "integrate_backward", "-dt * (u * sin)", "dt * (u * sin)"),
+    ("ch07_loss", "backward", 'gradients["embedding"] += dlogits', 'gradients["embedding"] -= dlogits'),
+    ("ch07_loss", "trunk_backward", "dx, inside = block_backward", "_, inside = block_backward"),
+    ("ch13_oscillators", "integrate_backward", "-dt * (dtheta * sin)", "dt * (dtheta * sin)"),
     ("ch13_oscillators", "integrate_backward", "dPx * Py - dPy * Px", "dPx * Py + dPy * Px"),
     ("ch13_oscillators", "integrate_backward", "sin(lag) * dPx + np.cos", "sin(lag) * dPx - np.cos"),
     ("ch13_oscillators", "integrate_backward", "dGx @ coupling", "dGx @ coupling.T"),
-    ("ch13_oscillators", "integrate_backward", "domega += dt * u", "domega += u"),
-    ("ch13_oscillators", "integrate_backward", "u - through_own_pull", "u + through_own_pull"),
+    ("ch13_oscillators", "integrate_backward", "domega += dt * dtheta", "domega += dtheta"),
+    ("ch13_oscillators", "integrate_backward", "dtheta - through_own_pull", "dtheta + through_own_pull"),
     ("ch13_oscillators", "integrate_backward", "* sin) / n", "* sin)"),
     ("ch13_oscillators", "integrate_backward", "reversed(before)", "before"),
     ("ch13_oscillators", "oscillators_backward", "dsin * cos - dcos * sin", "dcos * sin - dsin * cos"),
     ("ch13_oscillators", "oscillators_backward", "1 - omega * omega", "1 + omega * omega"),
     ("ch13_oscillators", "block_backward", "dread += dy", "pass"),
+    ("ch15_classification", "pool_backward", "share[:, :, None] * dpooled", "dpooled"),
+    ("ch15_classification", "classify_backward", '"class.w": dw', '"class.w": -dw'),
+    ("ch17_preference", "log_probability_backward", "-p * share", "p * share"),
+    ("ch17_preference", "log_probability_backward", "weights * dy[:, None]", "weights"),
+    ("ch17_preference", "preference_backward", "sigmoid(-margin)", "sigmoid(margin)"),
+    ("ch17_preference", "preference_backward", " / len(margin)", ""),
+    ("ch18_low_rank", "low_rank_backward", "dc = scale * (dy @ grow.T)", "dc = dy @ grow.T"),
+    ("ch18_low_rank", "low_rank_backward", "dgrow = scale * (", "dgrow = ("),
+    ("ch18_low_rank", "low_rank_backward", " + dc @ shrink.T", ""),
+    ("ch18_low_rank", "projected", '{matrix}.shrink"].T @ dw', '{matrix}.shrink"].T @ -dw'),
 ]
 """Chapter, function, part of a line, and what a tired hand might have written: signs, forgotten terms, mix-ups."""
 
@@ -262,7 +324,7 @@ BACKWARDS = [
     (module, name)
     for module in (
         importlib.import_module(f"positronic_course.{chapter}")
-        for chapter in [*list(CHAPTERS)[1:7], "ch13_oscillators"]
+        for chapter in [*list(CHAPTERS)[1:7], "ch13_oscillators", *list(CHAPTERS)[14:]]
     )
     for name, value in vars(module).items()
     if name.endswith("backward") and getattr(value, "__module__", "") == module.__name__
@@ -309,14 +371,14 @@ def test_the_script_prints_every_array_and_says_when_one_is_wrong(capsys, monkey
     assert good.operation == "linear"
 
     def forgets_the_bias(dy, saved):
-        dx, dw, db = good.f_backward(dy, saved)
-        return dx, dw, 0 * db
+        dx, dw, dbias = good.f_backward(dy, saved)
+        return dx, dw, 0 * dbias
 
     wrong = Case(good.chapter, good.operation, good.f, forgets_the_bias, good.inputs)
     monkeypatch.setattr(gradient_check, "cases", lambda seed: [wrong])
     assert gradient_check.main(["--json"]) == 1
     records = json.loads(capsys.readouterr().out)
-    assert [record["array"] for record in records if record["error"] >= TOLERANCE] == ["b"]
+    assert [record["array"] for record in records if record["error"] >= TOLERANCE] == ["bias"]
 
 
 def test_the_script_names_the_chapters_when_asked_for_another(capsys):

@@ -50,7 +50,7 @@ def test_a_tree_adds_the_same_numbers_with_a_smaller_error():
 def test_addition_is_not_associative_in_floats_and_is_in_fixed_point():
     values = np.array([2.0**24, 1.0, 1.0], np.float32)
     assert add_in_order(values) != add_in_order(values[::-1])
-    whole = to_fixed(np.random.default_rng(0).normal(size=1000), f=8)
+    whole = to_fixed(np.random.default_rng(0).normal(size=1000), point=8)
     assert add_in_order(whole) == add_in_order(whole[::-1]) == add_as_tree(whole)
 
 

@@ -81,7 +81,7 @@ def test_an_optimiser_goes_on_exactly_from_its_arrays(make):
         optimiser.step(ours, g, 0.01)
         other.step(copy, g, 0.01)
     assert worst(ours, copy) == 0
-    assert {a.dtype for a in [*ours.values(), optimiser.to_arrays()["m"], optimiser.to_arrays()["v"]]} == {
+    assert {a.dtype for a in [*ours.values(), optimiser.to_arrays()["mean"], optimiser.to_arrays()["square"]]} == {
         np.dtype("f4")
     }
 

@@ -25,6 +25,21 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch, name):
         pick_device(name)
 
 
+@pytest.mark.parametrize("new", [True, False])
+def test_mps_computes_in_bfloat16_where_its_system_has_it(monkeypatch, new):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *version: asked.append(version) or new)
+    place = pick_device()
+    assert (place.torch_device.type, place.bfloat16) == ("mps", new)
+    assert asked == [(14, 0)]
+    assert not pick_device("mps", "float32").bfloat16
+    if not new:
+        with pytest.raises(DeviceError, match="mps device has no bfloat16"):
+            pick_device("mps", "bfloat16")
+
+
 def test_emulated_bfloat16_is_refused(monkeypatch):
     monkeypatch.setattr(module, "_cpu_supports", lambda feature: False)
     with pytest.raises(DeviceError, match="--precision float32"):

@@ -4,7 +4,7 @@ Four steps, each skipped where it is done already, so that the same line goes on
 
   1  what this machine can do: device, precision, tokens an update that fit its memory, and why
   2  text: TinyStories where there is a network, else --data, else what comes with Python
-  3  a byte-level BPE vocabulary, RUN/tokenizer/tokenizer.json
+  3  a BPE vocabulary, learned by our own trainer or by SentencePiece, RUN/tokenizer/tokenizer.json
   4  a run of the small recipe (5,000 steps of 512-token rows), with its first checkpoint
 
 Training it is `positronic train --resume --out RUN`.
@@ -51,8 +51,10 @@ class Command:
     """Any other model, in place of --mixer and --size."""
     data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH[:WEIGHT] ...")] = ()
     """Text of your own; or the words tinystories and embedded."""
+    tokenizer: Literal["bpe", "sentencepiece"] = "bpe"
+    """Who learns the vocabulary: we, or the library sentencepiece (positronic[sentencepiece] installs it)."""
     vocab_size: int | None = None
-    """Entries of the tokenizer, 256 bytes and 128 control tokens included: 16,512, for a tiny model 4,096."""
+    """Entries of the tokenizer, 256 bytes and 128 control tokens included: 16,512, sentencepiece 16,000, tiny 4,096."""
     training: TrainingFlags = field(default_factory=Training)
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
@@ -71,10 +73,11 @@ class Command:
     def _begin(self) -> None:
         from positronic.checkpoint import RunFolder
         from positronic.recipes.fit import fit_here
-        from positronic.recipes.tiny import STEPS, VOCABULARY, tiny_run
+        from positronic.recipes.tiny import SENTENCEPIECE, STEPS, VOCABULARY, tiny_run
 
         model, given = self._model(), self.training
-        entries = self.vocab_size or (VOCABULARY[self.size or "15m"] if self.model is None else model.vocab_size)
+        usual = VOCABULARY if self.tokenizer == "bpe" else SENTENCEPIECE
+        entries = self.vocab_size or (usual[self.size or "15m"] if self.model is None else model.vocab_size)
         model = model.replace(vocab_size=entries)
         found = fit_here(model, self.device, given.precision or "auto", given.batch_tokens)
         say("\n".join(f"{what:18}{value:26}{why}" for what, value, why in found.table()))
@@ -162,7 +165,7 @@ class Command:
     def _tokenizer(self, data: tuple[str, ...], entries: int) -> Path:
         """The folder of the vocabulary, learned now or before."""
         from positronic.checkpoint.atomic import appearing, standing
-        from positronic.text import Tokenizer, train_bpe
+        from positronic.text import Tokenizer, train_bpe, train_sentencepiece
 
         folder = self.out / "tokenizer"
         if standing(folder).is_dir():
@@ -175,7 +178,8 @@ class Command:
             say(f"Tokenizer: {folder} stands, {entries:,} entries.")
             return standing(folder)
         began = time.monotonic()
-        learned = train_bpe(training_texts(data), entries)
+        train = train_bpe if self.tokenizer == "bpe" else train_sentencepiece
+        learned = train(training_texts(data), entries)
         with appearing(folder) as new:
             learned.save(new)
         say(f"Tokenizer: {entries:,} entries in {time.monotonic() - began:.1f} s -> {folder}")

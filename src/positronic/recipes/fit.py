@@ -162,11 +162,11 @@ def _why_device(kind: str) -> str:
 def _why_precision(kind: str, precision: str) -> str:
     if precision == "bfloat16":
         return "this GPU multiplies in it natively; weights and sums stay float32"
-    return (
-        "this GPU has no native bfloat16"
-        if kind == "cuda"
-        else "bfloat16 is chosen on CUDA alone, where it was measured to pay"
-    )
+    return {
+        "cuda": "this GPU has no native bfloat16",
+        "mps": "bfloat16 needs macOS 14 or newer on this GPU",
+        "cpu": "bfloat16 is chosen on GPUs alone; --precision bfloat16 asks for it",
+    }[kind]
 
 
 _WHY_TOKENS = {

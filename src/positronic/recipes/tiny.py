@@ -14,7 +14,7 @@ from positronic.models import preset
 from positronic.recipes.run import RunConfig
 from positronic.train import AdamWConfig, ScheduleConfig, TrainConfig
 
-__all__ = ["CONTEXT", "MIXERS", "STEPS", "VALID_BYTES", "VOCABULARY", "tiny_model", "tiny_run"]
+__all__ = ["CONTEXT", "MIXERS", "SENTENCEPIECE", "STEPS", "VALID_BYTES", "VOCABULARY", "tiny_model", "tiny_run"]
 
 STEPS, CONTEXT, WARMUP = 5000, 512, 500
 SAVE_EVERY, EVALUATE_EVERY, VALID_BYTES = 200, 500, 50_000
@@ -27,6 +27,8 @@ MIXERS = {
 """Family -> size -> preset; sizes are names, as close as the presets of a family come."""
 VOCABULARY = {"15m": 16_512, "tiny": 4096}
 """Entries of the tokenizer: of a tiny model, a larger one would be most of the weights."""
+SENTENCEPIECE = {"15m": 16_000, "tiny": 4096}
+"""The same where SentencePiece learns it."""
 
 
 def tiny_model(mixer: str, size: str, context: int = CONTEXT) -> ModelConfig:

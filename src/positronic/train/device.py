@@ -75,7 +75,7 @@ class Device:
 def pick_device(name: str = "auto", precision: str = "auto") -> Device:
     """The device called `name` (auto, cpu, cuda, cuda:1, mps) with `precision` (auto, float32, bfloat16).
 
-    auto takes CUDA, then MPS, then the CPU; bfloat16 on CUDA where it is native, else float32.
+    auto takes CUDA, then MPS, then the CPU; bfloat16 on a GPU of either kind where it is native, else float32.
     """
     found = _device(name)
     if precision not in ("auto", "float32", "bfloat16"):
@@ -86,7 +86,7 @@ def pick_device(name: str = "auto", precision: str = "auto") -> Device:
             f"--precision bfloat16 was asked for, but this {found.type} device has no bfloat16 arithmetic and would "
             f"emulate it, slower than float32. Use --precision float32."
         )
-    return Device(found, bfloat16=precision == "bfloat16" or (precision == "auto" and found.type == "cuda" and native))
+    return Device(found, bfloat16=precision == "bfloat16" or (precision == "auto" and found.type != "cpu" and native))
 
 
 def _device(name: str) -> torch.device:
@@ -111,7 +111,7 @@ def _has_native_bfloat16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
         return _cpu_supports("avx512_bf16") or _cpu_supports("amx_bf16") or _cpu_supports("arm_bf16")
-    return True
+    return torch.backends.mps.is_macos_or_newer(14, 0)  # older ones refuse the type
 
 
 def _cpu_supports(feature: str) -> bool:

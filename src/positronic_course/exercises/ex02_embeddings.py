@@ -36,19 +36,19 @@ def check_table_gradient(answer: Answer) -> None:
 
 
 def shift(n: float, frequency: float) -> np.ndarray:
-    """The matrix M (2, 2) that moves a sinusoidal position by n tokens, wherever it stands. (a derivation)
+    """The matrix w (2, 2) that moves a sinusoidal position by n tokens, wherever it stands. (a derivation)
 
-    With w the frequency, for every t:    [sin((t + n) w), cos((t + n) w)] = M [sin(t w), cos(t w)]
+    For every t:    [sin((t + n) frequency), cos((t + n) frequency)] = w [sin(t frequency), cos(t frequency)]
     So a linear map can look n tokens back: that is why sines make good positions. Use the sine and cosine of a sum.
     """
     return ...
 
 
 def check_shift(answer: Answer) -> None:
-    for n, w in ((1, 0.5), (7, 0.01), (-3, 1.3)):
+    for n, frequency in ((1, 0.5), (7, 0.01), (-3, 1.3)):
         for t in (0.0, 2.0, 31.0):
-            here, there = (np.array([np.sin(s * w), np.cos(s * w)]) for s in (t, t + n))
-            expect(f"M @ position({t:g}) for n = {n}, w = {w}", answer(n, w) @ here, there)
+            here, there = (np.array([np.sin(at * frequency), np.cos(at * frequency)]) for at in (t, t + n))
+            expect(f"w @ position({t:g}) for n = {n}, frequency {frequency}", answer(n, frequency) @ here, there)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ from positronic_course.exercises import Answer, expect, run, slope
 
 
 def bias_gradient(dy: np.ndarray) -> np.ndarray:
-    """db (D_out,) of y = x w + b, from dy (B, T, D_out): b was added to every token. (easy)"""
+    """dbias (D_out,) of y = x w + bias, from dy (B, T, D_out): it was added to every token. (easy)"""
     return ...
 
 
 def check_bias_gradient(answer: Answer) -> None:
     dy = np.random.default_rng(0).normal(size=(2, 3, 4))
-    expect("db", answer(dy), slope(lambda b: ((b + np.zeros((2, 3, 4))) * dy).sum(), np.zeros(4)))
+    expect("dbias", answer(dy), slope(lambda bias: ((bias + np.zeros((2, 3, 4))) * dy).sum(), np.zeros(4)))
 
 
 def weight_gradient(x: np.ndarray, dy: np.ndarray) -> np.ndarray:

@@ -24,9 +24,9 @@ def check_keeping_scale(answer: Answer) -> None:
 def relu_scale(D_in: int) -> float:
     """The same when x came out of a ReLU: keep the mean of the squares from one layer to the next. (a derivation)
 
-        h' = max(h w, 0)        mean of h'^2 = mean of h^2
+        y = max(x w, 0)        mean of y^2 = mean of x^2
 
-    h w is symmetric around 0, so ReLU throws away half of it. Half of what?
+    x w is symmetric around 0, so ReLU throws away half of it. Half of what?
     """
     return ...
 
@@ -34,11 +34,11 @@ def relu_scale(D_in: int) -> float:
 def check_relu_scale(answer: Answer) -> None:
     expect("relu_scale(2): of two terms one is lost", answer(2), 1)
     rng = np.random.default_rng(0)
-    h = np.maximum(rng.normal(size=(2000, 300)), 0)
-    before = (h * h).mean()
+    x = np.maximum(rng.normal(size=(2000, 300)), 0)
+    before = (x * x).mean()
     for _ in range(10):
-        h = np.maximum(h @ (answer(300) * rng.normal(size=(300, 300))), 0)
-    expect("the mean square after ten layers over that before", (h * h).mean() / before, 1, tolerance=0.2)
+        x = np.maximum(x @ (answer(300) * rng.normal(size=(300, 300))), 0)
+    expect("the mean square after ten layers over that before", (x * x).mean() / before, 1, tolerance=0.2)
 
 
 def branch_scale(n_layers: int) -> float:

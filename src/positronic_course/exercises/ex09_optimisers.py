@@ -11,7 +11,7 @@ from positronic_course.exercises import Answer, expect, run
 def first_move(g: np.ndarray, rate: float) -> np.ndarray:
     """By how much does Adam's first step change the weights? (easy)
 
-    g: the first gradient, with no entry 0; epsilon is left out. Put t = 1 into the formulas; much cancels.
+    g: the first gradient, with no entry 0; epsilon is left out. Put n = 1 into the formulas; much cancels.
     """
     return ...
 
@@ -21,7 +21,7 @@ def check_first_move(answer: Answer) -> None:
 
 
 def half_life(beta: float) -> float:
-    """After how many steps of m <- beta m + (1 - beta) g has the share of one gradient in m fallen to one half?"""
+    """After how many steps of mean <- beta mean + (1 - beta) g has a gradient's share in it fallen to one half?"""
     return ...
 
 
@@ -44,20 +44,20 @@ def check_clipped(answer: Answer) -> None:
         expect("a gradient under the limit", got, given)
 
 
-def corrected(m: float, beta: float, t: int) -> float:
-    """The mean of the last gradients from m after t steps of m <- beta m + (1 - beta) g, begun at m = 0. (a derivation)
+def corrected(mean: float, beta: float, n: int) -> float:
+    """The true mean of the gradients, from n steps of mean <- beta mean + (1 - beta) g, begun at 0. (a derivation)
 
-    Which weights do g_1 ... g_t have in m, and what is their sum? (A geometric series.)
+    Which weights do the n gradients have in it, and what is their sum? (A geometric series.)
     """
     return ...
 
 
 def check_corrected(answer: Answer) -> None:
     for beta in (0.0, 0.9, 0.999):
-        m = 0.0
-        for t in range(1, 21):
-            m = beta * m + (1 - beta) * 2.5  # the gradient is always 2.5, and so is its mean
-            expect(f"the mean after {t} steps with beta = {beta}", answer(m, beta, t), 2.5)
+        mean = 0.0
+        for n in range(1, 21):
+            mean = beta * mean + (1 - beta) * 2.5  # the gradient is always 2.5
+            expect(f"the mean after {n} steps with beta = {beta}", answer(mean, beta, n), 2.5)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def check_most_read(answer: Answer) -> None:
 def by_distance(p: np.ndarray) -> np.ndarray:
     """The mean weight (T,) at every distance, from weights p (T, T): at 0 of the token itself, at 1 of the one before.
 
-    The mean at distance d is over the T - d tokens that have a token so far back.
+    The mean at distance n is over the T - n tokens that have a token so far back.
     """
     return ...
 
@@ -37,7 +37,7 @@ def flow(weights: list[np.ndarray]) -> np.ndarray:
     """How much of each token's input arrives in each token's output: (T, T), through all layers. (a derivation)
 
     Weights: one (T, T) for each layer, the first layer first. Think of a model in which a layer is half stream and half
-    attention, x <- (x + p x) / 2 with x (T, 1). What is d(output t) / d(input s)?
+    attention, x <- (x + p x) / 2 with x (T, 1). How does output t move with input s?
     """
     return ...
 

@@ -31,8 +31,8 @@ def check_pull(answer: Answer) -> None:
     expect("their sum: what one gains another loses", answer(theta, J).sum(), 0)
 
 
-def step_gradient(theta: np.ndarray, J: float, dt: float, u: np.ndarray) -> np.ndarray:
-    """dL/d theta before one Euler step theta <- theta + dt pull, from u = dL/d theta after it. (a derivation)
+def step_gradient(theta: np.ndarray, J: float, dt: float, dtheta: np.ndarray) -> np.ndarray:
+    """dtheta before one Euler step theta <- theta + dt pull, from dtheta after it. (a derivation)
 
     Begin with the pairs: theta_i is part of its own velocity and of everybody else's.
     """
@@ -41,14 +41,14 @@ def step_gradient(theta: np.ndarray, J: float, dt: float, u: np.ndarray) -> np.n
 
 def check_step_gradient(answer: Answer) -> None:
     rng = np.random.default_rng(0)
-    theta, u = rng.normal(size=6) * 2, rng.normal(size=6)
+    theta, dtheta = rng.normal(size=6) * 2, rng.normal(size=6)
 
     def after(theta, J, dt):
         return theta + dt * J * np.sin(theta[None, :] - theta[:, None]).mean(1)
 
     for J, dt in ((1.0, 0.5), (-2.0, 0.1)):
-        measured = slope(lambda theta, J=J, dt=dt: (after(theta, J, dt) * u).sum(), theta)
-        expect(f"dtheta with J = {J} and dt = {dt}", answer(theta, J, dt, u), measured)
+        measured = slope(lambda theta, J=J, dt=dt: (after(theta, J, dt) * dtheta).sum(), theta)
+        expect(f"dtheta with J = {J} and dt = {dt}", answer(theta, J, dt, dtheta), measured)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from positronic_course.exercises import Answer, expect, run, true
 def accumulator_bits(n: int) -> int:
     """Bits of a signed integer that can hold any sum of n products of two numbers from -127 to 127. (easy)
 
-    b bits with a sign hold -2^(b - 1) to 2^(b - 1) - 1.
+    n bits with a sign hold -2^(n - 1) to 2^(n - 1) - 1.
     """
     return ...
 
@@ -24,7 +24,7 @@ def check_accumulator_bits(answer: Answer) -> None:
 
 
 def with_zero_point(low: float, high: float) -> tuple[float, int]:
-    """(scale, zero) so that the bytes q = 0 .. 255 stand for scale * (q - zero), from about low <= 0 to high >= 0.
+    """(scale, zero) so that the bytes m = 0 .. 255 stand for scale * (m - zero), from about low <= 0 to high >= 0.
 
     After a ReLU no number is negative, and half of -127 .. 127 would be wasted. The zero must be a whole number itself:
     then the number 0 is exact, as padding and ReLU need it, and the ends are missed by half a unit at most.

@@ -13,6 +13,8 @@ from positronic_course import CourseError
 
 MODEL = Path("course-model")
 """Where train_simple keeps its model, and the others look for it."""
+BPE_MODEL = Path("course-model-bpe")
+"""Where train_bpe keeps its model, and generate_bpe looks for it."""
 
 
 def run(main: Callable[[], int | None]) -> None:

@@ -21,6 +21,7 @@ from positronic_course.ch07_loss import ModelConfig
 from positronic_course.ch10_training import read
 from positronic_course.ch11_generation import generate
 from positronic_course.scripts.console import MODEL, run
+from positronic_course.scripts.train_simple import CONFIGS
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="how the text begins")
     parser.add_argument("--model-path", type=Path, default=MODEL, help=f"folder of train_simple ({MODEL})")
+    parser.add_argument("--config", choices=CONFIGS, help="the size that the model must have been trained in")
     parser.add_argument("--max-length", type=int, default=200, help="tokens to write (200)")
     parser.add_argument("--temperature", type=float, default=0.7, help="0: always the most probable token (0.7)")
     parser.add_argument("--top-k", type=int, default=0, help="keep the K most probable tokens; 0 keeps all (0)")
@@ -44,6 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     saved, tokenizer, parameters = read(a.model_path)
     config = ModelConfig(**saved["model"])
+    if a.config and any(saved["model"][name] != value for name, value in CONFIGS[a.config].items()):
+        raise CourseError(
+            f"The model in {a.model_path} is not of the size {a.config}. Leave --config out, or train one: "
+            f"train_simple --config {a.config} --out NEW, then --model-path NEW."
+        )
     rng = np.random.default_rng(a.seed)
     for prompt in prompts(a):
         for number in range(a.num_samples):

@@ -20,12 +20,17 @@ from positronic_course import ch06_block as ch06
 from positronic_course import ch07_loss as ch07
 from positronic_course import ch08_initialisation as ch08
 from positronic_course import ch13_oscillators as ch13
+from positronic_course import ch15_classification as ch15
+from positronic_course import ch16_instructions as ch16
+from positronic_course import ch17_preference as ch17
+from positronic_course import ch18_low_rank as ch18
 from positronic_course.checking import check_gradients
 
 TOLERANCE = 1e-6
 
 B, T, S, D, H, F, W = 2, 3, 5, 8, 2, 6, 7
 R, N = 3, 12
+C, RANK = 4, 2
 """Sizes of the arrays: small, because every number is moved twice, and different wherever that can show a mistake."""
 
 
@@ -67,7 +72,7 @@ def turn() -> ch05.Turn:
 def embeddings(rng: np.random.Generator) -> Iterator[Case]:
     ids = {"ids": rng.integers(0, W, size=(B, T))}
     yield Case("ch02", "embed", ch02.embed, ch02.embed_backward, some(rng, table=(W, D)), ids)
-    arrays = some(rng, **STREAM, table=(S, D))
+    arrays = some(rng, **STREAM, table=(T + 2, D))
     yield Case(
         "ch02", "learned_positions", ch02.learned_positions, ch02.learned_positions_backward, arrays, {"start": 1}
     )
@@ -83,7 +88,7 @@ def embeddings(rng: np.random.Generator) -> Iterator[Case]:
 
 def linear_and_norms(rng: np.random.Generator) -> Iterator[Case]:
     x = {"x": (B, T, D)}
-    yield Case("ch03", "linear", ch03.linear, ch03.linear_backward, some(rng, **x, w=(D, F), b=(F,)))
+    yield Case("ch03", "linear", ch03.linear, ch03.linear_backward, some(rng, **x, w=(D, F), bias=(F,)))
     yield Case("ch03", "layer_norm", ch03.layer_norm, ch03.layer_norm_backward, some(rng, **x, gain=(D,), bias=(D,)))
     yield Case("ch03", "rms_norm", ch03.rms_norm, ch03.rms_norm_backward, some(rng, **x, gain=(D,)))
 
@@ -100,8 +105,8 @@ def attention(rng: np.random.Generator) -> Iterator[Case]:
     arrays = some(rng, q=(B, H, T, D // H), k=seen, v=seen)
     yield Case("ch05", "attention", ch05.attention, ch05.attention_backward, arrays)
 
-    def multi_head(x: np.ndarray, n_heads: int, turn: Any, past: Any, **p: np.ndarray) -> tuple:
-        return ch05.multi_head(x, p, n_heads, turn, past)
+    def multi_head(x: np.ndarray, n_heads: int, turn: Any, past: Any, **parameters: np.ndarray) -> tuple:
+        return ch05.multi_head(x, parameters, n_heads, turn, past)
 
     past = tuple(rng.normal(size=(2, B, H, S - T, D // H)))
     for title, constants in (
@@ -113,11 +118,11 @@ def attention(rng: np.random.Generator) -> Iterator[Case]:
 
 
 def blocks(rng: np.random.Generator) -> Iterator[Case]:
-    def feed_forward(x: np.ndarray, activation: str, **p: np.ndarray) -> tuple:
-        return ch06.feed_forward(x, p, activation)
+    def feed_forward(x: np.ndarray, activation: str, **parameters: np.ndarray) -> tuple:
+        return ch06.feed_forward(x, parameters, activation)
 
-    def block(x: np.ndarray, config: ch06.BlockConfig, turn: Any, **p: np.ndarray) -> tuple:
-        return ch06.block(x, p, config, turn)
+    def block(x: np.ndarray, config: ch06.BlockConfig, turn: Any, **parameters: np.ndarray) -> tuple:
+        return ch06.block(x, parameters, config, turn)
 
     for activation in ch04.ACTIVATIONS:
         for title, shapes in (("plain", PLAIN), ("gated", GATED)):
@@ -164,11 +169,11 @@ def losses_and_models(rng: np.random.Generator) -> Iterator[Case]:
 
 
 def oscillators(rng: np.random.Generator) -> Iterator[Case]:
-    def oscillators(x: np.ndarray, **p: np.ndarray) -> tuple:
-        return ch13.oscillators(x, p)
+    def oscillators(x: np.ndarray, **parameters: np.ndarray) -> tuple:
+        return ch13.oscillators(x, parameters)
 
-    def block(x: np.ndarray, turn: Any, **p: np.ndarray) -> tuple:
-        return ch13.block(x, p, H, turn, "oscillators")
+    def block(x: np.ndarray, turn: Any, **parameters: np.ndarray) -> tuple:
+        return ch13.block(x, parameters, H, turn, "oscillators")
 
     between: dict[str, tuple[int, ...]] = {"coupling": (R, R), "lag": (R,)}
     phases = some(rng, theta=(B, T, R, N // R), omega=(B, T, R, N // R), **between)
@@ -181,7 +186,77 @@ def oscillators(rng: np.random.Generator) -> Iterator[Case]:
     yield Case("ch13", "oscillator_block", block, ch13.block_backward, some(rng, **STREAM, **inside), {"turn": turn()})
 
 
-CHAPTERS = (embeddings, linear_and_norms, activations, attention, blocks, losses_and_models, oscillators)
+TINY = ch07.ModelConfig(vocab_size=W, d_model=D, n_heads=H, n_layers=2, d_hidden=F, context=T)
+COUNTED = np.array([[1.0, 1.0, 0.0], [0.0, 0.5, 1.0]])
+"""Weights (B, T) of the tokens that count."""
+
+
+def classification(rng: np.random.Generator) -> Iterator[Case]:
+    def classify(ids: np.ndarray, weights: np.ndarray, **parameters: np.ndarray) -> tuple:
+        return ch15.classify(parameters, ids, weights, TINY)
+
+    yield Case("ch15", "pool", ch15.pool, ch15.pool_backward, some(rng, **STREAM), {"weights": COUNTED})
+    arrays = some(rng, **ch08.shapes(TINY)) | some(rng, **{"class.w": (D, C), "class.bias": (C,)})
+    constants = {"ids": rng.integers(0, W, size=(B, T)), "weights": COUNTED}
+    yield Case("ch15", "classify", classify, ch15.classify_backward, arrays, constants)
+
+
+def instructions(rng: np.random.Generator) -> Iterator[Case]:
+    yield Case(
+        "ch16",
+        "answer_loss",
+        ch16.answer_loss,
+        lambda dloss, saved: dloss * ch07.cross_entropy_backward(saved),
+        some(rng, logits=(B, T, W)),
+        {"targets": rng.integers(0, W, size=(B, T)), "weights": COUNTED},
+    )
+
+
+def preferences(rng: np.random.Generator) -> Iterator[Case]:
+    constants: dict[str, Any] = {"targets": rng.integers(0, W, size=(B, T)), "weights": COUNTED}
+    arrays = some(rng, logits=(B, T, W))
+    yield Case("ch17", "log_probability", ch17.log_probability, ch17.log_probability_backward, arrays, constants)
+    arrays = some(rng, chosen=(5,), rejected=(5,))
+    constants = {"reference": (rng.normal(size=5), rng.normal(size=5)), "beta": 0.7}
+    yield Case("ch17", "preference", ch17.preference, ch17.preference_backward, arrays, constants)
+
+
+def adapters(rng: np.random.Generator) -> Iterator[Case]:
+    shapes = {"x": (B, T, D), "shrink": (D, RANK), "grow": (RANK, F)}
+    constants: dict[str, Any] = {"w": rng.normal(size=(D, F)), "scale": 1.5}
+
+    def low_rank(x: np.ndarray, shrink: np.ndarray, grow: np.ndarray, w: np.ndarray, scale: float) -> tuple:
+        return ch18.low_rank(x, w, shrink, grow, scale)
+
+    yield Case("ch18", "low_rank", low_rank, ch18.low_rank_backward, some(rng, **shapes), constants)
+    model = some(rng, **ch08.shapes(TINY))
+    inside = {name: value.shape for name, value in ch18.new_adapters(model, RANK).items()}
+
+    def adapted(ids: np.ndarray, model: dict[str, np.ndarray], scale: float, **own: np.ndarray) -> tuple:
+        logits, saved = ch07.forward(ch18.merged(model, own, scale), ids, TINY)
+        return logits, (saved, own, scale)
+
+    def adapted_backward(dlogits: np.ndarray, saved: tuple) -> dict[str, np.ndarray]:
+        saved_model, own, scale = saved
+        return ch18.projected(ch07.backward(dlogits, saved_model), own, scale)
+
+    constants = {"ids": rng.integers(0, W, size=(B, T)), "model": model, "scale": 1.5}
+    yield Case("ch18", "adapted", adapted, adapted_backward, some(rng, **inside), constants)
+
+
+CHAPTERS = (
+    embeddings,
+    linear_and_norms,
+    activations,
+    attention,
+    blocks,
+    losses_and_models,
+    oscillators,
+    classification,
+    instructions,
+    preferences,
+    adapters,
+)
 
 
 def cases(seed: int = 0) -> list[Case]:

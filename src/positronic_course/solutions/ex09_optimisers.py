@@ -4,7 +4,7 @@ import numpy as np
 
 
 def first_move(g: np.ndarray, rate: float) -> np.ndarray:
-    # m^ = g and v^ = g^2, so the step is rate * g / |g|.
+    # mean^ = g and square^ = g^2, so the step is rate * g / |g|.
     return -rate * np.sign(g)
 
 
@@ -17,6 +17,6 @@ def clipped(gradients: list[np.ndarray], limit: float) -> list[np.ndarray]:
     return [g * min(1.0, limit / length) for g in gradients]
 
 
-def corrected(m: float, beta: float, t: int) -> float:
-    # (1 - beta) (1 + beta + ... + beta^(t-1)) = 1 - beta^t
-    return m / (1 - beta**t)
+def corrected(mean: float, beta: float, n: int) -> float:
+    # (1 - beta) (1 + beta + ... + beta^(n-1)) = 1 - beta^n
+    return mean / (1 - beta**n)
