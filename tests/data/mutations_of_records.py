@@ -1,4 +1,4 @@
-"""Ways to harm a record: a valid one of every shape of conversations and of pairs, and seeded changes to any of them."""
+"""Ways to harm a record: a valid one of every shape of conversations and pairs, and seeded changes to any of them."""
 
 import copy
 import json

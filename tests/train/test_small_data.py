@@ -91,11 +91,14 @@ def with_the_long_one_held_out(write, opened, short, long):
         (held_out,) = ChatSplit(opened(write(records))).held_out
         if held_out.name == f"data.jsonl:{len(records)}":
             return records
+    raise AssertionError("unreachable: every hash is one of finitely many kinds")
 
 
 def test_a_conversation_held_out_that_is_longer_than_a_row_measures_nothing_and_stops_nothing(tune, write):
     short = [turn(f"question {i}", f"answer {i}") for i in range(5)]
-    losses, said = tune(with_the_long_one_held_out(write, open_chats, short, lambda n: turn(f"{n} word " * ROW, "late")))
+    losses, said = tune(
+        with_the_long_one_held_out(write, open_chats, short, lambda n: turn(f"{n} word " * ROW, "late"))
+    )
     assert losses == []
     assert re.search(UNMEASURED, said)
 
@@ -131,7 +134,7 @@ def test_conversations_of_which_nothing_is_to_be_learned_are_refused_in_words(tu
 
 
 def test_conversations_to_measure_on_that_fit_no_row_are_refused_in_words(tune):
-    with pytest.raises(DataError, match="valid.jsonl lies within a row of --seq-len 64. Use a larger"):
+    with pytest.raises(DataError, match=r"valid\.jsonl lies within a row of --seq-len 64\. Use a larger"):
         tune([turn("hello", "hi")] * 4, valid=[turn("word " * 100, "late")])
 
 
