@@ -17,7 +17,7 @@ def test_given_segments_add_boundaries_and_remove_none():
     tokens = torch.tensor([[1, END, 2, 3, 4]])
     given = torch.tensor([[0, 0, 0, 0, 1]])
     step = Step.of(tokens, None, Step(tokens, tokens, segments=given), END)
-    assert step.segments.tolist() == [[0, 1, 2, 2, 3]]
+    assert step.segments.tolist() == [[0, 1, 2, 2, 4]]
 
 
 def test_counting_goes_on_from_the_state_and_ends_carry_over():
@@ -32,7 +32,7 @@ def test_counting_goes_on_from_the_state_and_ends_carry_over():
 def test_ends_are_cut_alike_in_one_call_and_in_two():
     tokens = torch.tensor([[END, 1, END, END, 2, 3, END]])
     whole = Step.of(tokens, None, None, END).segments.tolist()
-    assert whole == [[0, 1, 2, 3, 4, 4, 5]]
+    assert whole == [[1, 2, 3, 5, 6, 6, 7]]
     for cut in range(1, 7):
         state = DecodeState.new([], 1, torch.device("cpu"))
         first = Step.of(tokens[:, :cut], state, None, END)

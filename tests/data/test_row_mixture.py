@@ -143,7 +143,7 @@ def test_documents_and_padding_are_cut_as_a_step_cuts_them():
     windows = torch.tensor([[5, EOT, 2, EOT, 7, 8], [5, EOT, 2, EOT, 9, 9]])
     real = torch.tensor([[True] * 6, [True, True, True, True, False, False]])
     batch = TokenBatch.of(windows, real=real, boundary_id=EOT)
-    assert batch.segments.tolist() == [[0, 0, 1, 1, 2], [0, 0, 1, 1, -1]]
+    assert batch.segments.tolist() == [[0, 1, 2, 3, 4], [0, 1, 2, 3, -1]]
     assert batch.loss_mask.tolist() == [[True] * 5, [True, True, True, False, False]]
     step = batch.step()
     first = step.segments[:, :, None] == step.segments[:, None]

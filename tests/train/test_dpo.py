@@ -45,7 +45,7 @@ def log_probabilities(model, batch):
     """By hand: one pair after the other, each document alone in its row."""
     found = []
     for row in range(len(batch)):
-        for document in range(int(batch.segments[row].max()) + 1):
+        for document in range(0, int(batch.segments[row].max()) + 1, 2):
             here = batch.segments[row] == document
             tokens, targets, mask = batch.tokens[row][here], batch.targets[row][here], batch.loss_mask[row][here]
             log_p = F.log_softmax(model.logits(model(tokens[None]).hidden[0]), -1)
@@ -75,7 +75,7 @@ def test_an_untouched_model_pays_log_two_exactly(batch):
 
 
 def test_the_gradient_is_antisymmetric_at_the_start(batch):
-    turned = replace(batch, segments=torch.where(batch.segments < 0, batch.segments, batch.segments ^ 1))
+    turned = replace(batch, segments=torch.where(batch.segments < 0, batch.segments, batch.segments ^ 2))
     found = []
     for one in (batch, turned):
         model = small()

@@ -83,6 +83,7 @@ def test_rows_are_the_hash_of_the_last_three_codes_of_the_document():
     for row, ids in enumerate(tokens.tolist()):
         document: list[int] = []
         for t, token in enumerate(ids):
+            document = [] if token == END else document
             document.append(canon[token] + 1)
             codes = [*reversed(document), 0, 0][:3]
             assert found[row, t].tolist() == rows_by_hand(SMALL, codes), f"row {row}, token {t}"
