@@ -40,7 +40,8 @@ install() {
         return
     fi
     echo "Installing positronic[$extras] into .venv (about a minute) ..."
-    if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+    # --no-compile: pip would compile all of torch and Transformers, most of which is never imported.
+    if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt \
         ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -e ".[$extras]"; then
         echo "The installation failed; see pip's message above. It needs a package index, or PIP_FIND_LINKS= with wheels." >&2
         exit 1
