@@ -47,7 +47,7 @@ TESTS = {
     "mixers/colony.py": ["tests/models/test_mycel.py"],
     "mixers/": ["tests/mixers/test_definitions.py", "tests/laws.py"],
     "adapters/hf/": [f"tests/adapters/{name}.py" for name in ("test_hf", "test_hf_loading", "test_families")],
-    "adapters/lora.py": ["tests/adapters/test_lora.py"],
+    "adapters/lora": ["tests/adapters/test_lora.py", "tests/adapters/test_lora_folder.py"],
     "adapters/lm_eval.py": ["tests/adapters/test_lm_eval.py"],
     "adapters/export": ["tests/adapters/test_export.py"],
     "adapters/vllm.py": ["tests/adapters/test_vllm.py"],
@@ -154,7 +154,7 @@ def sample(seed: int, n: int, patterns: list[str]) -> list[Mutant]:
     return random.Random(seed).sample(every, min(n, len(every)))
 
 
-def tests_of(file: str) -> list[str]:
+def answering(file: str) -> list[str]:
     return [test for beginning, tests in TESTS.items() if file.startswith(beginning) for test in tests]
 
 
@@ -165,7 +165,7 @@ def killed(mutant: Mutant, place: Path) -> bool:
     target.write_text(mutated(source, mutant.number), "utf-8")
     child = os.fork()
     if child == 0:
-        _run_tests(place, tests_of(mutant.file))
+        _run_tests(place, answering(mutant.file))
     try:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
     finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mutants import PACKAGE, ROOT, mutants, mutated, sample, tests_of
+from mutants import PACKAGE, ROOT, answering, mutants, mutated, sample
 
 SEED = 16
 EQUIVALENT: dict[tuple[str, str, str], str] = {}
@@ -77,5 +77,5 @@ def test_every_file_has_tests_that_answer_for_it():
         for file in PACKAGE.glob(pattern):
             name = file.relative_to(PACKAGE).as_posix()
             if mutants(file) and file.name != "__init__.py":
-                assert tests_of(name), name
-                assert all((ROOT / Path(test)).is_file() for test in tests_of(name))
+                assert answering(name), name
+                assert all((ROOT / Path(test)).is_file() for test in answering(name))

@@ -16,9 +16,9 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar, cast
 
 from positronic.errors import ConfigError
 
@@ -68,7 +68,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Hold every number against its bound; a subclass with more to say calls this first."""
-        for name, most in _bounds(type(self)).items():
+        for name, most in _bounds(cast(Hashable, type(self))).items():
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) > MOST_ITEMS and not isinstance(value[0], str):
                 raise ConfigError(f"{self.kind}.{name} has {len(value)} items; use at most {MOST_ITEMS}.")

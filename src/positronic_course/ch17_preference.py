@@ -8,7 +8,7 @@ From rewards to probabilities
 -----------------------------
 Suppose every answer had a reward, and that the chance of being chosen is a sigmoid of the difference (Bradley, Terry):
 
-    P(chosen over rejected) = sigmoid(reward_chosen - reward_rejected)
+    p(chosen over rejected) = sigmoid(reward_chosen - reward_rejected)
 
 Let p be the model's probability of a whole answer and p_ref that of the model before, the *reference*. Ask for the most
 reward, but charge beta for moving away: maximise the mean of reward - beta log(p / p_ref). For one question, with the

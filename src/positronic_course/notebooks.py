@@ -23,6 +23,7 @@ from pathlib import Path
 
 import positronic_course
 from positronic_course import CHAPTERS
+from positronic_course.drawing import Drawing
 from positronic_course.exercises import questions
 from positronic_course.figures import caption
 
@@ -76,7 +77,7 @@ class Piece:
         with redirect_stdout(io.StringIO()) as out:
             exec(compile(ast.Module(statements, []), "a cell", "exec"), names)
             shown = None if last is None else eval(compile(last, "a cell", "eval"), names)
-        return Piece(self.text, True, out.getvalue(), str(shown or ""))
+        return Piece(self.text, True, out.getvalue(), str(shown) if isinstance(shown, Drawing) else "")
 
 
 def lines_of(source: str, first: ast.stmt, last: ast.stmt) -> str:

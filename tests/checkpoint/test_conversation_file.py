@@ -80,7 +80,8 @@ def test_a_loaded_conversation_is_a_value(model, kept):
 def test_what_commit_needs_is_left_out(model, said, tmp_path):
     block = torch.tensor([[said.tokens[-1], 5, 6]])
     state = said.state.select(torch.tensor([0]))
-    trailed = replace(said, state=model(block, state, wish(block, keep_trail=True)).state)
+    state = model(block, state, wish(block, keep_trail=True)).state
+    trailed = replace(said, tokens=(*said.tokens, 5, 6, 7), state=state)
     assert trailed.state.trail is not None
     assert trailed.state.layers[-1].trail is not None
     file = save_conversation(tmp_path / "kept", trailed, model)

@@ -168,4 +168,5 @@ def test_nothing_in_the_package_can_unpickle():
             elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 names = [f"{node.value.id}.{node.attr}"]
             forbidden = {"pickle", "dill", "joblib", "shelve", "marshal", "torch.load"}
+            names = [name for name in names if name != "pickle.UnpicklingError"]  # what a library says when it refuses
             assert not {name for name in names if name in forbidden or name.split(".")[0] in forbidden}, path

@@ -62,8 +62,9 @@ def test_measuring_takes_its_share_of_the_time_and_no_more():
     [tiny, *_] = sizes()
     assert measured_bytes(tiny._replace(step_s=0.1), 500) == MEASURED_BYTES
     assert measured_bytes(tiny._replace(step_s=1e9), 60) == FEWEST_BYTES
-    slow, slower = (measured_bytes(tiny._replace(step_s=s), 60) for s in (4.0, 8.0))
+    slow, slower = (measured_bytes(tiny._replace(step_s=s), 60) for s in (0.25, 0.5))
     assert MEASURED_BYTES > slow > slower > FEWEST_BYTES
+    assert slow == pytest.approx(2 * slower, abs=2), "a step that takes twice as long leaves time for half"
     assert step_seconds(sizes()[-1]) > 0
 
 

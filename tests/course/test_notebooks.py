@@ -114,11 +114,18 @@ def test_a_page_shows_the_figure_and_what_the_demonstration_prints(name):
     pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page)
     assert pictures == [f"figures/{name}.svg"]
     assert (COMMITTED / pictures[0]).stat().st_size < 60_000
+    assert (COMMITTED / pictures[0]).read_text("utf-8").startswith("<svg")
     book = json.loads((COMMITTED / "notebooks" / f"{name}.ipynb").read_text("utf-8"))
     for cell in book["cells"]:
         text = shown(cell)
         if text and not text.startswith("<svg") and text != "not yet\n":
             assert text.rstrip() in page
+
+
+def test_a_drawing_is_shown_and_the_words_below_a_definition_are_not():
+    code = "from positronic_course.drawing import Drawing\nDrawing()"
+    assert notebooks.Piece(code, True).run({}).picture.startswith("<svg")
+    assert not notebooks.Piece('n = 3\n"""How many there are."""', True).run({}).picture
 
 
 def test_numbers_are_alike_but_for_rounding_and_words_are_not():

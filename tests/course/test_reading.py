@@ -36,8 +36,9 @@ def documentation(text):
 
 
 def letters(text):
-    """Capital letters used as symbols; a sentence may begin with the word A."""
-    return set(re.findall(LETTER.format("([A-Z])"), re.sub(r"\bA(?= [a-z]|$)", "", text, flags=re.M)))
+    """Capital letters used as symbols; a sentence may begin with the word A, and a line of an example with Q: or A:"""
+    words = re.sub(r"\bA(?= [a-z]|$)|^ +[QA](?=: )", "", text, flags=re.M)
+    return set(re.findall(LETTER.format("([A-Z])"), words))
 
 
 def is_defined_by(letter, text):
@@ -63,7 +64,7 @@ def undefined(text, known):
 
 
 def test_the_shared_letters_are_those_of_the_package():
-    assert {*"BTDHKWFSLNR"} == SHARED
+    assert {*"BTDHKWFSLNRC"} == SHARED
 
 
 def test_the_check_sees_an_undefined_letter_and_a_late_definition():

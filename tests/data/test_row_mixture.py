@@ -31,6 +31,7 @@ class Table:
     def __init__(self, name: str, n_rows: int, seq_len: int = 4):
         self.name, self.fingerprint, self.seq_len, self.n_rows = name, f"hash of {name}", seq_len, n_rows
         self.n_tokens = n_rows * seq_len + 1
+        self.none_because = f"has {self.n_tokens} tokens; one row of --seq-len {seq_len} needs {seq_len + 1}."
 
     def read(self, rows):
         ids = np.ones((len(rows), self.seq_len + 1), np.int64)

@@ -193,9 +193,12 @@ def test_the_block_sparse_form_equals_the_definition(cap, monkeypatch):
     assert (causal_attention(q, k, v, Documents(blocks=blocks), cap) - definition).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("cap", [0.0, -1.0, float("inf"), float("nan")])
-def test_a_cap_that_bounds_nothing_is_refused(cap):
-    with pytest.raises(ConfigError, match="30 is usual"):
+@pytest.mark.parametrize(
+    ("cap", "said"),
+    [(0.0, "30 is usual"), (-1.0, "30 is usual"), (float("inf"), "finite number"), (float("nan"), "finite number")],
+)
+def test_a_cap_that_bounds_nothing_is_refused(cap, said):
+    with pytest.raises(ConfigError, match=rf"score_cap is .*{said}"):
         AttentionConfig(score_cap=cap)
 
 

@@ -33,7 +33,8 @@ def place(tmp_path_factory):
     for name, text in (("text.txt", TEXT), ("chats.jsonl", CHATS), ("pairs.jsonl", PAIRS)):
         (folder / name).write_text(text, "utf-8")
     server = Server(folder / "cache")
-    assert server.run(["tokenizer", "train", "--kind", "bytes", "--out", str(folder / "tok")])["code"] == 0
+    made = server.run(["tokenizer", "train", "--kind", "bytes", "--out", str(folder / "tok")])
+    assert made["code"] == 0, made["err"]
     found = server.run([*train(folder, "control"), "--steps", "1", "--out", str(folder / "base")])
     assert found["code"] == 0, found["err"]
     yield folder, server

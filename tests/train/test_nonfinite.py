@@ -186,8 +186,8 @@ def test_nothing_goes_on_from_a_checkpoint_that_is_not_finite(tmp_path):
 
 
 def test_huge_numbers_are_finite_and_whole_numbers_and_nothing_are_not_asked():
-    huge = torch.full((4, 4), torch.finfo(torch.float32).max)
-    sound = {"huge": huge, "half": huge.bfloat16(), "none": torch.empty(0), "ids": torch.arange(3)}
+    huge, half = (torch.full((4, 4), torch.finfo(d).max, dtype=d) for d in (torch.float32, torch.bfloat16))
+    sound = {"huge": huge, "half": half, "none": torch.empty(0), "ids": torch.arange(3)}
     assert first_unsound(sound) is None
     assert first_unsound({}) is None
     assert first_unsound({**sound, "broken": torch.tensor([1.0, float("nan")]).bfloat16()}) == "broken"

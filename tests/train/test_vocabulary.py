@@ -19,7 +19,8 @@ TEXT = "Nobody had lit the lamp, and the lamp was cold. " * 40
 BY_ID = {"control": {"embed.weight"}, "colony": {"embed.weight"}}
 BY_ID["rings"] = {"embed.weight", "shared.engram.table", "shared.engram.canon"}
 CONFIGS = {"control": small_config, "rings": QUAZIMOTO.small, "colony": MYCEL.small}
-TOKENIZERS = {"longer": lambda: train_spike([TEXT], 400), "bpe": lambda: train_bpe([TEXT], 420)}
+TOKENIZERS = {"longer": lambda: train_spike([TEXT], 394), "bpe": lambda: train_bpe([TEXT], 412)}
+"""Of as many entries as the text has use for."""
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -113,12 +114,12 @@ def test_new_embeddings_without_another_model_or_with_preferences_are_refused():
 def test_the_command_refuses_and_keeps_the_trunk_where_asked(tmp_path, text, capsys, monkeypatch):
     monkeypatch.setenv("POSITRONIC_CACHE", str(tmp_path / "cache"))
     folder = save(tmp_path / "old", build(small_config(384)), byte_tokenizer())
-    train_spike([TEXT], 400).save(tmp_path / "tok")
+    train_spike([TEXT], 390).save(tmp_path / "tok")
     words = ["train", "--init", str(folder), "--tokenizer", str(tmp_path / "tok"), "--data", str(text)]
     words += ["--out", str(tmp_path / "run"), "--device", "cpu", "--steps", "2", "--batch-tokens", "64"]
     assert main(words) == 2
     assert "--reinit-embeddings" in capsys.readouterr().err
     assert main([*words, "--reinit-embeddings"]) == 0
-    assert Tokenizer.load(tmp_path / "run" / "last").vocab_size == 400
+    assert Tokenizer.load(tmp_path / "run" / "last").vocab_size == 390
     assert main(["train", "--resume", "--out", str(tmp_path / "run"), "--device", "cpu"]) == 0
     assert main(["train", "--resume", "--reinit-embeddings", "--out", str(tmp_path / "run"), "--device", "cpu"]) == 0

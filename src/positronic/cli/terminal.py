@@ -57,12 +57,11 @@ codecs.register_error(AS_IT_WAS, _as_it_was)
 class Guarded:
     """A stream of text whose terminal, if it is one, hears nothing but text."""
 
-    def __init__(self, stream: TextIO, name: str, kept: str = ""):
+    def __init__(self, stream: TextIO, name: str, kept: str = "", notes: bool = False):
+        """notes: what is written here is no result; where it finds no room it is lost, and the command goes on."""
         self.rich_proxied_file = stream  # by this name rich looks for the stream behind another
-        self._stream, self._name, self._kept = stream, name, kept
+        self._stream, self._name, self._kept, self._notes = stream, name, kept, notes
         self._terminal = stream.isatty()
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=AS_IT_WAS)
 
     def write(self, text: str) -> int:
         self.paint(visible(text, self._kept) if self._terminal else text)
@@ -90,6 +89,8 @@ class Guarded:
         try:
             yield
         except OSError as error:
+            if self._notes and not isinstance(error, BrokenPipeError):
+                return
             raise OSError(error.errno, error.strerror, self._name) from None
 
 
@@ -97,10 +98,11 @@ class Guarded:
 def guarded() -> Iterator[None]:
     """The streams of this process behind a guard; what they could not write by the end is dropped."""
     before = sys.stdin, sys.stdout, sys.stderr
-    given = _open(0, sys.stdin), _open(1, sys.stdout), _open(2, sys.stderr)
+    given = _open(0, sys.stdin), _writing(_open(1, sys.stdout)), _writing(_open(2, sys.stderr))
     sys.stdin = reading = _reading(given[0])
     sys.stdout = cast(TextIO, Guarded(given[1], "standard output"))
-    sys.stderr = cast(TextIO, Guarded(given[2], "standard error", kept="\r"))  # progress of other libraries
+    kept = "\r"  # progress of other libraries
+    sys.stderr = cast(TextIO, Guarded(given[2], "standard error", kept, notes=True))
     try:
         yield
     finally:
@@ -123,6 +125,21 @@ def _open(number: int, stream: TextIO | None) -> TextIO:
         return stream
     opened = os.open(os.devnull, os.O_WRONLY if number == 2 else os.O_RDONLY)
     return open(opened, "r" if number == 0 else "w", encoding="utf-8")
+
+
+def _writing(stream: TextIO) -> TextIO:
+    """The stream, set to write what it cannot encode; one whose file was exchanged for a pipe cannot be set any more.
+
+    It still believes that it can seek. Another one, on the same number, then writes in its place.
+    """
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    try:
+        stream.reconfigure(errors=AS_IT_WAS)
+    except OSError:
+        buffering = 1 if stream.line_buffering else -1
+        return open(stream.fileno(), "w", buffering, stream.encoding, AS_IT_WAS, closefd=False)
+    return stream
 
 
 def _reading(stream: TextIO) -> TextIO:

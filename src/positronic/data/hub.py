@@ -141,6 +141,12 @@ def _state_of_file(root: Path, place: Path) -> list[str | int]:
     utf8_name(path)
     if not path.is_file():
         raise no_file(path)
+    for folder in (root / part for part in place.parents if part.name):
+        if folder.is_symlink():
+            raise DataError(
+                f"{folder} is a link to a folder, which the reader of data sets passes over. Name {folder.resolve()} "
+                f"itself, or read {root} without {PREFIX}."
+            )
     status = path.stat()
     return [place.as_posix(), status.st_size, status.st_mtime_ns]
 

@@ -135,8 +135,8 @@ def excerpt(documents: Source[Document], budget_bytes: int | None) -> list[Docum
         limits = [*sizes[:-1], budget_bytes - sum(sizes[:-1])]
     else:
         limits = [_water_level(sizes, budget_bytes)] * len(chosen)
-    short = (Document(_shortened(d.text, limit), d.name) for (*_, d), limit in zip(chosen, limits, strict=True))
-    return [document for document in short if document.text.strip()]
+    cut = (Document(_shortened(d.text, limit), d.name) for (*_, d), limit in zip(chosen, limits, strict=True))
+    return [document for document in cut if document.text.strip()]
 
 
 def _water_level(sizes: list[int], budget: int) -> int:

@@ -83,8 +83,8 @@ class Sampler:
         """The token at `position` after the tokens `history`, given its raw logits (W,) and a hard mask (W,)."""
         x = self.processed(logits, history, allowed)
         if self.temperature == 0:
-            return int(x.argmax())
-        warm = (x.astype(np.float64) - x.max()) / self.temperature
+            return int(np.argmax(x))
+        warm = (x.astype(np.float64) - np.max(x)) / self.temperature
         kept = self.kept(warm)
         scores = warm[kept] + gumbel(self.seed, self.stream, position, kept)
         return int(kept[scores.argmax()])
@@ -105,7 +105,7 @@ class Sampler:
             x = x.copy() if x is logits else x
             _check_ids(self.biases, len(x))
             x[list(self.biases)] += np.fromiter(self.biases.values(), np.float32)
-        if not np.isfinite(x.max()):
+        if not np.isfinite(np.max(x)):
             raise not_finite()
         return x
 
@@ -116,14 +116,14 @@ class Sampler:
             ids = _best(x, ids[x[ids] >= np.partition(x[ids], -self.top_k)[-self.top_k]])
             ids = np.sort(ids[: self.top_k])
         if self.top_p < 1:
-            p = np.exp(x[ids] - x[ids].max())
+            p = np.exp(x[ids] - np.max(x[ids]))
             wanted = self.top_p * p.sum()
             # All tokens below (mass - wanted) / n together weigh less than what may be left out: no need to sort them.
             ids = _best(x, ids[p >= 0.5 * (p.sum() - wanted) / len(ids)])
             mass = np.exp(x[ids] - x[ids[0]]).cumsum()
             ids = np.sort(ids[: np.searchsorted(mass, wanted) + 1])
         if self.min_p > 0:
-            ids = ids[x[ids] >= x[ids].max() + math.log(self.min_p)]
+            ids = ids[x[ids] >= np.max(x[ids]) + math.log(self.min_p)]
         return ids
 
 

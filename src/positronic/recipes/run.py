@@ -285,11 +285,12 @@ def _validation(
     if isinstance(run.train.objective, DPOConfig) and reference is not None:
         kept = None if cache is None else Path(cache)
         if run.valid:
-            pairs = pair_mixture(run.valid, tokenizer, seq_len=seq_len, one_in=None, cache=kept)
+            pairs: Mixture | None = pair_mixture(run.valid, tokenizer, seq_len=seq_len, one_in=None, cache=kept)
         else:
             pairs = heldout_pairs(run.data, tokenizer, seq_len=seq_len, one_in=run.held_out_one_in, cache=kept)
         if pairs is None:
-            return _unmeasured("pairs", seq_len)
+            _warn_unmeasured("pairs", seq_len)
+            return None
         return preferred(run.train.objective.build(reference), pairs, tokenizer)
     if run.conversations:
         few = scorable(tokenizer, _unseen_chats(run), seq_len, at_most=VALID_CONVERSATIONS)
@@ -299,13 +300,14 @@ def _validation(
                 f"larger --seq-len, or measure on other conversations."
             )
         if not few:
-            return _unmeasured("conversations", seq_len)
+            _warn_unmeasured("conversations", seq_len)
+            return None
         return lambda model: _measured(assistant_bits_per_byte(model, tokenizer, few, seq_len=seq_len))
     documents = _unseen(run)
     return lambda model: _measured(bits_per_byte(model, tokenizer, documents))
 
 
-def _unmeasured(what: str, seq_len: int) -> None:
+def _warn_unmeasured(what: str, seq_len: int) -> None:
     log.warning(
         "Nothing is measured during this run: the %s are too few or too alike to hold one out, or what was held out "
         "does not fit a row of --seq-len %d. Name %s to measure on with --valid.",

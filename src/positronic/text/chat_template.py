@@ -4,7 +4,8 @@ It takes what `Message.from_dict` takes, `tools`, `add_generation_prompt` and `t
 leaves arguments that are JSON already as they are written. A program that encodes the whole would let a name in a
 message's text become a control token, and the newline behind a control token part of a longer piece, where a text
 begins with white space. So the template writes marks there (`text.special`), which our `tokenizer.json` takes out: the
-ids are those of `render`. Shown as text, such a chat has the marks in it.
+ids are those of `render`. Shown as text, such a chat has the marks in it. A solution stands behind no header's newline:
+where it begins as if it did, with a newline and the mark for it, that mark is written twice, and one is taken out.
 """
 
 from positronic.text.special import APART, CONTROL_TOKENS, ITSELF, MARK, NOTHING
@@ -46,13 +47,16 @@ CHAT_TEMPLATE = _filled(r"""
 {%- macro apart(said) %}
     {{- APART if said[:1].isspace() or said[:1] == MARK else '' }}
 {%- endmacro %}
+{%- macro solved(said) %}
+    {{- '\n' ~ APART ~ plain(said[1:]) if said[:3] == '\n' ~ APART else plain(said) }}
+{%- endmacro %}
 {%- macro answer(thought, said, message) %}
     {%- if thought is string %}
         {{- '<think>\n' ~ apart(thought ~ '\n') ~ plain(thought) ~ '\n</think>\n' ~ apart(said) }}
     {%- endif %}
     {{- plain(said) }}
     {%- if message.solution is defined and message.solution is not none %}
-        {{- '<begin_solution>' ~ plain(message.solution) ~ '<end_solution>' }}
+        {{- '<begin_solution>' ~ solved(message.solution) ~ '<end_solution>' }}
     {%- endif %}
     {%- for call in message.tool_calls or [] %}
         {%- set call = call.function if call.function is defined else call %}

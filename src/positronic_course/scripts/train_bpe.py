@@ -50,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise CourseError(f"{a.data_file} has nothing to learn from: {len(text)} characters. Give a longer text.")
     learnt = BPETokenizer.learn(seen, a.vocab_size) if a.vocab_size else BPETokenizer(learn_merges(seen, VOCABULARY))
     vocab_size = len(learnt)
-    if a.vocab_size is None and vocab_size < VOCABULARY:
-        print(f"This text supports {vocab_size} pieces, and no {VOCABULARY}: no pair occurs twice any more.")
     a.out.write_text(learnt.to_json(), "utf-8")
 
+    if a.vocab_size is None and vocab_size < VOCABULARY:
+        print(f"This text supports {vocab_size} pieces, and no {VOCABULARY}: no pair occurs twice any more.")
     print("the longest pieces:", *sorted(map(show, learnt.pieces[256:]), key=len, reverse=True)[:12], sep="  ")
     words = {word for word in WORD.findall(seen) if len(word.encode("utf-8")) > 1}
     word = WordTokenizer.learn(seen, min(256 + len(words), vocab_size))

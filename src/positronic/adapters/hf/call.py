@@ -46,7 +46,8 @@ def step_of(
         places = position_ids.expand_as(tokens)
         real = torch.ones_like(tokens, dtype=torch.bool) if valid is None else valid
         begins = (places == 0) & real
-        _check_order(places, real, begins, None if begun is None else torch.where(begun > 0, place, -1))
+        goes_on = None if begun is None or place is None else torch.where(begun > 0, place, -1)
+        _check_order(places, real, begins, goes_on)
         segments = _segments(begins, valid, begun) if bool(begins.any()) else None
     return Step(tokens, tokens, valid, segments)
 

@@ -15,7 +15,7 @@ from transformers.utils import can_return_tuple
 from positronic.adapters.hf.cache import StateCache
 from positronic.adapters.hf.configuration import PositronicConfig
 from positronic.adapters.hf.model import PositronicPreTrainedModel
-from positronic.nn.linear import Linear
+from positronic.nn.linear import linear
 
 __all__ = ["PositronicForSequenceClassification"]
 
@@ -28,7 +28,7 @@ class PositronicForSequenceClassification(PositronicPreTrainedModel):
     def __init__(self, config: PositronicConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.score = Linear(config.hidden_size, config.num_labels)
+        self.score = linear(config.hidden_size, config.num_labels)
         self.post_init()
 
     @can_return_tuple

@@ -46,7 +46,7 @@ class Generating(GenerationMixin):
         wanted = new if new is not None else NEW_TOKENS if whole is None else whole - columns
         if wanted > left:
             kwargs = {name: value for name, value in kwargs.items() if name != "max_length"} | {"max_new_tokens": left}
-        return super().generate(inputs, generation_config, *args, **kwargs)
+        return cast(Any, super()).generate(inputs, generation_config, *args, **kwargs)
 
     def _said(self, name: str, config: GenerationConfig | None, kwargs: dict[str, Any]) -> Any:
         """A setting as `generate` will read it: from the call, else from its config, else from the model's."""
@@ -57,7 +57,8 @@ class Generating(GenerationMixin):
         self, input_ids: Tensor, *args: Any, inputs_embeds: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """What `forward` reads of all that `generate` carries along; what users mistype it has refused before."""
-        inputs = super().prepare_inputs_for_generation(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
+        theirs = cast(Any, super()).prepare_inputs_for_generation
+        inputs = theirs(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
         known = inspect.signature(self._model.forward).parameters.keys() | SAID_BY_POSITIONS
         return {name: value for name, value in inputs.items() if name in known}
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import FloatTensor, Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
@@ -355,7 +355,7 @@ class PositronicForCausalLM(Generating, PositronicPreTrainedModel):
         last = self.model.head.scaled(out.hidden) if seen.stream else out.hidden
         return CausalLMOutputWithPast(
             loss=loss,
-            logits=logits,
+            logits=cast(FloatTensor, logits),
             past_key_values=cache,
             hidden_states=seen.hidden_states(last, self.config.num_hidden_layers),
             attentions=seen.attentions(),

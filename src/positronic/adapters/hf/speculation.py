@@ -75,7 +75,7 @@ class _Text:
 
     def draw(self, logits: Tensor, row: int) -> int:
         """The next token by a row of logits (P, W)."""
-        raw = logits[row : row + 1].float()
+        raw: Any = logits[row : row + 1].float()
         scores = self.processor(self.ids, raw.clone())
         if self.config.output_scores:
             self.scores.append(scores)

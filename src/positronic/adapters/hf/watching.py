@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import FloatTensor, Tensor, nn
 
 from positronic.errors import GenerationError
 from positronic.kernels.attention import attention_reference, visible
@@ -28,12 +28,13 @@ class Watched:
     stream: list[Tensor] = field(default_factory=list)
     weights: list[Tensor] = field(default_factory=list)
 
-    def hidden_states(self, last: Tensor, layers: int) -> tuple[Tensor, ...] | None:
+    def hidden_states(self, last: Tensor, layers: int) -> tuple[FloatTensor, ...] | None:
         """last (B, T, D): what the embedding is multiplied by."""
-        return (*self.stream[: 2 * layers : 2], last) if self.stream else None
+        seen = (*self.stream[: 2 * layers : 2], last)
+        return cast(tuple[FloatTensor, ...], seen) if self.stream else None
 
-    def attentions(self) -> tuple[Tensor, ...] | None:
-        return tuple(self.weights) or None
+    def attentions(self) -> tuple[FloatTensor, ...] | None:
+        return cast(tuple[FloatTensor, ...], tuple(self.weights)) or None
 
 
 @contextmanager

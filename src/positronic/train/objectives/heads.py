@@ -13,6 +13,9 @@ Counts   targets.k: targets that count and have a token of their document k plac
          do, whether or not they count. All distances at once, in one pass over the batch, best on the CPU.
 """
 
+from collections.abc import Mapping
+from typing import overload
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -40,6 +43,10 @@ def count_ahead(batch: TokenBatch) -> dict[str, int]:
     return found
 
 
+@overload
+def counted_ahead(counts: Mapping[str, int], what: str, k: int) -> int: ...
+@overload
+def counted_ahead(counts: Mapping[str, Tensor], what: str, k: int) -> Tensor: ...
 def counted_ahead(counts: Divisors, what: str, k: int) -> int | Tensor:
     """How many pairs `k` apart a sum is divided by; 1 where there are none, whose sum is 0."""
     if f"{what}.{k}" not in counts:

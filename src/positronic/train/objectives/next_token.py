@@ -104,8 +104,8 @@ class NextToken:
         if model.latents is not None:
             distance = model.latents.ahead
             guessed, deviation = latent_sums(model.latents, output.hidden, batch)
-            share = _weight(self.config.auxiliary, "jepa") / counted_ahead(counts, "tokens", distance)
-            added = added + (guessed * share).sum()
+            weight = _weight(self.config.auxiliary, "jepa") / counted_ahead(counts, "tokens", distance)
+            added = added + (guessed * weight).sum()
             terms |= {f"jepa.{distance}": guessed.detach().sum(), "jepa.std": deviation}
         return added, terms
 
