@@ -8,9 +8,8 @@ __all__ = ["complete"]
 log = logging.getLogger(__name__)
 
 
-def complete(folder: Path, source: Path, longest: int) -> None:
-    """Make a saved folder a checkpoint of ours, if a tokenizer is at hand, there or in `source`; longest: tokens that
-    the model holds."""
+def complete(folder: Path, source: Path) -> None:
+    """Make a saved folder a checkpoint of ours, if a tokenizer is at hand, there or in `source`."""
     try:
         from positronic.checkpoint import adopt
         from positronic.errors import CheckpointError, TokenizerError
@@ -19,7 +18,7 @@ def complete(folder: Path, source: Path, longest: int) -> None:
         return
     try:
         if not (folder / "tokenizer.json").is_file():
-            Tokenizer.load(source).save(folder, longest)
+            Tokenizer.load(source).save(folder)
         adopt(folder)
     except (TokenizerError, CheckpointError) as error:
         log.warning(
