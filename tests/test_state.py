@@ -17,7 +17,7 @@ def test_given_segments_add_boundaries_and_remove_none():
     tokens = torch.tensor([[1, END, 2, 3, 4]])
     given = torch.tensor([[0, 0, 0, 0, 1]])
     step = Step.of(tokens, None, Step(tokens, tokens, segments=given), END)
-    assert step.segments.tolist() == [[0, 1, 2, 2, 4]]
+    assert step.segments.tolist() == [[0, 1, 2, 2, 3]]
 
 
 def test_counting_goes_on_from_the_state_and_ends_carry_over():

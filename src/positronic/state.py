@@ -77,8 +77,8 @@ class Step:
         """The step for `tokens` (B, T) after `state`: positions counted on, documents cut at `boundary_id`.
 
         The token that ends a document stands between two and is one of its own: it sees nothing and nothing sees it,
-        so that the first token of a text is predicted from it alone, in packed rows as in scoring. Texts have even
-        numbers, the ends behind them odd ones.
+        so that the first token of a text is predicted from it alone, in packed rows as in scoring. Where no
+        boundaries are given, texts have even numbers and the ends behind them odd ones.
         `step` brings the caller's wishes (`valid`, `keep_trail`, `probe`, ...); its `segments` may add boundaries to
         those found in the tokens, never remove one. Positions are always counted here: padding does not advance them.
         """
@@ -91,10 +91,10 @@ class Step:
         if boundary_id is not None or asked is not None or valid is not None or (state is not None):
             first = torch.zeros_like(tokens[:, 0]) if state is None else state.segment
             ends = torch.zeros_like(real) if boundary_id is None else (tokens == boundary_id).long() * real
-            begins = F.pad(ends[:, :-1], (1, 0))
+            begins = 2 * F.pad(ends[:, :-1], (1, 0))
             if asked is not None:
-                begins[:, 1:] |= (asked[:, 1:] != asked[:, :-1]).long()
-            segments = first[:, None] + 2 * begins.cumsum(1) + ends
+                begins[:, 1:] += (asked[:, 1:] != asked[:, :-1]).long()
+            segments = first[:, None] + begins.cumsum(1) + ends
             segments = segments.masked_fill(real == 0, PADDING_SEGMENT)
         base = Step(tokens, positions) if step is None else step
         return replace(base, tokens=tokens, positions=positions, segments=segments)
