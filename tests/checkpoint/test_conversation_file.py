@@ -62,6 +62,14 @@ def test_a_kept_conversation_goes_on_as_in_memory_to_the_bit(model, tmp_path, ho
         assert torch.equal(later.state.hidden, straight.state.hidden)
 
 
+def test_a_conversation_that_begins_with_the_end_of_a_document_is_read_back(tmp_path):
+    made = remembering(0, vocab_size=TOKENS.vocab_size, boundary_id=TOKENS.eot_id)
+    said = ask(made, "").state
+    assert int(said.state.segment[0]) == 2
+    loaded = load_conversation(save_conversation(tmp_path / "kept", said, made, TOKENS), made, TOKENS)
+    assert equal_bits(loaded.state, said.state)
+
+
 def test_only_new_tokens_are_read_after_loading(model, kept, said):
     loaded = load_conversation(kept, model, TOKENS)
     assert equal_bits(loaded.state, said.state)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from positronic.errors import CheckpointError
 
-__all__ = ["appearing", "clean", "discard", "leftovers", "settle", "standing", "sync", "writing"]
+__all__ = ["appearing", "clean", "discard", "leftovers", "replace", "settle", "standing", "sync", "writing"]
 
 log = logging.getLogger(__name__)
 NEW, OLD, GONE = "new", "old", "gone"
@@ -89,6 +89,19 @@ def writing(path: Path) -> Iterator[None]:
             f"{path} could not be written: {error.strerror or error}. Every checkpoint that was saved still stands; "
             f"free space in {path.parent}, see that it is writable, and go on with --resume."
         ) from error
+
+
+def replace(target: Path, raw: bytes) -> None:
+    """Make `raw` the content of the file `target`, whole or not at all; `OSError` leaves what stood there."""
+    new = target.with_name(f".{target.name}.new")
+    try:
+        new.write_bytes(raw)
+        sync(new)
+        os.replace(new, target)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+    sync(target.absolute().parent)
 
 
 def sync(path: Path) -> None:

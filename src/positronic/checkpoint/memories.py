@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from positronic.checkpoint.atomic import sync
+from positronic.checkpoint.atomic import replace
 from positronic.checkpoint.memory import fingerprint
 from positronic.checkpoint.reading import parse_json, reason
 from positronic.checkpoint.tensors import check_types, digest
@@ -40,14 +40,9 @@ def save_memories(path: str | os.PathLike[str], conversation: Conversation, mode
         name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in _tensors(conversation.begun).items()
     }
     body = _body(model, {name: digest(name, tensor) for name, tensor in tensors.items()})
-    new = target.with_name(f".{target.name}.new")
     try:
-        new.write_bytes(to_safetensors(tensors, {KEY: canonical_json(body)}))
-        sync(new)
-        os.replace(new, target)
-        sync(target.absolute().parent)
+        replace(target, to_safetensors(tensors, {KEY: canonical_json(body)}))
     except OSError as error:
-        new.unlink(missing_ok=True)
         raise CheckpointError(
             f"The memories could not be written to {target}: {reason(error)}. What stood there before still stands; "
             f"name a file in a folder that exists, is writable and has room."
@@ -85,6 +80,8 @@ def _fields(memory: Any) -> dict[str, Tensor]:
 
 def _read(path: Path, model: LM) -> dict[str, Tensor]:
     """The tensors of a whole file of ours that belongs to this model."""
+    if not path.is_file():  # to open a pipe would be to wait for its writer
+        raise CheckpointError(f"{path} holds no memories that can be read (it is no plain file). {ANEW}")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             text = (file.metadata() or {}).get(KEY)

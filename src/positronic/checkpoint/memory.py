@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from positronic.checkpoint.atomic import sync
+from positronic.checkpoint.atomic import replace
 from positronic.checkpoint.manifest import json_digest
 from positronic.checkpoint.reading import parse_json, reason
 from positronic.checkpoint.tensors import check_types, digest
@@ -71,15 +71,9 @@ def save_conversation(
         "tensors": {name: digest(name, tensor) for name, tensor in tensors.items()},
     }
     raw = to_safetensors(tensors, {KEY: canonical_json(body | {"digest": json_digest(body)})})
-    new = target.with_name(f".{target.name}.new")
     try:
-        new.write_bytes(raw)
-        sync(new)
-        os.replace(new, target)
-        sync(target.absolute().parent)
+        replace(target, raw)
     except OSError as error:
-        if new.exists():
-            new.unlink()
         raise CheckpointError(
             f"The conversation could not be written to {target}: {reason(error)}. What stood there before still "
             f"stands; name a file in a folder that exists, is writable and has {len(raw) / 2**20:.1f} MiB left."
@@ -108,7 +102,7 @@ def load_conversation(path: str | os.PathLike[str], model: LM, tokenizer: Tokeni
     hidden = tensors.pop(HIDDEN).to(device, copy=True) if HIDDEN in tensors else None
     state = cast(DecodeState, _Parts(tensors, body["values"]).put_whole(like, STATE, device))
     _check_hidden(hidden, model)
-    _check_state(state, len(tokens), max(len(tokens), model.config.vocab_size))
+    _check_state(state, len(tokens), max(2 * len(tokens), model.config.vocab_size))
     return Conversation(tokens, state, hidden, exact, writes)
 
 
@@ -213,8 +207,8 @@ def _check_state(state: DecodeState, n_tokens: int, most: int) -> None:
     position = int(state.position)
     if not 0 <= int(state.start) <= position < n_tokens or position == 0:
         _misfit(f"{STATE}.position", f"no place after {position} of {n_tokens} tokens")
-    if not 0 <= int(state.segment) <= position:
-        _misfit(f"{STATE}.segment", f"no {int(state.segment)} documents in {position} tokens")
+    if not 0 <= int(state.segment) <= 2 * position:  # each end of a document counts two: itself, and what follows
+        _misfit(f"{STATE}.segment", f"no document {int(state.segment)} in {position} tokens")
     _check_inside(state, STATE, position, most)
 
 
