@@ -1,6 +1,7 @@
 """--keep-memory carries a conversation from one command to the next, --freeze-memory leaves its memories alone."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -174,7 +175,7 @@ def test_a_chat_begins_with_memories_and_keeps_them_over_a_reset(rings, file, mo
     assert load_memories(file, load(rings)[0]).begun
 
 
-@pytest.mark.parametrize("damage", ["short", "flipped", "conversation", "other model", "text"])
+@pytest.mark.parametrize("damage", ["short", "flipped", "conversation", "other model", "text", "pipe"])
 def test_memories_that_are_not_those_kept_are_refused(rings, folder, file, capsys, damage):
     words = ["generate", rings, *WORDS[:-3], "--device", "cpu", "--prompt", "x"]
     kept = [*words, "--keep-memory", file, *ALONE]
@@ -182,6 +183,8 @@ def test_memories_that_are_not_those_kept_are_refused(rings, folder, file, capsy
         answer(capsys, *words, "--json", "--keep-memory", file)
     elif damage == "text":
         file.write_text("no memories")
+    elif damage == "pipe":
+        os.mkfifo(file)
     else:
         answer(capsys, *kept, "--json")
         raw = bytearray(file.read_bytes())
