@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from benchmarks.record import alternate, spread, write
 from positronic.lm import MixerOutput
 from positronic.nn.init import initialize
-from positronic.nn.linear import Linear, residual_std
+from positronic.nn.linear import linear, residual_std
 from positronic.nn.norm import RMSNorm
 from positronic.nn.stack import Residual, SharedParts
 from positronic.state import Step
@@ -33,8 +33,8 @@ class OneProduct(nn.Module):
 
     def __init__(self, d_model: int, hidden: int, n_branches: int):
         super().__init__()
-        self.norm, self.both = RMSNorm(d_model), Linear(d_model, 2 * hidden)
-        self.down = Linear(hidden, d_model, residual_std(n_branches))
+        self.norm, self.both = RMSNorm(d_model), linear(d_model, 2 * hidden)
+        self.down = linear(hidden, d_model, residual_std(n_branches))
 
     def forward(self, x: Tensor, step: Step, state: None = None) -> MixerOutput:
         gate, up = self.both(self.norm(x)).chunk(2, -1)

@@ -38,7 +38,7 @@ class MixerOutput(NamedTuple):
     state: State | None = None
     """The state after this call; None when none was given (training) or nothing is remembered."""
     aux: Mapping[str, Tensor] = NONE
-    """Unweighted scalars by name: "moe.balance", "metric.triangle"."""
+    """Unweighted losses of each row (B,) by name, a mean over its real tokens: "moe.balance", "metric.triangle"."""
 
 
 class Mixer(Protocol):
@@ -147,7 +147,7 @@ class LMOutput(NamedTuple):
     state: DecodeState | None = None
     """The state after this call; None when none was given."""
     aux: Mapping[str, Tensor] = NONE
-    """Unweighted auxiliary losses of all mixers, summed by name."""
+    """Unweighted auxiliary losses of all mixers, (B,), summed by name."""
 
 
 class LM(Protocol):

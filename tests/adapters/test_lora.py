@@ -101,6 +101,35 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(short, tmp_path):
     assert all(torch.equal(whole[name], broken[name]) for name in whole)
 
 
+class Planted:
+    """A pickle that opens a file for writing as it is read."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return open, (str(self.marker), "w")
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_planted_pickle_is_not_run_on_resume(short, tmp_path, name, capsys):
+    """Transformers keeps an optimizer's state as pickles; they are read as numbers alone, and other things refused."""
+    out, marker = tmp_path / "run", tmp_path / "was run"
+    with pytest.raises(StoppedError):
+        tune(short, out, device="cpu", observer=StopsAtItsFirstCheckpoint())
+    torch.save({"state": {0: Planted(marker)}, "param_groups": []}, out / "checkpoint-4" / name)
+    assert main(["lora", "--resume", "--out", str(out), "--device", "cpu"]) == 2
+    assert "checkpoint-4 would run code" in " ".join(capsys.readouterr().err.split())
+    assert not marker.exists()
+
+
+def test_the_planted_pickle_would_run_where_pickles_are_read(tmp_path):
+    marker, path = tmp_path / "was run", tmp_path / "planted.pt"
+    torch.save({"state": Planted(marker)}, path)
+    torch.load(path, weights_only=False)
+    assert marker.exists()
+
+
 def test_the_command_adapts_and_merges_into_a_checkpoint_of_ours(control, chats, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("POSITRONIC_CACHE", str(tmp_path / "cache"))
     out, device = tmp_path / "adapter", ["--device", "cpu", "--json"]

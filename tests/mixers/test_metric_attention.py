@@ -246,7 +246,7 @@ def line(length: int = 40) -> Tensor:
 
 
 def triangle_of(mixer: MetricAttention, x: Tensor) -> Tensor:
-    return run(mixer, x).aux["metric.triangle"]
+    return run(mixer, x).aux["metric.triangle"].mean()
 
 
 @torch.no_grad()

@@ -365,7 +365,7 @@ def test_a_compiled_block_is_one_graph_and_equals_eager(block):
     def loss(run) -> list[Tensor]:
         mixer.zero_grad()
         out = run(x, step)
-        (out.y.square().sum() + sum(out.aux.values())).backward()
+        (out.y.square().sum() + sum(loss.mean() for loss in out.aux.values())).backward()
         return [out.y.detach(), *(p.grad.clone() for p in mixer.parameters())]
 
     eager = loss(mixer)
@@ -379,7 +379,7 @@ def test_under_autocast_metrics_stay_in_single_precision():
     probe = Probe(model, {"*": capture})
     with torch.autocast("cpu", torch.bfloat16):
         out = model(tokens, step=Step(tokens, tokens, probe=probe))
-        loss = model.logits(out.hidden).float().square().mean() + out.aux["metric.triangle"]
+        loss = model.logits(out.hidden).float().square().mean() + out.aux["metric.triangle"].mean()
     loss.backward()
     seen = {name.removeprefix("trunk.0.mixer"): x[0] for name, x in probe.seen.items()}
     for tap in (":weights", ".heads.1:penalty", ".heads.1:energy", ".heads.1:excess"):

@@ -4,8 +4,8 @@ from torch import nn
 
 from positronic.kernels.soft_clamp import soft_clamp
 from positronic.nn import init
-from positronic.nn.gate import OPEN, Gate, gated_linear
-from positronic.nn.linear import Linear, router_logits
+from positronic.nn.gate import OPEN, Gate, GatedLinear
+from positronic.nn.linear import Router, linear
 from positronic.nn.norm import RMSNorm
 from positronic.nn.rope import rotate, rotation
 
@@ -38,7 +38,13 @@ def test_gates_on_weights_are_gates_on_what_each_input_says():
         said = torch.einsum("btev,nev->bten", x, weight.unflatten(1, (5, 4)))
         return gate(said).sum(2)
 
-    for ours, theirs in zip(run(gated_linear), run(each), strict=True):
+    def shares(x, weight, gate):
+        decoders = GatedLinear(20, [7])
+        del decoders.weight
+        decoders.weight = weight
+        return decoders([x], [gate])
+
+    for ours, theirs in zip(run(shares), run(each), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
 
 
@@ -71,10 +77,10 @@ def test_rotation_keeps_lengths_and_scores_depend_on_distance_alone():
 
 def small(organ: bool) -> nn.Module:
     model = nn.Module()
-    model.first = Linear(4, 4)
+    model.first = linear(4, 4)
     if organ:
-        model.organ = Linear(4, 4)
-    model.last = Linear(4, 4)
+        model.organ = linear(4, 4)
+    model.last = linear(4, 4)
     return model
 
 
@@ -106,10 +112,10 @@ GOLDEN = [-0.0108001037, -0.0037093048, 0.0212765373, 0.0122345882]
 
 @pytest.mark.parametrize("experts", [2, 3, 4, 9])
 def test_a_router_rounds_a_row_alike_wherever_it_stands(experts):
-    rows, weight = torch.randn(8, 48), torch.randn(experts, 48)
-    logits = router_logits(rows, weight)
-    assert (logits.double() - rows.double() @ weight.double().T).abs().max() < 1e-5
+    rows, router = torch.randn(8, 48), Router(48, experts, std=1.0)
+    logits = router(rows)
+    assert (logits.double() - rows.double() @ router.weight.double().T).abs().max() < 1e-5
     for shift in range(1, 8):
-        assert torch.equal(router_logits(rows.roll(shift, 0), weight).roll(-shift, 0), logits)
+        assert torch.equal(router(rows.roll(shift, 0)).roll(-shift, 0), logits)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(router_logits(rows, weight), logits)
+        assert torch.equal(router(rows), logits)

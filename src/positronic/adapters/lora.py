@@ -2,8 +2,8 @@
 
     W x  ->  W x + (alpha / rank) B A x        A (rank, n_in) drawn, B (n_out, rank) zero: silent when new
 
-By default every linear map is adapted that a token passes through. A matrix that a layer reads for arithmetic of its
-own (routers, decoders of stores) never sees what PEFT puts beside it, and is not offered. The loop is Transformers'
+By default every linear map is adapted that a token passes through. Routers and decoders of stores are matrices with
+arithmetic of their own, beside which PEFT puts nothing, and heads pass no token on. The loop is Transformers'
 `Trainer`; rows, labels and losses of organs and heads are those of `positronic sft`, so that the two differ in what is
 allowed to move.
 
@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Annotated, Any, cast
 
 import torch
@@ -213,7 +214,7 @@ def _tune(
         if saved is not None and step_of(saved) >= steps:
             peft.set_peft_model_state_dict(model, load_file(saved / ADAPTER))
         else:
-            trainer.train(resume_from_checkpoint=None if saved is None else str(saved))
+            _train(trainer, None if saved is None else str(saved))
         model.save_pretrained(str(run.path))
     run.keep(run.newest())
     learning, total = model.get_nb_trainable_parameters()
@@ -225,6 +226,17 @@ def _tune(
         "parameters": {"adapter": learning, "model": total - learning},
     }
     return Tuned(model, base.lm, report)
+
+
+def _train(trainer: Trainer, saved: str | None) -> None:
+    """All steps, or those behind a checkpoint, whose pickles Transformers reads as numbers alone."""
+    try:
+        trainer.train(resume_from_checkpoint=saved)
+    except UnpicklingError:
+        raise CheckpointError(
+            f"A file in {saved} would run code when it is read, and was not: an optimizer's state holds numbers alone. "
+            f"Delete that folder, and go on from one that this command wrote."
+        ) from None
 
 
 def read_settings(out: Path) -> LoRAConfig:

@@ -11,6 +11,7 @@ inside a prompt does not hide what stands before it, as it does elsewhere.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -90,10 +91,9 @@ class Served(nn.Module):
             raise ConfigError("These models are small: serve them with tensor and pipeline parallel sizes of 1.")
         core = ModelConfig.from_json(config.core)
         self.lm: Any = core.replace(**{f.name: None for f in fields(core) if f.name in HEADS}).build()
-        kept = self.lm.init_state(1).layers
-        if reason := unservable(kept, config.freeze_memory):
+        if reason := unservable(self.lm, config.freeze_memory):
             raise ConfigError(reason)
-        self.nothing = (None,) * len(kept)
+        self.nothing = (None,) * len(self.lm.init_state(1).layers)
         """What the engine leaves the blocks to remember."""
         initialize(self.lm, 0, loaded=[name for name, _ in self.lm.named_parameters()])  # the tables alone
         for i, block in enumerate(self.lm.trunk):
@@ -132,13 +132,21 @@ class Served(nn.Module):
         return loaded
 
 
-def unservable(layers: Iterable[Any], frozen: bool) -> str | None:
-    """Why an engine that pages keys and values cannot hold the states of these layers; None: it can."""
-    beyond = [kept for layer in layers for kept in _kept(layer) if not isinstance(kept, KVState)]
+def unservable(lm: Any, frozen: bool) -> str | None:
+    """Why an engine that pages the keys and values of attention layers cannot run this model; None: it can."""
+    attention = [isinstance(block.mixer, Attention) for block in lm.trunk]
+    caps = [block.mixer.config.score_cap for block, paged in zip(lm.trunk, attention, strict=True) if paged]
+    if any(cap is not None for cap in caps):
+        return (
+            "The engine's kernels have no bound on scores like this model's (attention.score_cap), without which it "
+            "would say something else. Talk to it with `positronic chat`."
+        )
+    layers = zip_longest(lm.init_state(1).layers, attention, fillvalue=False)  # behind the trunk's, shared parts'
+    beyond = [kept for layer, paged in layers if not paged for kept in _kept(layer)]
     others = {type(kept): kept for kept in beyond if not isinstance(kept, StoresState)}
     if not others and (frozen or not beyond):
         return None
-    named = "; ".join((kind.__doc__ or kind.__name__).splitlines()[0].rstrip(".") for kind in others)
+    named = "; ".join(_named(kind) for kind in others)
     way = (
         "Talk to it with `positronic chat`."
         if others
@@ -148,6 +156,12 @@ def unservable(layers: Iterable[Any], frozen: bool) -> str | None:
         f"vLLM mixes the tokens of many requests and keeps keys and values alone, and this model writes more as it "
         f"reads ({named or 'stores of what it has seen'}). {way}"
     )
+
+
+def _named(kind: type) -> str:
+    if kind is KVState:
+        return "keys and values of organs inside its layers"
+    return (kind.__doc__ or kind.__name__).splitlines()[0].rstrip(".")
 
 
 def _kept(state: Any) -> Iterator[Any]:

@@ -29,7 +29,7 @@ from positronic.errors import ConfigError
 from positronic.kernels.attention import Documents, causal_attention, masked_attention
 from positronic.lm import MixerOutput
 from positronic.nn.kv import KVState
-from positronic.nn.linear import Linear, residual_std
+from positronic.nn.linear import linear, residual_std
 from positronic.nn.norm import RMSNorm
 from positronic.nn.rope import rotate, rotation
 from positronic.state import Step
@@ -115,18 +115,18 @@ class Attention(nn.Module):
         out_std = residual_std(n_branches)
         self.norm = RMSNorm(d_model)
         self.widths = [config.rank or d_query, d_group, d_group]
-        self.qkv = Linear(d_model, sum(self.widths))
+        self.qkv = linear(d_model, sum(self.widths))
         if config.rank is None:
             self.query: nn.Module = nn.Identity()
-            self.out: nn.Module = Linear(d_query, d_model, out_std)
+            self.out: nn.Module = linear(d_query, d_model, out_std)
         else:
-            self.query = nn.Sequential(RMSNorm(config.rank), Linear(config.rank, d_query))
-            self.out = nn.Sequential(Linear(d_query, config.rank), Linear(config.rank, d_model, out_std))
+            self.query = nn.Sequential(RMSNorm(config.rank), linear(config.rank, d_query))
+            self.out = nn.Sequential(linear(d_query, config.rank), linear(config.rank, d_model, out_std))
         self.query_norm = RMSNorm(config.head_dim) if config.qk_norm else nn.Identity()
         self.key_norm = RMSNorm(config.head_dim) if config.qk_norm else nn.Identity()
 
     def init_state(self, batch: int, room: int = 0) -> KVState:
-        return KVState.new(self.qkv.weight, batch, self.config.n_kv_heads, self.config.head_dim, room)
+        return KVState.new(self.norm.weight, batch, self.config.n_kv_heads, self.config.head_dim, room)
 
     def forward(self, x: Tensor, step: Step, state: KVState | None = None) -> MixerOutput:
         layout = step.shared.get("attention") or Layout.of(self.config, step, state is None)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from positronic.config import AtMost, MixerConfig
 from positronic.errors import ConfigError
 from positronic.lm import MixerOutput
-from positronic.nn.linear import Linear, residual_std
+from positronic.nn.linear import linear, residual_std
 from positronic.state import Step
 
 __all__ = ["ChannelMix", "ChannelMixConfig"]
@@ -44,8 +44,8 @@ class ChannelMix(nn.Module):
     def __init__(self, config: ChannelMixConfig, d_model: int, n_branches: int = 1):
         super().__init__()
         self.config = config
-        self.up = Linear(d_model, config.hidden)
-        self.down = Linear(config.hidden, d_model, residual_std(n_branches))
+        self.up = linear(d_model, config.hidden)
+        self.down = linear(config.hidden, d_model, residual_std(n_branches))
 
     def init_state(self, batch: int, room: int = 0) -> None:
         return None

@@ -35,7 +35,7 @@ from positronic.lm import MixerOutput
 from positronic.nn import init
 from positronic.nn.gate import OPEN, Gate
 from positronic.nn.halton import halton
-from positronic.nn.linear import Linear, residual_std
+from positronic.nn.linear import linear, residual_std
 from positronic.nn.norm import RMSNorm
 from positronic.nn.stack import SharedParts
 from positronic.state import State, Step
@@ -97,7 +97,7 @@ class Colony(nn.Module):
         super().__init__()
         self.config = config
         self.norm = RMSNorm(d_model)
-        self.tips = Linear(d_model, 6 * config.tips, (POSITION_STD, GROWTH_STD))
+        self.tips = linear(d_model, 6 * config.tips, (POSITION_STD, GROWTH_STD))
         self.centres = nn.Parameter(torch.empty(config.centres, 3))
         self.width = nn.Parameter(torch.empty(config.centres))
         self.tropism = nn.Parameter(torch.empty(()))
@@ -105,7 +105,7 @@ class Colony(nn.Module):
         self.speed = nn.Parameter(torch.empty(()))
         self.seed_gate = None if config.phase_seed is None else Gate(leak=0)
         self.stations = None if config.stations is None else config.stations.build(d_model, config.axes)
-        self.readout = Linear(7 * config.tips, d_model, residual_std(n_branches))
+        self.readout = linear(7 * config.tips, d_model, residual_std(n_branches))
         self.gate = Gate(OPEN, leak=0)
         self.reset_parameters()
 

@@ -23,7 +23,7 @@ from positronic.config import AtMost, MixerConfig
 from positronic.errors import ConfigError
 from positronic.lm import MixerOutput
 from positronic.nn.causal_conv import CausalConv
-from positronic.nn.linear import Linear, residual_std, router_logits
+from positronic.nn.linear import Router, linear, residual_std
 from positronic.nn.norm import RMSNorm
 from positronic.nn.tail import TailState
 from positronic.state import Step
@@ -59,14 +59,14 @@ class HyperFFN(nn.Module):
         self.config = config
         out_std = residual_std(n_branches)
         self.norm = RMSNorm(d_model)
-        self.gate = Linear(d_model, config.hidden)
-        self.up = Linear(d_model, config.hidden)
-        self.down = Linear(config.hidden, d_model, out_std)
+        self.gate = linear(d_model, config.hidden)
+        self.up = linear(d_model, config.hidden)
+        self.down = linear(config.hidden, d_model, out_std)
         self.conv = CausalConv(d_model, config.kernel)
-        self.mix = Linear(d_model, d_model, out_std)
-        self.narrow = Linear(d_model, config.rank)
-        self.widen = Linear(config.rank, d_model, out_std)
-        self.router = Linear(d_model, 3, std=0)
+        self.mix = linear(d_model, d_model, out_std)
+        self.narrow = linear(d_model, config.rank)
+        self.widen = linear(config.rank, d_model, out_std)
+        self.router = Router(d_model, 3, std=0)
 
     def init_state(self, batch: int, room: int = 0) -> TailState:
         return self.conv.init_state(batch)
@@ -74,9 +74,9 @@ class HyperFFN(nn.Module):
     def forward(self, x: Tensor, step: Step, state: TailState | None = None) -> MixerOutput:
         n = self.norm(x)
         z, after = self.conv(n, step, state)
-        weights = router_logits(n, self.router.weight).softmax(-1)
+        weights = self.router(n).softmax(-1)
         weights = step.tap(self, "weights", weights).to(n.dtype)  # (B, T, 3)
         hidden = step.tap(self, "hidden", F.silu(self.gate(n)) * self.up(n))  # (B, T, F)
         said = self.down(hidden), self.mix(F.silu(z)), self.widen(self.narrow(n))
-        swiglu, convolved, linear = (w * y for w, y in zip(weights.split(1, -1), said, strict=True))
-        return MixerOutput(swiglu + convolved + linear, after)
+        swiglu, convolved, low_rank = (w * y for w, y in zip(weights.split(1, -1), said, strict=True))
+        return MixerOutput(swiglu + convolved + low_rank, after)

@@ -33,7 +33,7 @@ from positronic.kernels.soft_clamp import soft_clamp
 from positronic.lm import MixerOutput
 from positronic.nn import init
 from positronic.nn.gate import OPEN, Gate
-from positronic.nn.linear import Linear, residual_std
+from positronic.nn.linear import linear, residual_std
 from positronic.nn.norm import RMSNorm
 from positronic.nn.stack import SharedParts
 from positronic.state import State, Step
@@ -108,7 +108,7 @@ class Kuramoto(nn.Module):
         self.config = config
         n, rings = config.n_oscillators, len(config.rings)
         self.norm = RMSNorm(d_model)
-        self.bank = Linear(d_model, 2 * n, (PHASE_STD, FREQUENCY_STD))
+        self.bank = linear(d_model, 2 * n, (PHASE_STD, FREQUENCY_STD))
         self.coupling = nn.Parameter(torch.empty(rings, rings))
         self.lag = nn.Parameter(torch.empty(rings))
         self.centre = nn.Parameter(torch.empty(rings))
@@ -117,8 +117,8 @@ class Kuramoto(nn.Module):
         self.seed_gate = None if config.phase_seed is None else Gate(leak=0)
         self.injections = nn.ModuleList(organ.build(d_model, config.rings) for organ in config.injections)
         self.controller = None if config.controller is None else config.controller.build(d_model, config.rings)
-        self.up = Linear(2 * n, 2 * n * config.readout)
-        self.down = Linear(2 * n * config.readout, d_model, residual_std(n_branches))
+        self.up = linear(2 * n, 2 * n * config.readout)
+        self.down = linear(2 * n * config.readout, d_model, residual_std(n_branches))
         self.gate = Gate(OPEN, leak=0)
 
     def reset_parameters(self) -> None:

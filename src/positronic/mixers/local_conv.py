@@ -18,7 +18,7 @@ from positronic.config import AtMost, MixerConfig
 from positronic.errors import ConfigError
 from positronic.lm import MixerOutput
 from positronic.nn.causal_conv import CausalConv
-from positronic.nn.linear import Linear, residual_std
+from positronic.nn.linear import linear, residual_std
 from positronic.nn.tail import TailState
 from positronic.state import Step
 
@@ -46,9 +46,9 @@ class LocalConv(nn.Module):
     def __init__(self, config: LocalConvConfig, d_model: int, n_branches: int = 1):
         super().__init__()
         self.config = config
-        self.into = Linear(d_model, d_model)
+        self.into = linear(d_model, d_model)
         self.conv = CausalConv(d_model, config.kernel)
-        self.out = Linear(d_model, d_model, residual_std(n_branches))
+        self.out = linear(d_model, d_model, residual_std(n_branches))
 
     def init_state(self, batch: int, room: int = 0) -> TailState:
         return self.conv.init_state(batch)

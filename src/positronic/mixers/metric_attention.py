@@ -12,7 +12,7 @@ Shapes   n, y (B, T, D); q (B, H, T, K), k (B, G, T, K), v (B, G, T, V) with K =
 State    keys with their bias and penalty, and gated values: 2 G V numbers a token, final when written. The token
          before and where its document began (BlackHoleRoPE).
 Cost     2 D (H K + G K + G V + H V) operations a token for the maps, 2 H (V + V) for each token it sees.
-Losses   metric.triangle: see `kernels.metric.triangle`; of whole rows alone, mean over heads.
+Losses   metric.triangle: see `kernels.metric.triangle`; of whole rows alone.
 Weights  W_q, W_k and W_v are rows of one matrix `qkv`: one product reads n. Tied, W_k is W_q.
 Init     N(0, 0.02^2); W_o N(0, (0.02 / sqrt(residual branches))^2); sinks -8.
 Source   Kim et al. 2021, arXiv 2006.04710 (tied maps make it Lipschitz); Shazeer 2019, arXiv 1911.02150 (one key).
@@ -44,7 +44,7 @@ from positronic.mixers.value_projector import ValueProjectorConfig
 from positronic.nn import init
 from positronic.nn.black_hole_rope import BlackHoleRoPEConfig, HorizonState
 from positronic.nn.kv import KVState
-from positronic.nn.linear import Linear, residual_std
+from positronic.nn.linear import linear, residual_std
 from positronic.nn.rope import rotate
 from positronic.state import Step
 
@@ -150,14 +150,14 @@ class MetricAttention(nn.Module):
         self.widths = [c.n_heads * c.metric_dim, c.n_kv_heads * c.metric_dim, c.n_kv_heads * c.head_dim]
         if c.tied:
             self.widths[1] = 0
-        self.qkv = Linear(d_model, sum(self.widths))
+        self.qkv = linear(d_model, sum(self.widths))
         self.score = c.score.build(c.n_heads, c.n_kv_heads, c.metric_dim)
         self.rope = c.rope.build(c.n_kv_heads, c.metric_dim // 2)
         self.ball = c.prune.build(c.n_kv_heads, c.metric_dim) if isinstance(c.prune, BallConfig) else None
         self.radius = c.prune.radius if isinstance(c.prune, PairConfig) else None
         self.sink = None if c.prune is None else nn.Parameter(torch.empty(c.n_heads))
         self.projector = None if c.projector is None else c.projector.build(c.n_heads * c.head_dim)
-        self.out = Linear(c.n_heads * c.head_dim, d_model, residual_std(n_branches))
+        self.out = linear(c.n_heads * c.head_dim, d_model, residual_std(n_branches))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -166,7 +166,7 @@ class MetricAttention(nn.Module):
 
     def init_state(self, batch: int, room: int = 0) -> MetricState:
         c, sinks = self.config, 0 if self.sink is None else 1
-        kv = KVState.new(self.qkv.weight, batch, c.n_kv_heads, c.head_dim, room, lead=sinks)
+        kv = KVState.new(self.rope.level, batch, c.n_kv_heads, c.head_dim, room, lead=sinks)
         return MetricState(kv, self.rope.init_state(batch, self.d_model))
 
     def forward(self, x: Tensor, step: Step, state: MetricState | None = None) -> MixerOutput:

@@ -10,8 +10,8 @@ the largest weights count, brought to sum 1 (ties: the first head), and the head
 Shapes   x, n, y (B, T, D); pi (B, T, M), float32.
 State    that of the heads, in order.
 Cost     2 D hidden operations a token beside the heads' own.
-Losses   those of the heads; with a floor mixture.entropy, the mean of relu(floor - H(pi) / ln M) over real tokens,
-         of pi as it is before `top`.
+Losses   those of the heads; with a floor mixture.entropy, the mean of relu(floor - H(pi) / ln M) over a row's real
+         tokens, of pi as it is before `top`.
 Init     W_1 N(0, 0.02^2); W_2, b and raw 0: equal weights 1 / M, feature gates exactly 1.
 Source   a soft relative of Shazeer et al. 2017, arXiv 1701.06538, whose experts are of different kinds here.
 """
@@ -32,7 +32,7 @@ from positronic.mixers.local_conv import LocalConvConfig
 from positronic.mixers.metric_attention import MetricMHAConfig, MetricMQAConfig
 from positronic.mixers.moe import largest
 from positronic.nn import init
-from positronic.nn.linear import Linear, router_logits
+from positronic.nn.linear import Router, linear
 from positronic.nn.norm import RMSNorm
 from positronic.nn.parts import PartsState
 from positronic.state import Step
@@ -94,8 +94,8 @@ class Mixture(nn.Module):
         n_heads = len(config.heads)
         self.norm = RMSNorm(d_model)
         self.heads = nn.ModuleList(head.build(d_model, n_branches) for head in config.heads)
-        self.router = Linear(d_model, config.hidden)
-        self.choose = Linear(config.hidden, n_heads, std=0)
+        self.router = linear(d_model, config.hidden)
+        self.choose = Router(config.hidden, n_heads, std=0)
         self.bias = nn.Parameter(torch.empty(n_heads)) if config.biased else None
         self.gates = nn.Parameter(torch.empty(n_heads, config.groups))
         self.reset_parameters()
@@ -126,7 +126,7 @@ class Mixture(nn.Module):
 
     def _logits(self, n: Tensor) -> Tensor:
         """Of pi (B, T, M), float32."""
-        logits = router_logits(F.silu(self.router(n)), self.choose.weight) / self.config.temperature
+        logits = self.choose(F.silu(self.router(n))) / self.config.temperature
         return logits if self.bias is None else logits + self.bias.float()
 
     def _heard(self, shares: Tensor) -> Tensor:
@@ -141,4 +141,4 @@ class Mixture(nn.Module):
         evenness = -(log_pi.exp() * log_pi).sum(-1) / math.log(len(self.heads))  # (B, T)
         short = torch.relu(self.config.entropy_floor - evenness)
         real = torch.ones_like(short) if step.valid is None else step.valid.to(short.dtype)
-        return (short * real).sum() / real.sum().clamp(min=1)
+        return (short * real).sum(1) / real.sum(1).clamp(min=1)  # (B,)

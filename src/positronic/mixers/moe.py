@@ -4,12 +4,10 @@
     p = softmax(x R) over the E routed experts;  C = the `top` largest of p, ties to the lowest index
     y = sum over shared experts e(x) + sum over e in C of p_e / (sum over C of p) e(x)
 
-    balance of a row = E sum_e f_e P_e          f_e: share of the row's choices that fell on e, without gradient
+    moe.balance of a row = E sum_e f_e P_e      f_e: share of the row's choices that fell on e, without gradient
                                                 P_e: mean of p_e over the row; both over real tokens
-    moe.balance = sum over rows of n_b balance_b / sum over rows of n_b         n_b: real tokens of row b
 
-The balance is 1 when the choices are uniform. Rows count by their tokens, so that the balance of a batch times its
-tokens is the sum of the same over its parts.
+The balance is 1 when the choices are uniform. It is of each row alone, so that it adds up over parts of a batch.
 
 Shapes   x, y (B, T, D); p (B, T, E); hidden (B, T, all F), experts side by side, the shared ones first.
 State    none, and no capacity that could be exceeded: a token's experts depend on nothing but the token.
@@ -32,7 +30,7 @@ from torch.nn import functional as F
 from positronic.config import AtMost, MixerConfig
 from positronic.errors import ConfigError
 from positronic.lm import MixerOutput
-from positronic.nn.linear import Linear, router_logits
+from positronic.nn.linear import Router, linear
 from positronic.nn.norm import RMSNorm
 from positronic.state import Step
 
@@ -81,18 +79,18 @@ class MoE(nn.Module):
         super().__init__()
         self.config = config
         self.norm = RMSNorm(d_model)
-        self.router = Linear(d_model, config.experts)
+        self.router = Router(d_model, config.experts)
         n_experts = config.shared + config.experts
-        self.gate = Linear(d_model, n_experts * config.hidden)
-        self.up = Linear(d_model, n_experts * config.hidden)
-        self.down = Linear(n_experts * config.hidden, d_model, std=0)
+        self.gate = linear(d_model, n_experts * config.hidden)
+        self.up = linear(d_model, n_experts * config.hidden)
+        self.down = linear(n_experts * config.hidden, d_model, std=0)
 
     def init_state(self, batch: int, room: int = 0) -> None:
         return None
 
     def forward(self, x: Tensor, step: Step, state: None = None) -> MixerOutput:
         x = self.norm(x)
-        p = router_logits(x, self.router.weight).softmax(-1)  # (B, T, E)
+        p = self.router(x).softmax(-1)  # (B, T, E)
         chosen = largest(p, self.config.top)
         routed = p * chosen
         routed = step.tap(self, "weights", routed / routed.sum(-1, keepdim=True))  # (B, T, E)
@@ -105,5 +103,4 @@ class MoE(nn.Module):
         tokens = step.where_real(p.new_ones(1), padding=0.0).sum(1)  # (B, 1)
         choices = step.where_real(chosen.to(p.dtype), padding=0.0).sum(1)  # (B, E)
         mass = step.where_real(p, padding=0.0).sum(1)  # (B, E)
-        rows = self.config.experts / self.config.top * (choices * mass / tokens.clamp(min=1)).sum(-1)  # n_b balance_b
-        return rows.sum() / tokens.sum().clamp(min=1)
+        return self.config.experts / self.config.top * (choices * mass / tokens.clamp(min=1).square()).sum(-1)  # (B,)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from positronic.config import AtMost, MixerConfig
 from positronic.errors import ConfigError
 from positronic.lm import MixerOutput
-from positronic.nn.linear import Linear, residual_std
+from positronic.nn.linear import linear, residual_std
 from positronic.nn.norm import RMSNorm
 from positronic.state import Step
 
@@ -45,9 +45,9 @@ class SwiGLU(nn.Module):
         super().__init__()
         self.config = config
         self.norm = RMSNorm(d_model)
-        self.gate = Linear(d_model, config.hidden)
-        self.up = Linear(d_model, config.hidden)
-        self.down = Linear(config.hidden, d_model, residual_std(n_branches))
+        self.gate = linear(d_model, config.hidden)
+        self.up = linear(d_model, config.hidden)
+        self.down = linear(config.hidden, d_model, residual_std(n_branches))
 
     def init_state(self, batch: int, room: int = 0) -> None:
         return None

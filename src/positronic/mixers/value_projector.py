@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from positronic.config import AtMost, Config
 from positronic.errors import ConfigError
 from positronic.nn.gate import Gate
-from positronic.nn.linear import Linear
+from positronic.nn.linear import linear
 from positronic.state import Step
 
 __all__ = ["ValueProjector", "ValueProjectorConfig"]
@@ -42,9 +42,9 @@ class ValueProjector(nn.Module):
     def __init__(self, config: ValueProjectorConfig, width: int):
         super().__init__()
         self.config = config
-        self.opening = Linear(width, config.hidden)
-        self.up = Linear(width, config.hidden)
-        self.down = Linear(config.hidden, width)
+        self.opening = linear(width, config.hidden)
+        self.up = linear(width, config.hidden)
+        self.down = linear(config.hidden, width)
         self.gate = Gate()
 
     def forward(self, o: Tensor, step: Step) -> Tensor:

@@ -8,14 +8,16 @@ open (tanh g = 0.9) and without leak.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from positronic.nn import init
+from positronic.nn.linear import Matrix
 
-__all__ = ["LEAK", "OPEN", "Gate", "gated_linear"]
+__all__ = ["LEAK", "OPEN", "Gate", "GatedLinear"]
 
 LEAK = 0.01
 """Share of the gradient that reaches a closed organ."""
@@ -43,12 +45,23 @@ class Gate(nn.Module):
         return gated + self.leak * (y - y.detach()) if self.leak else gated
 
 
-def gated_linear(x: Tensor, weight: Tensor, gate: Gate) -> Tensor:
-    """(..., E, V) -> (..., D): the sum over E of what a gate each lets pass of x_e W_e^T; weight (D, E V).
+class GatedLinear(Matrix):
+    """Each share r of the outputs hears E inputs of its own, each through a gate: sum over E of gate_re(x_re W_re^T).
 
-    gate: leaky, of shape (E, 1). It stands on the weights, which are small, not on what each x_e says, which is E times
-    the sum: the same by linearity, if the leak that weights get from their gate is given to x as well.
+    x_r (..., E, V), one a share -> (..., D), the shares side by side; weight (D, E V); gate r: leaky, (E, 1).
+    It stands on the weights, which are small, not on what each x_re says, which is E times the sum: the same by
+    linearity, if the leak that weights get from their gate is given to x as well.
     """
+
+    def __init__(self, n_in: int, shares: Sequence[int]):
+        super().__init__(n_in, sum(shares))
+        self.shares = list(shares)
+
+    def forward(self, x: Sequence[Tensor], gates: Sequence[Gate]) -> Tensor:
+        return torch.cat([_gated(*each) for each in zip(x, self.weight.split(self.shares), gates, strict=True)], -1)
+
+
+def _gated(x: Tensor, weight: Tensor, gate: Gate) -> Tensor:
     weight = weight.to(x.dtype)  # memories speak in float32, whatever the weights are kept in
     gated, x = gate(weight.unflatten(1, x.shape[-2:])).flatten(1), x.flatten(-2)
     y = F.linear(x, gated)

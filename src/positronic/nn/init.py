@@ -2,12 +2,13 @@
 
 Every tensor draws from a Philox stream of its own, keyed by the seed and the tensor's path in the model: adding an
 organ moves no other tensor's values, and a model is the same on every device. Modules fill their own direct tensors in
-`reset_parameters`; `initialize` visits the modules, and leaves alone the tensors a checkpoint is about to fill.
+`reset_parameters`, a plain linear map by what it was given; `initialize` visits the modules, and leaves alone the
+tensors a checkpoint is about to fill.
 """
 
 import hashlib
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -17,7 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-__all__ = ["at_most", "constant_", "copy_", "initialize", "keeping", "normal_", "zeros_"]
+__all__ = ["at_most", "begin", "constant_", "copy_", "initialize", "keeping", "normal_", "starts", "zeros_"]
+
+_DRAW = "_positronic_draw"
+"""Attribute of a module that keeps what fills it."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,21 @@ def initialize(model: nn.Module, seed: int, loaded: Collection[str] = ()) -> Non
     """Fill every parameter and table of `model` from `seed`, except the parameters named in `loaded`."""
     with _within(_Scope(seed, {id(p): path for path, p in model.named_parameters()}, frozenset(loaded))):
         for module in model.modules():
-            reset = getattr(module, "reset_parameters", None)
-            if reset is not None:
-                reset()
+            begin(module)
+
+
+def starts(module: nn.Module, draw: Callable[[Tensor], None]) -> None:
+    """Give a module of PyTorch's own, which would begin otherwise, what fills its `weight` at the start."""
+    vars(module)[_DRAW] = draw
+
+
+def begin(module: nn.Module) -> None:
+    """Fill a module's own tensors as it starts out: by what `starts` gave it, or by its `reset_parameters`."""
+    draw, reset = vars(module).get(_DRAW), getattr(module, "reset_parameters", None)
+    if draw is not None:
+        draw(module.weight)
+    elif reset is not None:
+        reset()
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Linear maps and embeddings that know how they start."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,10 +9,14 @@ from torch.nn import functional as F
 from positronic.kernels.dispatch import without_autocast
 from positronic.nn import init
 
-__all__ = ["INIT_STD", "Embedding", "Linear", "residual_std", "router_logits"]
+__all__ = ["INIT_STD", "Embedding", "Matrix", "Router", "linear", "residual_std"]
 
 INIT_STD = 0.02
 """Standard deviation of weights at the start (GPT-2's)."""
+LEAST_OUTPUTS = 4
+
+Spread = float | tuple[float, ...]
+"""Standard deviation at the start; several: one for each equal share of the outputs, in order."""
 
 
 def residual_std(n_branches: int) -> float:
@@ -18,52 +24,60 @@ def residual_std(n_branches: int) -> float:
     return INIT_STD / n_branches**0.5
 
 
-class Linear(nn.Linear):
+def linear(n_in: int, n_out: int, std: Spread = INIT_STD) -> nn.Linear:
     """y = x W^T without bias, W ~ N(0, std^2); std 0 starts as a no-op. x (..., n_in) -> (..., n_out).
 
-    Several std: one for each equal share of the outputs, in order.
+    It is PyTorch's own class, by which adapters and quantisers know what they may stand beside or replace. Whoever
+    builds on it calls it: what it holds in place of a matrix may then be anything.
     """
-
-    def __init__(self, n_in: int, n_out: int, std: float | tuple[float, ...] = INIT_STD):
-        self.std = std
-        super().__init__(n_in, n_out, bias=False)
-
-    def reset_parameters(self) -> None:
-        if self.std == 0:
-            init.zeros_(self.weight)
-        elif isinstance(self.std, tuple):
-            init.normal_(
-                self.weight, torch.tensor(self.std).repeat_interleave(self.out_features // len(self.std))[:, None]
-            )
-        else:
-            init.normal_(self.weight, self.std)
+    made = nn.Linear(n_in, n_out, bias=False, device="meta")  # which draws nothing
+    made.weight = nn.Parameter(torch.empty(n_out, n_in))
+    init.starts(made, partial(_draw, std=std))
+    init.begin(made)
+    return made
 
 
-LEAST_OUTPUTS = 4
+class Matrix(nn.Module):
+    """A matrix (n_out, n_in) that is applied in a way of its own, so that no tool takes it for a linear map."""
 
-
-def router_logits(x: Tensor, weight: Tensor) -> Tensor:
-    """x (..., D), weight (E, D) -> (..., E) float32, products included: a rounded logit would choose another expert.
-
-    With fewer than 4 outputs MKL's product rounds a row by its place among the others; rows of zeros fill them up.
-    """
-    experts, weight = len(weight), weight.float()
-    if experts < LEAST_OUTPUTS:
-        weight = F.pad(weight, (0, 0, 0, LEAST_OUTPUTS - experts))
-    with without_autocast(x.device.type):
-        return F.linear(x.float(), weight)[..., :experts]
-
-
-class Embedding(nn.Module):
-    """Token ids (B, T) -> vectors (B, T, D); the same matrix serves the head."""
-
-    def __init__(self, vocab_size: int, d_model: int):
+    def __init__(self, n_in: int, n_out: int, std: Spread = INIT_STD):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(vocab_size, d_model))
+        self.std = std
+        self.weight = nn.Parameter(torch.empty(n_out, n_in))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        init.normal_(self.weight, INIT_STD)
+        _draw(self.weight, self.std)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return F.embedding(tokens, self.weight)
+
+class Router(Matrix):
+    """x (..., n_in) -> logits (..., n_out) float32, products included: a rounded logit would choose another expert.
+
+    With fewer than 4 outputs MKL's product rounds a row by its place among the others; rows of zeros fill them up.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        experts, weight = len(self.weight), self.weight.float()
+        if experts < LEAST_OUTPUTS:
+            weight = F.pad(weight, (0, 0, 0, LEAST_OUTPUTS - experts))
+        with without_autocast(x.device.type):
+            return F.linear(x.float(), weight)[..., :experts]
+
+
+def _draw(weight: Tensor, std: Spread) -> None:
+    if std == 0:
+        init.zeros_(weight)
+    elif isinstance(std, tuple):
+        init.normal_(weight, torch.tensor(std).repeat_interleave(len(weight) // len(std))[:, None])
+    else:
+        init.normal_(weight, std)
+
+
+class Embedding(nn.Embedding):
+    """Token ids (B, T) -> vectors (B, T, D); the same matrix serves the head, which reads `weight` at every call."""
+
+    def __init__(self, vocab_size: int, d_model: int):
+        super().__init__(vocab_size, d_model)
+
+    def reset_parameters(self) -> None:
+        init.normal_(self.weight, INIT_STD)

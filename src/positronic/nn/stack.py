@@ -32,7 +32,7 @@ class Residual(nn.Module):
 
 
 class Stack(nn.ModuleList):
-    """Blocks in order: x (B, T, D) -> x (B, T, D), states after the call, auxiliary losses summed by name."""
+    """Blocks in order: x (B, T, D) -> x (B, T, D), states after the call, auxiliary losses (B,) summed by name."""
 
     def __init__(self, *blocks: Residual):
         super().__init__(blocks)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from positronic.config import AtMost, Config
 from positronic.errors import CheckpointError, ConfigError
-from positronic.nn.linear import Embedding
+from positronic.nn.linear import Matrix
 from positronic.train.muon import Muon
 
 __all__ = ["AdamWConfig", "MuonConfig", "OptimizerConfig", "Optimizers"]
@@ -152,7 +152,7 @@ def _decayed(model: nn.Module) -> set[nn.Parameter]:
     return {
         cast(nn.Parameter, module.weight)
         for module in model.modules()
-        if isinstance(module, nn.Linear | nn.Embedding | Embedding) and module.weight.requires_grad
+        if isinstance(module, nn.Linear | nn.Embedding | Matrix) and module.weight.requires_grad
     }
 
 

@@ -35,7 +35,7 @@ from positronic.errors import ConfigError, TokenizerError
 from positronic.lm import MixerOutput
 from positronic.nn import init
 from positronic.nn.gate import Gate
-from positronic.nn.linear import INIT_STD, Linear
+from positronic.nn.linear import INIT_STD, linear
 from positronic.nn.norm import EPSILON, RMSNorm
 from positronic.state import Step
 
@@ -202,10 +202,10 @@ class Engram(nn.Module):
         sizes = [rings[s] + rings[s + 1] for s in slots]
         self.margins = [(sum(rings[:s]), sum(rings[s + 2 :])) for s in slots]
         """Oscillators before and behind the two rings of each slot."""
-        self.query = Linear(d_model, width * len(slots))
-        self.keys = nn.ModuleList(Linear(value, width) for _ in slots)
+        self.query = linear(d_model, width * len(slots))
+        self.keys = nn.ModuleList(linear(value, width) for _ in slots)
         self.norms = nn.ModuleList(RMSNorm(value) for _ in slots)
-        self.outs = nn.ModuleList(Linear(value, size) for size in sizes)
+        self.outs = nn.ModuleList(linear(value, size) for size in sizes)
         self.gates = nn.ModuleList(Gate() for _ in slots)
         self.a = nn.Parameter(torch.empty(len(slots)))
         self.b = nn.Parameter(torch.empty(len(slots)))

@@ -29,7 +29,7 @@ from positronic.errors import ConfigError
 from positronic.lm import MixerOutput
 from positronic.nn import init
 from positronic.nn.gate import OPEN, Gate
-from positronic.nn.linear import Linear
+from positronic.nn.linear import linear
 from positronic.nn.norm import RMSNorm
 from positronic.state import Step
 
@@ -67,9 +67,9 @@ class HRM(nn.Module):
         self.norm = RMSNorm(d_model)
         self.latent_norm = RMSNorm(d_model)
         self.start = nn.Parameter(torch.empty(d_model))
-        self.recall = Linear(d_model, sum(self.widths))
-        self.inject = Linear(d_model, sum(self.widths))
-        self.down = Linear(config.hidden, d_model, std=0)
+        self.recall = linear(d_model, sum(self.widths))
+        self.inject = linear(d_model, sum(self.widths))
+        self.down = linear(config.hidden, d_model, std=0)
         self.gate = Gate(OPEN, leak=0)
         self.reset_parameters()
 

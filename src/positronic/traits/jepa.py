@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from positronic.config import AtMost, Config
 from positronic.errors import ConfigError
 from positronic.lm import FARTHEST
-from positronic.nn.linear import Linear
+from positronic.nn.linear import linear
 from positronic.nn.norm import RMSNorm
 
 __all__ = ["JEPA", "JEPAConfig"]
@@ -67,8 +67,8 @@ class JEPA(nn.Module):
         self.config = config
         self.ahead = config.ahead
         self.norm = RMSNorm(d_model)
-        self.up = Linear(d_model, config.hidden)
-        self.down = Linear(config.hidden, d_model)
+        self.up = linear(d_model, config.hidden)
+        self.down = linear(config.hidden, d_model)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.down(F.silu(self.up(self.norm(hidden))))

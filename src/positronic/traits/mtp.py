@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from positronic.config import AtMost, Config
 from positronic.errors import ConfigError
 from positronic.lm import FARTHEST
-from positronic.nn.linear import Linear
+from positronic.nn.linear import linear
 from positronic.nn.norm import RMSNorm
 
 __all__ = ["MTP", "DraftHead", "MTPConfig"]
@@ -63,8 +63,8 @@ class DraftHead(nn.Module):
     def __init__(self, d_model: int, hidden: int):
         super().__init__()
         self.norm = RMSNorm(d_model)
-        self.up = Linear(d_model, hidden)
-        self.down = Linear(hidden, d_model, std=0)
+        self.up = linear(d_model, hidden)
+        self.down = linear(hidden, d_model, std=0)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return hidden + self.down(F.silu(self.up(self.norm(hidden))))

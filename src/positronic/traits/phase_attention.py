@@ -34,7 +34,7 @@ from positronic.lm import MixerOutput
 from positronic.nn import init
 from positronic.nn.gate import Gate
 from positronic.nn.kv import KVState
-from positronic.nn.linear import Linear
+from positronic.nn.linear import linear
 from positronic.state import Step
 
 __all__ = ["PhaseAttention", "PhaseAttentionConfig", "phase_features"]
@@ -89,8 +89,8 @@ class PhaseAttention(nn.Module):
         self.spans = [(ends[slot], ends[slot + 2]) for slot in config.slots]
         """First oscillator and end of what each slot joins."""
         sizes = [end - first for first, end in self.spans]
-        self.qkv = nn.ModuleList(Linear(2 * m, 3 * config.dim) for m in sizes)
-        self.out = nn.ModuleList(Linear(config.dim, m) for m in sizes)
+        self.qkv = nn.ModuleList(linear(2 * m, 3 * config.dim) for m in sizes)
+        self.out = nn.ModuleList(linear(config.dim, m) for m in sizes)
         self.gates = nn.ModuleList(Gate() for _ in sizes)
         self.sharpness = nn.Parameter(torch.empty(len(sizes)))
         self.reset_parameters()
@@ -117,7 +117,7 @@ class PhaseAttention(nn.Module):
     def _heads(self, phases: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, N) -> queries, keys, values (B, slots, T, dim); tau is in the queries, undoing 1 / sqrt(dim)."""
         projected = [
-            qkv(phase_features(phases[..., first:end]).to(qkv.weight.dtype))  # type: ignore[arg-type]
+            qkv(phase_features(phases[..., first:end]).to(self.sharpness.dtype))
             for (first, end), qkv in zip(self.spans, self.qkv, strict=True)
         ]
         q, k, v = torch.stack(projected, 1).chunk(3, -1)

@@ -17,9 +17,8 @@ Weights  W_q, W_in, W_out and W_write of all rings are rows of one matrix `proje
 Init     N(0, 0.02^2); keys N(0, 1); one leaky gate a ring and specialist, closed.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +29,8 @@ from positronic.errors import ConfigError
 from positronic.kernels.store import Recall, recall
 from positronic.lm import MixerOutput
 from positronic.nn import init
-from positronic.nn.gate import Gate, gated_linear
-from positronic.nn.linear import Linear
+from positronic.nn.gate import Gate, GatedLinear
+from positronic.nn.linear import linear
 from positronic.nn.stores import StoresState
 from positronic.state import Step
 
@@ -75,9 +74,9 @@ class Specialists(nn.Module):
         self.config, self.rings = config, rings
         c, n_rings = config, len(rings)
         self.widths = [3 * n_rings * c.dim, n_rings * c.per_ring]
-        self.project = Linear(d_model, sum(self.widths))
+        self.project = linear(d_model, sum(self.widths))
         self.keys = nn.Parameter(torch.empty(n_rings, c.per_ring, c.dim))
-        self.decoders = Linear(c.per_ring * c.dim, sum(rings))
+        self.decoders = GatedLinear(c.per_ring * c.dim, rings)
         self.gates = nn.ModuleList(Gate(shape=(c.per_ring, 1)) for _ in rings)
         self.reset_parameters()
 
@@ -113,6 +112,4 @@ class Specialists(nn.Module):
         w = c.write_max * write.sigmoid() * (address / c.dim**0.5).softmax(-1)
         w = step.where_real(w, padding=0.0) if step.write_memory else torch.zeros_like(w)
         recalled = recall(q, address, w, v, stores, fresh, c.top, step.keep_trail)
-        matrices = self.decoders.weight.split(self.rings)
-        rings = zip(recalled.read.unbind(2), matrices, cast(Iterable[Gate], self.gates), strict=True)
-        return torch.cat([gated_linear(said, matrix, gate) for said, matrix, gate in rings], -1), recalled
+        return self.decoders(recalled.read.unbind(2), list(self.gates)), recalled

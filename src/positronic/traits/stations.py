@@ -35,9 +35,9 @@ from positronic.kernels.colony import nearness
 from positronic.kernels.store import Recall, recall
 from positronic.lm import MixerOutput
 from positronic.nn import init
-from positronic.nn.gate import Gate, gated_linear
+from positronic.nn.gate import Gate, GatedLinear
 from positronic.nn.halton import halton
-from positronic.nn.linear import Linear
+from positronic.nn.linear import linear
 from positronic.nn.stores import StoresState
 from positronic.state import Step
 
@@ -93,9 +93,9 @@ class Stations(nn.Module):
         super().__init__()
         self.config, c = config, config
         self.widths = [3 * c.dim, c.stations]
-        self.project = Linear(d_model, sum(self.widths))
+        self.project = linear(d_model, sum(self.widths))
         self.keys = nn.Parameter(torch.empty(c.stations, c.per_station, c.dim))
-        self.decoders = Linear(c.stations * c.dim, d_model)
+        self.decoders = GatedLinear(c.stations * c.dim, [d_model])
         self.reach = nn.Parameter(torch.empty(()))
         self.gate = Gate(shape=(c.stations, 1))
         self.register_buffer("anchor_bits", torch.empty(c.stations, 3, dtype=torch.int32), persistent=False)
@@ -149,4 +149,4 @@ class Stations(nn.Module):
         w = step.where_real(w, padding=0.0) if step.write_memory else torch.zeros_like(w)
         recalled = recall(q, address, w, v, stores, fresh, c.per_station, step.keep_trail)
         said = engagement[..., None] * recalled.read.sum(-2)  # (B, T, P, V)
-        return gated_linear(said, self.decoders.weight, self.gate), recalled
+        return self.decoders([said], [self.gate]), recalled

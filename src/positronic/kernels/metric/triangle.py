@@ -2,11 +2,10 @@
 
     D(a, b)  = |q_a - k_b|, of scaled and unrotated vectors; the angle between them where scores go by angle
     excess   = relu(D(a, c) - D(a, b) - D(b, c))            for `n` random triples of distinct tokens a row and head
-    loss     = sum over rows of n_b mean(excess^2) / sum over rows of n_b          n_b: real tokens of row b
+    loss     = mean(excess^2) of each row
 
 A distance on one set never breaks it; here every token has two images, q and k, and the excess at b is at most
-|q_b - k_b|. Tied projections make it 0. Rows count by their tokens, so that the loss of a batch times its tokens is
-the sum of the same over its parts.
+|q_b - k_b|. Tied projections make it 0.
 
 Which triples a row gets follows from its tokens by counting through a hash: the same row gets the same triples beside
 any other rows, on any device, in a resumed run and under any split of the batch; other rows get others.
@@ -30,15 +29,14 @@ class Triangles(NamedTuple):
     excess: Tensor
     """(B, H, n), 0 where the inequality holds."""
     loss: Tensor
-    """()"""
+    """(B,)"""
 
 
 def triangles(q: Tensor, k: Tensor, tokens: Tensor, valid: Tensor | None, n: int, angle: bool = False) -> Triangles:
     """q (B, H, T, K), k (B, G, T, K), tokens and valid (B, T); rows of less than three real tokens count as 0."""
     places, real = triples(tokens, valid, q.shape[1], n)
     excess = excesses(q, k, places, angle) * (real >= 3)[:, None, None]
-    by_row = excess.square().mean((1, 2))  # (B,)
-    return Triangles(excess, (by_row * real).sum() / real.sum().clamp(min=1))
+    return Triangles(excess, excess.square().mean((1, 2)))
 
 
 def excesses(q: Tensor, k: Tensor, places: Tensor, angle: bool = False) -> Tensor:

@@ -3,7 +3,8 @@
     L = sum_n m_n (lse_n - z_n[y_n] + c lse_n^2) / count        lse_n = log sum_w exp z_n[w],  float32
     dL/dz_n = m_n ((1 + 2 c lse_n) softmax(z_n) - onehot(y_n)) / count
 
-Shapes   hidden (N, D); targets (N,) int64; mask (N,) bool, 1 where the target counts; logits z (n, W), a slice.
+Shapes   hidden (N, D); targets (N,) int64; mask (N,) bool, 1 where the target counts, or its float weight;
+         logits z (n, W), a slice.
 Cost     the head forward and back, once; a GPU reads the logits once and writes their gradient once.
          is kept and nothing computed twice (checkpointing would repeat the head's product: a seventh of the step at
          15 M parameters and 16,512 tokens of vocabulary).

@@ -13,6 +13,9 @@ Counts   targets.k: targets that count and have a token of their document k plac
          do, whether or not they count. All distances at once, in one pass over the batch, best on the CPU.
 """
 
+from collections.abc import Mapping
+from typing import overload
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,7 +23,7 @@ from torch.nn import functional as F
 from positronic.data import TokenBatch
 from positronic.errors import ConfigError
 from positronic.lm import FARTHEST, LatentHead
-from positronic.train.objectives.objective import Counts
+from positronic.train.objectives.objective import Divisors
 
 __all__ = ["ahead", "count_ahead", "counted_ahead", "latent_sums", "same_document"]
 
@@ -40,14 +43,19 @@ def count_ahead(batch: TokenBatch) -> dict[str, int]:
     return found
 
 
-def counted_ahead(counts: Counts, what: str, k: int) -> int:
+@overload
+def counted_ahead(counts: Mapping[str, int], what: str, k: int) -> int: ...
+@overload
+def counted_ahead(counts: Mapping[str, Tensor], what: str, k: int) -> Tensor: ...
+def counted_ahead(counts: Divisors, what: str, k: int) -> int | Tensor:
     """How many pairs `k` apart a sum is divided by; 1 where there are none, whose sum is 0."""
     if f"{what}.{k}" not in counts:
         raise ConfigError(
             f"A head of this model guesses {k} tokens ahead, and the objective counts up to {FARTHEST}; "
             f"use fewer heads, or a shorter distance."
         )
-    return max(1, counts[f"{what}.{k}"])
+    found = counts[f"{what}.{k}"]
+    return found.clamp(min=1) if isinstance(found, Tensor) else max(1, found)
 
 
 def ahead(x: Tensor, k: int) -> Tensor:
@@ -64,10 +72,10 @@ def same_document(batch: TokenBatch, k: int) -> Tensor:
 
 
 def latent_sums(head: LatentHead, hidden: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-    """The sums jepa.a, with gradient, and jepa.std, without."""
+    """The sum jepa.a of each row (B,), with gradient, and jepa.std, without."""
     unit = F.rms_norm(hidden.detach().float(), hidden.shape[-1:])  # (B, T, D)
     distance = 1 - F.cosine_similarity(head(hidden).float(), ahead(unit, head.ahead), dim=-1)  # (B, T)
-    guessed = (distance * same_document(batch, head.ahead)).sum()
+    guessed = (distance * same_document(batch, head.ahead)).sum(1)
     real = torch.ones_like(batch.tokens, dtype=torch.bool) if batch.valid is None else batch.valid
     tokens = real.sum(1)  # (B,)
     share = (real / tokens.clamp(min=1)[:, None])[..., None]  # (B, T, 1)

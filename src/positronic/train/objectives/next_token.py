@@ -3,9 +3,9 @@
     total = (CE + z_loss * sum lse^2) / targets + sum over names of weight * sum(aux * tokens) / tokens
           + weight of mtp * mean over heads k of mtp.k / targets.k + weight of jepa * jepa.a / tokens.a
 
-CE and lse^2 are sums over the targets that the loss mask counts; `aux` is what the model reports for a call (a mean
-over its real tokens), so calls of unequal size weigh as their tokens do; the sums of the heads, where a model has any,
-are those of `heads`. Fine-tuning on chats is the same arithmetic: there the mask counts what the assistant says.
+CE and lse^2 are sums over the targets that the loss mask counts; `aux` is what the model reports for a row (a mean over
+its real tokens), and rows of unequal size weigh as their tokens do; the sums of the heads, where a model has any, are
+those of `heads`. Fine-tuning on chats is the same arithmetic: there the mask counts what the assistant says.
 """
 
 import math
@@ -22,7 +22,7 @@ from positronic.errors import ConfigError, TrainingError
 from positronic.lm import LM, LMOutput
 from positronic.train.objectives.cross_entropy import CrossEntropy, Head, sliced_cross_entropy
 from positronic.train.objectives.heads import ahead, count_ahead, counted_ahead, latent_sums, same_document
-from positronic.train.objectives.objective import Counts, Loss
+from positronic.train.objectives.objective import Counts, Divisors, Loss
 
 __all__ = ["AuxiliaryWeight", "NextToken", "NextTokenConfig", "weighed"]
 
@@ -91,7 +91,7 @@ class NextToken:
         return Loss(total + added, terms | reported)
 
     def auxiliary(
-        self, model: LM, output: LMOutput, batch: TokenBatch, counts: Counts
+        self, model: LM, output: LMOutput, batch: TokenBatch, counts: Divisors
     ) -> tuple[Tensor | float, dict[str, Tensor]]:
         """What organs and heads add to the total, and their unweighted sums by name."""
         added, terms = weighed(output.aux, batch, self.config.auxiliary, counts)
@@ -104,9 +104,9 @@ class NextToken:
         if model.latents is not None:
             distance = model.latents.ahead
             guessed, deviation = latent_sums(model.latents, output.hidden, batch)
-            share = _weight(self.config.auxiliary, "jepa") / counted_ahead(counts, "tokens", distance)
-            added = added + guessed * share
-            terms |= {f"jepa.{distance}": guessed.detach(), "jepa.std": deviation}
+            weight = _weight(self.config.auxiliary, "jepa") / counted_ahead(counts, "tokens", distance)
+            added = added + (guessed * weight).sum()
+            terms |= {f"jepa.{distance}": guessed.detach().sum(), "jepa.std": deviation}
         return added, terms
 
     def means(self, sums: Mapping[str, float], counts: Counts) -> dict[str, float]:
@@ -119,13 +119,13 @@ class NextToken:
 
 
 def weighed(
-    aux: Mapping[str, Tensor], batch: TokenBatch, weights: Sequence[AuxiliaryWeight], counts: Counts
+    aux: Mapping[str, Tensor], batch: TokenBatch, weights: Sequence[AuxiliaryWeight], counts: Divisors
 ) -> tuple[Tensor | float, dict[str, Tensor]]:
     """What the model's auxiliary losses add to the total, and their sums over tokens by name."""
-    tokens: int | Tensor = batch.tokens.numel() if batch.valid is None else batch.valid.sum()
+    tokens = (torch.ones_like(batch.tokens) if batch.valid is None else batch.valid).sum(1)  # (B,)
     sums = {name: value.float() * tokens for name, value in aux.items()}
-    added = sum(each * (_weight(weights, name) / counts["tokens"]) for name, each in sums.items())
-    return added, {name: each.detach() for name, each in sums.items()}
+    added = sum((each * (_weight(weights, name) / counts["tokens"])).sum() for name, each in sums.items())
+    return added, {name: each.detach().sum() for name, each in sums.items()}
 
 
 def _weight(weights: Sequence[AuxiliaryWeight], name: str) -> float:
@@ -147,14 +147,17 @@ class _Reading:
     """(B, T, D)"""
     config: NextTokenConfig
 
-    def draft(self, k: int, batch: TokenBatch, count: int) -> CrossEntropy:
+    def draft(self, k: int, batch: TokenBatch, count: int | Tensor) -> CrossEntropy:
         """Cross entropy of draft head k, 1 the nearest, against the targets k places ahead."""
         assert self.model.drafts is not None, "only a model with draft heads comes here"
         head, mask = self.model.drafts[k - 1], ahead(batch.loss_mask, k) & same_document(batch, k)
         return self.entropy(lambda hidden: self.model.logits(head(hidden)), ahead(batch.targets, k), mask, count, 0.0)
 
-    def entropy(self, head: Head, targets: Tensor, mask: Tensor, count: int, z_loss: float) -> CrossEntropy:
-        """Cross entropy of `head` against targets (B, T) where mask (B, T)."""
+    def entropy(self, head: Head, targets: Tensor, mask: Tensor, count: int | Tensor, z_loss: float) -> CrossEntropy:
+        """Cross entropy of `head` against targets (B, T) where mask (B, T); count: one, or each row's (B,), and then
+        the sums are divided by it too."""
+        if isinstance(count, Tensor):
+            mask, count = mask / count[:, None], 1
         hidden, targets, mask = self.hidden.flatten(0, 1), targets.flatten(), mask.flatten()
         if not mask.is_cuda and not bool(mask.all()):  # on a GPU the host would have to wait for the count
             counted = mask.nonzero()[:, 0] if bool(mask.any()) else torch.zeros(1, dtype=torch.long, device=mask.device)

@@ -14,10 +14,12 @@ from torch import Tensor
 from positronic.data import TokenBatch
 from positronic.lm import LM
 
-__all__ = ["Counts", "Loss", "Objective"]
+__all__ = ["Counts", "Divisors", "Loss", "Objective"]
 
 Counts = Mapping[str, int]
 """What the sums are divided by, by name, over the global batch."""
+Divisors = Mapping[str, int] | Mapping[str, Tensor]
+"""The same; or what each row's part of a sum is divided by, (B,), where a row cannot know the batch."""
 
 
 @dataclass(frozen=True)
