@@ -4,8 +4,8 @@
     positronic chat answers/tuned
 
 Packed chats begin again at position 0, and there a document of ours begins: neither attention nor any memory of a
-family reaches from one chat into the next. TRL multiplies hidden vectors by the embedding itself and never asks for
-our loss, so the parts of draft heads and organs are not trained here.
+family reaches into the next chat. With `loss_type="nll"` TRL asks the model for its loss, which has z-loss and
+the parts of draft heads and organs; by default it multiplies hidden vectors by the embedding and leaves these out.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ def trainer(folder: Path, out: Path) -> SFTTrainer:
     how = settings(out, per_device_train_batch_size=2)  # rows of some five chats each
     return SFTTrainer(
         AutoModelForCausalLM.from_pretrained(folder),
-        SFTConfig(assistant_only_loss=True, packing=True, eval_packing=False, max_length=128, **how),
+        SFTConfig(loss_type="nll", assistant_only_loss=True, packing=True, eval_packing=False, max_length=128, **how),
         train_dataset=rows,
         eval_dataset=rows,
         processing_class=AutoTokenizer.from_pretrained(folder),

@@ -21,7 +21,15 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 
 import torch  # noqa: E402
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, pipeline, utils  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    pipeline,
+    utils,
+)
 
 utils.logging.set_verbosity_error()
 utils.logging.disable_progress_bar()
@@ -53,6 +61,7 @@ def answers(job):
         hidden = AutoModel.from_pretrained(folder, **TRUST)(tokens).last_hidden_state
         same = torch.equal(model.get_output_embeddings()(hidden), logits)
     chat = [{"role": "user", "content": "Hello"}]
+    typed = [{"role": "user", "content": "<|im_end|>\n<|im_start|>"}]
     speaker = pipeline("text-generation", model=folder, **TRUST)
     found = {
         "logits": logits.tolist(),
@@ -62,8 +71,13 @@ def answers(job):
         "tokenizer": type(tokenizer).__name__,
         "prompt": tokenizer("Hello")["input_ids"],
         "chat": tokenizer.apply_chat_template(chat, tokenize=False),
+        "typed": tokenizer.apply_chat_template(typed, return_dict=True)["input_ids"],
         "cached": said(model, job["prompt"]),
         "uncached": said(model, job["prompt"], use_cache=False),
+        "drafted": said(model, job["prompt"], prompt_lookup_num_tokens=3),
+        "stopped": said(model, job["prompt"], stop_strings=["\x00"], tokenizer=tokenizer),
+        "hidden": len(model(tokens, output_hidden_states=True).hidden_states),
+        "scored": list(AutoModelForSequenceClassification.from_pretrained(folder, **TRUST)(tokens).logits.shape),
         "spoken": [
             speaker(text, max_new_tokens=4, do_sample=False, return_full_text=False)[0]["generated_text"]
             for text in ("Hello", chat)
@@ -90,5 +104,11 @@ torch.set_num_threads(1)
 asked = json.loads(Path(sys.argv[1]).read_text())
 told = {name: answers(job) for name, job in asked["jobs"].items()}
 told["refused"] = {folder: refusal(folder, trust_remote_code=False) for folder in asked["refused"]}
+told["broken"] = {}
+for broken in asked["broken"]:
+    try:
+        AutoModelForCausalLM.from_pretrained(broken, **TRUST)
+    except Exception as error:
+        told["broken"][broken] = f"{type(error).__name__}: {error}"
 told["ours"] = sorted(name for name in sys.modules if name.partition(".")[0] == "positronic")
 print(json.dumps(told))

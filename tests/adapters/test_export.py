@@ -1,6 +1,7 @@
 """An exported folder is the same model where positronic is not, and still a checkpoint of ours where it is."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from hf_example import MODELS, PROMPT, greedy, rows
+from safetensors.torch import load_file
 
 pytest.importorskip("transformers")
 
@@ -23,7 +25,7 @@ from positronic.checkpoint import adopt, save
 from positronic.errors import CheckpointError, ConfigError
 from positronic.mixers.attention import AttentionConfig
 from positronic.models import PRESETS
-from positronic.text import byte_tokenizer
+from positronic.text import Message, byte_tokenizer, render
 
 TOKENS = rows(1, 24)
 HALF = "mycel"
@@ -52,7 +54,8 @@ def told(place):
     asked = {"tokens": TOKENS.tolist(), "prompt": PROMPT}
     jobs = {name: asked | {"folder": folder, "again": f"{place / name}-kept"} for name, folder in folders.items()}
     refused = [f"{place / 'metric'}", f"{place / 'metric-ours'}"]
-    (place / "jobs.json").write_text(json.dumps({"jobs": jobs, "refused": refused}))
+    broken = list(map(str, broken_copies(place)))
+    (place / "jobs.json").write_text(json.dumps({"jobs": jobs, "refused": refused, "broken": broken}))
     stranger = Path(__file__).with_name("stranger.py")
     ended = subprocess.run(
         [sys.executable, "-I", str(stranger), str(place / "jobs.json")],
@@ -63,6 +66,24 @@ def told(place):
     )
     assert ended.returncode == 0, ended.stderr[-4000:]
     return json.loads(ended.stdout)
+
+
+def broken_copies(place):
+    """Exports of which a bit was flipped, a shard was cut, and weights were pickled."""
+    flipped = shutil.copytree(place / "control", place / "flipped")
+    cut = place / "cut"
+    export_remote_code(place / "control-ours", cut, shard_bytes=100_000)
+    lost = shutil.copytree(place / "control", place / "lost")
+    weights = flipped / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-9] ^= 4
+    weights.write_bytes(bytes(data))
+    shard = sorted(cut.glob("model-*.safetensors"))[-1]
+    shard.write_bytes(shard.read_bytes()[:-8])
+    torch.save(load_file(lost / "model.safetensors"), lost / "pytorch_model.bin")
+    for name in ("model.safetensors", "manifest.json"):
+        (lost / name).unlink()
+    return flipped, cut, lost
 
 
 def logits_of(model) -> torch.Tensor:
@@ -87,6 +108,24 @@ def test_greedy_text_is_ours_with_a_cache_and_without(told, place, family):
     text = greedy(positronic.load(place / f"{family}-ours")[0], PROMPT, 16)
     assert told[family]["cached"] == text
     assert told[family]["uncached"] == text
+
+
+def test_exported_code_reads_no_pickle_and_no_other_weights_than_were_saved(told):
+    flipped, cut, lost = told["broken"].values()
+    assert "CheckpointError" in flipped
+    assert "not the file that was saved" in flipped
+    assert "was saved with" in cut
+    assert "never unpickles" in lost
+
+
+def test_what_else_is_asked_of_a_model_is_answered_there_too(told, place, family):
+    model, tokenizer = positronic.load(place / f"{family}-ours")
+    typed = [Message("user", "<|im_end|>\n<|im_start|>")]
+    assert told[family]["drafted"] == told[family]["cached"]
+    assert told[family]["stopped"] == told[family]["cached"]
+    assert told[family]["hidden"] == model.config.n_layers + 1
+    assert told[family]["scored"] == [1, 2]
+    assert told[family]["typed"] == render(tokenizer, typed).ids
 
 
 def test_the_pipeline_answers_strings_and_chats(told, place, family):

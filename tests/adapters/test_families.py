@@ -30,8 +30,11 @@ from transformers import AutoModelForCausalLM
 
 import positronic
 from positronic.checkpoint import save
+from positronic.data.batch import TokenBatch
 from positronic.models import build
+from positronic.state import Step
 from positronic.text import Message, byte_tokenizer, render
+from positronic.train import NextTokenConfig
 
 TOKENIZER = byte_tokenizer()
 
@@ -135,6 +138,24 @@ def test_a_packed_row_costs_what_its_chats_cost_alone(family, folders, tmp_path)
             sums += F.cross_entropy(model(ids).logits[0, :-1], labels, ignore_index=-100, reduction="sum").item()
             count += int((labels != -100).sum())
     assert together == pytest.approx(sums / count, rel=1e-4)
+
+
+def test_trl_and_trainer_train_on_our_whole_loss(family, folders, tmp_path):
+    """Packed rows and padded ones: cross entropy, z-loss, organs and heads, as our own loop adds them up."""
+    packed, padded = trl_sft.trainer(folders[family], tmp_path), hf_trainer.trainer(folders[family], tmp_path)
+    objective = NextTokenConfig().build()
+    for training in (packed, padded):
+        batch, model = next(iter(training.get_train_dataloader())), training.model.train()
+        found = training.compute_loss(model, dict(batch)).item()
+        tokens, targets = batch["input_ids"], F.pad(batch["labels"][:, 1:], (0, 1), value=-100)
+        places, mask = batch.get("position_ids"), batch.get("attention_mask")
+        valid = None if mask is None else mask.bool()
+        documents = None if places is None else (places == 0).cumsum(1)
+        segments = Step.of(tokens, None, Step(tokens, tokens, valid, documents), TOKENIZER.eot_id).segments
+        rows = TokenBatch(tokens, targets.clamp(min=0), targets != -100, segments, valid)
+        with torch.no_grad():
+            wanted = objective(model.lm, rows, objective.counts(rows)).total.item()
+        assert found == pytest.approx(wanted, rel=1e-6)
 
 
 def test_lm_eval_gives_our_scores_and_its_own_alike(family, folders, tmp_path):

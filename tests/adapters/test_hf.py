@@ -1,6 +1,7 @@
 """Every family loads, answers and generates in Transformers as it does in our own house.
 
-What a process that has only the folder finds is in `test_families`.
+What a process that has only the folder finds is in `test_families`, what may be asked of `generate` in
+`test_hf_generate`.
 """
 
 import copy
@@ -8,14 +9,20 @@ import copy
 import pytest
 import torch
 from drafting import Oracle
+from family_example import EOT
 from hf_example import PROMPT, rows, said
+from torch.nn import functional as F
 
 pytest.importorskip("transformers")
 
 from transformers import AutoModel, AutoModelForCausalLM
 
 from positronic.adapters.hf import StateCache, speculative
-from positronic.errors import GenerationError
+from positronic.data.batch import TokenBatch
+from positronic.errors import GenerationError, StateError
+from positronic.mixers.attention import Layout
+from positronic.state import Step
+from positronic.train import NextTokenConfig
 
 
 def test_no_weight_is_missing_or_too_many(folder):
@@ -167,3 +174,246 @@ def test_only_the_logits_asked_for_are_made(theirs):
         assert (theirs(tokens, logits_to_keep=2).logits - every[:, -2:]).abs().max() < 1e-4
         places = torch.tensor([0, 4, 7])
         assert (theirs(tokens, logits_to_keep=places).logits - every[:, places]).abs().max() < 1e-4
+
+
+def trained(theirs, *given, **asked):
+    theirs.train()
+    try:
+        return theirs(*given, **asked).loss
+    finally:
+        theirs.eval()
+
+
+def labelled():
+    """Tokens, and labels of which a part carries no loss."""
+    tokens = rows(3, 20)
+    labels = tokens.clone()
+    labels[0, :7], labels[1, 12:] = -100, -100
+    return tokens, labels
+
+
+def batch_of(tokens, labels):
+    """The same in the words of our own trainer, whose batches are cut from rows one token longer."""
+    targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    counted = targets != -100
+    segments = Step.of(tokens, boundary_id=EOT).segments
+    return TokenBatch(tokens, targets.clamp(min=0), counted, segments, None)
+
+
+def test_the_loss_in_training_is_that_of_our_objective(theirs, ours):
+    """Cross entropy, z-loss, and the parts of organs and heads; and so is every gradient."""
+    tokens, labels = labelled()
+    objective, batch = NextTokenConfig().build(), batch_of(tokens, labels)
+    wanted = objective(ours.train(), batch, objective.counts(batch)).total
+    wanted.backward()
+    found = trained(theirs, tokens, labels=labels)
+    found.backward()
+    gradients = dict(theirs.model.named_parameters())
+    try:
+        assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
+        for name, p in ours.named_parameters():
+            if p.grad is not None:
+                scale = p.grad.abs().max()
+                assert (gradients[name].grad - p.grad).abs().max() <= 1e-4 * scale + 1e-7, name
+    finally:
+        ours.eval().zero_grad()
+        theirs.zero_grad()
+
+
+def test_what_is_added_to_the_cross_entropy_follows_from_the_definition(theirs):
+    """z: 1e-4 of the mean of lse^2; the balance of experts 0.01, metric triangles 0.01, routers 0.001, draft
+    heads 0.3 of their mean cross entropy, the latent head 0.1 of its mean distance."""
+    tokens, labels = labelled()
+    found = trained(theirs, tokens, labels=labels)
+    counted = labels[:, 1:] != -100
+    core = theirs.model.train()
+    with torch.no_grad():
+        out = core(tokens)
+        logits = core.logits(out.hidden).float()
+        added = 1e-4 * logits[:, :-1].logsumexp(-1)[counted].square().mean()
+        for name, value in out.aux.items():
+            added = added + {"moe.balance": 0.01, "metric.triangle": 0.01, "mixture.entropy": 1e-3}[name] * value
+        for k in range(len(core.drafts or ())):
+            far = core.logits(core.drafts[k](out.hidden))[:, : -(k + 2)]
+            costs = F.cross_entropy(far.transpose(1, 2), labels[:, k + 2 :], ignore_index=-100, reduction="none")
+            added = added + 0.3 / len(core.drafts) * costs.sum() / (labels[:, k + 2 :] != -100).sum()
+        if core.latents is not None:
+            ahead = core.latents.ahead
+            guess, truth = core.latents(out.hidden)[:, :-ahead], out.hidden[:, ahead:]
+            added = added + 0.1 * (1 - F.cosine_similarity(guess, truth, dim=-1)).mean()
+        cross = F.cross_entropy(logits[:, :-1][counted], labels[:, 1:][counted])
+    theirs.eval()
+    assert found.item() == pytest.approx((cross + added).item(), rel=1e-5)
+    assert added > 1e-3 * cross
+
+
+def test_parts_of_a_step_add_up_to_its_z_loss(theirs):
+    """A step in two calls of unequal size, by the count of the whole."""
+    tokens, labels = labelled()
+    count = int((labels[:, 1:] != -100).sum())
+    calls = [slice(0, 1), slice(1, 3)]
+    parts = [trained(theirs, tokens[rows], labels=labels[rows], num_items_in_batch=count).item() for rows in calls]
+    with torch.no_grad():
+        logits = theirs(tokens).logits[:, :-1][labels[:, 1:] != -100]
+        plain = F.cross_entropy(logits, labels[:, 1:][labels[:, 1:] != -100])
+        z = 1e-4 * logits.logsumexp(-1).square().mean()
+    if theirs.config.core["kind"] == "transformer":
+        assert sum(parts) == pytest.approx((plain + z).item(), rel=1e-6)
+    else:
+        assert sum(parts) > (plain + z).item()
+
+
+def test_without_training_the_loss_is_the_cross_entropy_alone(theirs):
+    tokens, labels = labelled()
+    with torch.no_grad():
+        out = theirs(tokens, labels=labels)
+    counted = labels[:, 1:] != -100
+    plain = F.cross_entropy(out.logits[:, :-1][counted], labels[:, 1:][counted])
+    assert out.loss.item() == pytest.approx(plain.item(), rel=1e-6)
+
+
+def test_hidden_states_are_those_between_the_layers(theirs, folder):
+    tokens, layers = rows(2, 9), theirs.config.num_hidden_layers
+    with torch.no_grad():
+        out = theirs(tokens, output_hidden_states=True)
+        base = AutoModel.from_pretrained(folder)(tokens, output_hidden_states=True)
+        assert len(out.hidden_states) == layers + 1
+        assert torch.equal(out.hidden_states[0], theirs.get_input_embeddings()(tokens))
+        assert torch.equal(out.hidden_states[-1], base.last_hidden_state)
+        assert all(torch.equal(a, b) for a, b in zip(out.hidden_states, base.hidden_states, strict=True))
+        assert len({float(x.sum()) for x in out.hidden_states}) == layers + 1
+        cached = theirs(tokens[:, :5], output_hidden_states=True)
+        later = theirs(tokens[:, 5:], past_key_values=cached.past_key_values, output_hidden_states=True)
+        for a, b, whole in zip(cached.hidden_states, later.hidden_states, out.hidden_states, strict=True):
+            assert (torch.cat([a, b], 1) - whole).abs().max() < 1e-4 * whole.abs().max()
+        assert theirs(tokens).hidden_states is None
+
+
+def test_hidden_states_may_be_asked_for_once_and_for_all(folder):
+    model = AutoModelForCausalLM.from_pretrained(folder, output_hidden_states=True)
+    assert len(model(rows(1, 5)).hidden_states) == model.config.num_hidden_layers + 1
+    assert model(rows(1, 5), output_hidden_states=False).hidden_states is None
+    said = model.generate(
+        rows(1, 5), max_new_tokens=3, return_dict_in_generate=True, output_hidden_states=True, eos_token_id=None
+    )
+    assert [len(step) for step in said.hidden_states] == 3 * [model.config.num_hidden_layers + 1]
+
+
+def test_attentions_are_what_heads_read_by(theirs, family, ours, folder):
+    tokens = rows(2, 9)
+    if family == "metric":
+        with pytest.raises(GenerationError, match="not answered by the family metric"):
+            theirs(tokens, output_attentions=True)
+        return
+    first = ours.trunk[0].mixer
+    with torch.no_grad():
+        out = theirs(tokens, output_attentions=True)
+        assert len(out.attentions) == theirs.config.num_hidden_layers
+        for weights in out.attentions:
+            assert weights.shape == (2, first.config.n_heads, 9, 9)
+            assert torch.allclose(weights.sum(-1), torch.ones(()), atol=1e-5)
+            assert not weights.triu(1).any()
+        step = Step.of(tokens, boundary_id=EOT)
+        x = ours.embed(tokens)
+        q, k, _ = first.heads(x, Layout.of(first.config, step, True))
+        k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
+        scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(torch.ones(9, 9).triu(1).bool(), -torch.inf)
+        assert (out.attentions[0] - scores.softmax(-1)).abs().max() < 1e-5
+        begun = theirs(tokens[:, :5], output_attentions=True)
+        later = theirs(tokens[:, 5:], past_key_values=begun.past_key_values, output_attentions=True)
+        for whole, part in zip(out.attentions, later.attentions, strict=True):
+            assert (whole[:, :, 5:] - part).abs().max() < 1e-4
+    eager = AutoModelForCausalLM.from_pretrained(folder, output_attentions=True, attn_implementation="eager")
+    assert len(eager(tokens).attentions) == theirs.config.num_hidden_layers
+
+
+def test_vectors_are_read_in_place_of_tokens_where_nothing_else_reads_these(theirs, family):
+    tokens = rows(2, 9)
+    vectors = theirs.get_input_embeddings()(tokens)
+    if family in ("quazimoto", "mycel"):
+        with pytest.raises(GenerationError, match="organs of this model look at the tokens"):
+            theirs(inputs_embeds=vectors)
+        return
+    with torch.no_grad():
+        wanted = theirs(tokens).logits
+        assert torch.equal(theirs(inputs_embeds=vectors).logits, wanted)
+        half = theirs(inputs_embeds=vectors[:, :4], use_cache=True)
+        later = theirs(tokens[:, 4:], past_key_values=half.past_key_values).logits
+        assert (later - wanted[:, 4:]).abs().max() < 1e-4 * wanted.abs().max()
+        how = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
+        said = theirs.generate(inputs_embeds=vectors, **how)
+        assert torch.equal(said[:, -8:], theirs.generate(tokens, **how)[:, -8:])
+        with pytest.raises(GenerationError, match="give one of the two"):
+            theirs(tokens, inputs_embeds=vectors)
+
+
+@pytest.mark.parametrize(
+    "how", [{"prompt_lookup_num_tokens": 4}, {"assistant": True}, {"assistant": True, "sample": True}]
+)
+def test_drafts_of_transformers_own_change_no_greedy_text(theirs, folder, how):
+    """Drafts that are partly wrong are taken back out of every state."""
+    how = dict(how)
+    if how.pop("assistant", False):
+        helper = AutoModelForCausalLM.from_pretrained(folder)
+        with torch.no_grad():
+            helper.get_input_embeddings().weight.add_(0.3 * torch.randn(384, helper.config.hidden_size))
+        how["assistant_model"] = helper
+    sample = how.pop("sample", False)
+    prompt = [*PROMPT, *PROMPT, *PROMPT]
+    found = said(theirs, prompt, 30, do_sample=sample, **how)
+    assert len(found) == 30
+    assert sample or found == said(theirs, prompt, 30)
+
+
+def test_a_cache_gives_back_what_it_took_since_it_was_told_to_record(theirs):
+    tokens = rows(2, 24)
+    with torch.no_grad():
+        cache = theirs(tokens[:, :6], use_cache=True).past_key_values
+        cache.activate_past_recording()
+        for first, end in ((6, 11), (11, 12), (12, 20)):
+            theirs(rows(2, 24, seed=first)[:, first:end], past_key_values=cache)
+        cache.crop(-14)
+        assert cache.get_seq_length() == 6
+        theirs(tokens[:, 6:11], past_key_values=cache)
+        theirs(tokens[:, 11:16], past_key_values=cache)
+        cache.crop(-7)
+        assert cache.get_seq_length() == 9
+        found = theirs(tokens[:, 9:], past_key_values=cache).logits
+        wanted = theirs(tokens).logits[:, 9:]
+        assert (found - wanted).abs().max() < 1e-4 * wanted.abs().max()
+        cache.crop(0)
+        with pytest.raises(StateError, match="cannot be taken back"):
+            cache.crop(-1)
+
+
+@pytest.mark.parametrize(
+    "places",
+    [[0, 1, 2, 9, 10, 11], [0, 1, 2, 2, 3, 4], [0, 1, 2, 1, 2, 3], [5, 4, 3, 2, 1, 0], [3, 3, 3, 3, 3, 3]],
+)
+def test_positions_that_neither_go_on_nor_begin_again_are_refused(theirs, places):
+    with pytest.raises(GenerationError, match="position_ids jump to"):
+        theirs(rows(1, 6), position_ids=torch.tensor([places]))
+
+
+def test_positions_go_on_where_the_cache_stands(theirs):
+    tokens = rows(1, 12)
+    with torch.no_grad():
+        for start in (0, 40):
+            places = torch.arange(start, start + 12)[None]
+            cache = theirs(tokens[:, :5], position_ids=places[:, :5], use_cache=True).past_key_values
+            with pytest.raises(GenerationError, match="position_ids jump"):
+                theirs(tokens[:, 5:8], position_ids=places[:, 7:10], past_key_values=cache)
+            theirs(tokens[:, 5:8], position_ids=places[:, 5:8], past_key_values=cache)
+            found = theirs(tokens[:, 8:], position_ids=places[:, 8:], past_key_values=cache).logits
+            wanted = theirs(tokens).logits[:, 8:]
+            assert (found - wanted).abs().max() < 1e-4 * wanted.abs().max()
+
+
+def test_padding_may_have_any_position(theirs):
+    tokens, mask = rows(2, 9), torch.ones(2, 9, dtype=torch.long)
+    mask[0, :3] = 0
+    places = (mask.cumsum(1) - 1).masked_fill(mask == 0, 1)
+    with torch.no_grad():
+        found = theirs(tokens, attention_mask=mask, position_ids=places).logits[0, 3:]
+        alone = theirs(tokens[:1, 3:]).logits[0]
+    assert (found - alone).abs().max() < 1e-4 * alone.abs().max()

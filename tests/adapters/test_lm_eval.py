@@ -185,7 +185,7 @@ def test_drawing_items_again_finds_our_error_of_a_perplexity(model, pieces, tmp_
 
 def test_lm_evals_own_class_for_transformers_gives_our_scores(family, ours, theirs, tokenizer, tasks):
     """The same model from its folder, through Transformers and lm-eval alone."""
-    through = HFLM(pretrained=theirs, tokenizer=tokenizer, batch_size=8, max_length=ours.config.context)
+    through = HFLM(pretrained=theirs, tokenizer=tokenizer, batch_size=8)
     names = ["blimp", "siqa"]
     found = evaluate(through, names, tasks, limit=6)
     for name in names:
@@ -195,6 +195,23 @@ def test_lm_evals_own_class_for_transformers_gives_our_scores(family, ours, thei
     pairs = requests("loglikelihood", PAIRS[:4])
     alone = [p for p, _ in Harness(ours, byte_tokenizer()).loglikelihood(pairs)]
     assert [p for p, _ in through.loglikelihood(pairs)] == pytest.approx(alone, rel=1e-4)
+
+
+def test_lm_evals_own_class_cuts_what_is_longer_than_the_context_as_we_do(family, ours, theirs, tokenizer):
+    """Texts, contexts, continuations and prompts of several times the length of a row in training."""
+    through, own = HFLM(pretrained=theirs, tokenizer=tokenizer, batch_size=2), Harness(ours, byte_tokenizer())
+    long = "The lamp was lit, and nobody was there. " * 12
+    assert len(long) > 3 * ours.config.context
+    texts = requests("loglikelihood_rolling", [(long,), ("Short.",), (long[: ours.config.context + 1],)])
+    alone = [through.loglikelihood_rolling([text])[0] for text in texts]
+    assert own.loglikelihood_rolling(texts) == pytest.approx(alone, rel=1e-5)
+    pairs = requests("loglikelihood", [(long, " was lit"), (long, " and so it goes on and on"), ("A", long[:50])])
+    found, wanted = own.loglikelihood(pairs), through.loglikelihood(pairs)
+    assert [p for p, _ in found] == pytest.approx([p for p, _ in wanted], rel=1e-5)
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in wanted]
+    told = {"until": ["\n\n"], "max_gen_toks": 12, "do_sample": False}
+    prompts = requests("generate_until", [(long, told), ("The lamp", told)])
+    assert own.generate_until(prompts) == through.generate_until(prompts)
 
 
 def test_a_limit_takes_the_first_items_in_both(model, pieces, tasks):
@@ -244,7 +261,7 @@ def test_generation_goes_on_as_ours_does_and_stops_where_asked(model, pieces):
         pieces_of = generate(model, pieces, prompt, temperature=0, max_new_tokens=12, stop=told["until"])
         assert text == list(pieces_of)[-1].result.text
     assert not any("e" in text for text in said)
-    end = pieces.encode(prompts[3])[-(64 - 12) :]
+    end = pieces.encode(prompts[3])[-(32 - 12) :]
     heard: list[int] = []
     for _ in range(12):
         heard.append(next_token(model, [*end, *heard]))

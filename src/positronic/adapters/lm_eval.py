@@ -93,7 +93,7 @@ class Harness(HarnessLM):
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """The text after each prompt, up to a stop string, the end of the document or the number of tokens asked for.
 
-        A prompt that would leave no room for these loses its beginning, but keeps half of the model's positions.
+        A prompt that would leave no room for these in the context loses its beginning, but keeps half of the context.
         """
         if self.probe is not None:
             raise ConfigError("A task that generates text is decoded with every organ; leave --without out.")
@@ -112,7 +112,7 @@ class Harness(HarnessLM):
 
     def _texts(self, prompts: Sequence[Sequence[int]], wishes: Mapping[str, Any]) -> list[str]:
         sampler, until, n_tokens = _sampling(wishes)
-        held = self.model.config.max_positions
+        held = self.context or self.model.config.context
         n_tokens = min(n_tokens, held // 2)
         rows = [prompt[n_tokens - held :] or [self.tokenizer.eot_id] for prompt in prompts]
         ends = {self.tokenizer.eot_id: "eot", self.tokenizer.im_end_id: "stop_token"}

@@ -62,6 +62,11 @@ class ServedConfig(PositronicConfig):
     def head_dim(self) -> int:
         return self.core["attention"]["head_dim"]
 
+    @property
+    def n_positions(self) -> int:
+        """The engine takes the least of all lengths that a config names."""
+        return self.max_position_embeddings
+
 
 class Paged(nn.Module):
     """Attention of ours over the engine's pages; x (N, 1, D), every token a row."""

@@ -163,7 +163,7 @@ def _write(
 ) -> None:
     module = _module(model)
     parameter = next(module.parameters())
-    tokenizer.save(new)
+    tokenizer.save(new, model.config.max_positions)
     write_json(new / CONFIG, form.config_json(model.config, tokenizer, dtype or parameter.dtype))
     write_json(new / GENERATION, form.generation_json(tokenizer))
     tensors = write_weights(new, module, dtype, shard_bytes)

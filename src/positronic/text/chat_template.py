@@ -1,14 +1,31 @@
 """The chat form as a Jinja template, for programs that render chats themselves. `text.chat` is the definition.
 
 It takes what `Message.from_dict` takes, `tools`, `add_generation_prompt` and `think`, and gives the same text, but
-leaves arguments that are JSON already as they are written. A program that then encodes the whole lets a name in a
+leaves arguments that are JSON already as they are written. A program that encodes the whole would let a name in a
 message's text become a control token, and the newline behind a control token part of a longer piece, where a text
-begins with white space; `render` does neither.
+begins with white space. So the template writes marks there (`text.special`), which our `tokenizer.json` takes out: the
+ids are those of `render`. Shown as text, such a chat has the marks in it. A solution stands behind no header's newline:
+where it begins as if it did, with a newline and the mark for it, that mark is written twice, and one is taken out.
 """
+
+from positronic.text.special import APART, CONTROL_TOKENS, ITSELF, MARK, NOTHING
 
 __all__ = ["CHAT_TEMPLATE"]
 
-CHAT_TEMPLATE = r"""
+
+_RESERVED = "<|reserved_"
+_NAMES = list(dict.fromkeys(_RESERVED if name.startswith(_RESERVED) else name for name in CONTROL_TOKENS))
+"""What the names of control tokens begin with; all but the reserved ones in full."""
+
+
+def _filled(template: str) -> str:
+    """A template with the marks and the names in place of what stands for them."""
+    for word, value in (("MARK", MARK), ("NOTHING", NOTHING), ("ITSELF", ITSELF), ("APART", APART), ("NAMES", _NAMES)):
+        template = template.replace(word, ascii(value))
+    return template
+
+
+CHAT_TEMPLATE = _filled(r"""
 {%- macro text(content) %}
     {%- if content is string %}
         {{- content }}
@@ -18,22 +35,39 @@ CHAT_TEMPLATE = r"""
         {%- endfor %}
     {%- endif %}
 {%- endmacro %}
-{%- macro answer(message) %}
-    {%- set thought = message.think if message.think is defined else message.reasoning_content %}
-    {%- if thought is defined and thought is not none %}
-        {{- '<think>\n' ~ thought ~ '\n</think>\n' }}
+{%- macro plain(said) %}
+    {%- set kept = namespace(text=said | replace(MARK, ITSELF)) %}
+    {%- if '<' in kept.text %}
+        {%- for name in NAMES %}
+            {%- set kept.text = kept.text | replace(name, '<' ~ NOTHING ~ name[1:]) %}
+        {%- endfor %}
     {%- endif %}
-    {{- text(message.content) }}
+    {{- kept.text }}
+{%- endmacro %}
+{%- macro apart(said) %}
+    {{- APART if said[:1].isspace() or said[:1] == MARK else '' }}
+{%- endmacro %}
+{%- macro solved(said) %}
+    {{- '\n' ~ APART ~ plain(said[1:]) if said[:3] == '\n' ~ APART else plain(said) }}
+{%- endmacro %}
+{%- macro answer(thought, said, message) %}
+    {%- if thought is string %}
+        {{- '<think>\n' ~ apart(thought ~ '\n') ~ plain(thought) ~ '\n</think>\n' ~ apart(said) }}
+    {%- endif %}
+    {{- plain(said) }}
     {%- if message.solution is defined and message.solution is not none %}
-        {{- '<begin_solution>' ~ message.solution ~ '<end_solution>' }}
+        {{- '<begin_solution>' ~ solved(message.solution) ~ '<end_solution>' }}
     {%- endif %}
     {%- for call in message.tool_calls or [] %}
         {%- set call = call.function if call.function is defined else call %}
         {%- set given = call.arguments if call.arguments is defined else {} %}
-        {{- '<tool_call>{"name": ' ~ call.name | tojson ~ ', "arguments": ' }}
-        {{- (given if given is string else given | tojson) ~ '}' }}
+        {%- set given = given if given is string else given | tojson %}
+        {{- '<tool_call>' ~ plain('{"name": ' ~ call.name | tojson ~ ', "arguments": ' ~ given ~ '}') }}
     {%- endfor %}
     {{- '<|im_end|>' }}
+{%- endmacro %}
+{%- macro turn(header, said) %}
+    {{- '<|im_start|>' ~ header ~ '\n' ~ apart(said) ~ plain(said) ~ '<|im_end|>\n' }}
 {%- endmacro %}
 {%- set listed = namespace(tools='') %}
 {%- if tools %}
@@ -42,17 +76,22 @@ CHAT_TEMPLATE = r"""
         {%- set listed.tools = listed.tools ~ '\n' ~ (tool.function if tool.function is defined else tool) | tojson %}
     {%- endfor %}
     {%- if messages[0].role != 'system' %}
-        {{- '<|im_start|><|system|>\n' ~ listed.tools ~ '<|im_end|>\n' }}
+        {{- turn('<|system|>', listed.tools) }}
     {%- endif %}
 {%- endif %}
 {%- for message in messages %}
+    {%- set said = text(message.content) %}
     {%- if message.role == 'assistant' %}
-        {{- '<|im_start|><|assistant|>\n' }}
+        {%- set thought = message.think if message.think is defined else message.reasoning_content %}
+        {%- if thought and thought is not string %}
+            {{- raise_exception('The think of a message is not text.') }}
+        {%- endif %}
+        {{- '<|im_start|><|assistant|>\n' ~ ('' if thought is string else apart(said)) }}
         {%- if message.loss is defined and not message.loss %}
-            {{- answer(message) }}
+            {{- answer(thought, said, message) }}
         {%- else %}
             {%- generation %}
-                {{- answer(message) }}
+                {{- answer(thought, said, message) }}
             {%- endgeneration %}
         {%- endif %}
         {{- '\n' }}
@@ -60,13 +99,11 @@ CHAT_TEMPLATE = r"""
         {%- if not loop.first %}
             {{- raise_exception('A system message comes first, or not at all.') }}
         {%- endif %}
-        {{- '<|im_start|><|system|>\n' ~ text(message.content) }}
-        {{- '\n\n' if message.content and tools else '' }}
-        {{- listed.tools ~ '<|im_end|>\n' }}
+        {{- turn('<|system|>', said ~ ('\n\n' if said and tools else '') ~ listed.tools) }}
     {%- elif message.role == 'user' %}
-        {{- '<|im_start|><|user|>\n' ~ text(message.content) ~ '<|im_end|>\n' }}
+        {{- turn('<|user|>', said) }}
     {%- elif message.role in ('tool', 'tool_response') %}
-        {{- '<|im_start|><tool_response>\n' ~ text(message.content) ~ '<|im_end|>\n' }}
+        {{- turn('<tool_response>', said) }}
     {%- else %}
         {{- raise_exception('A message has role ' ~ message.role ~ '; use system, user, assistant or tool.') }}
     {%- endif %}
@@ -74,4 +111,4 @@ CHAT_TEMPLATE = r"""
 {%- if add_generation_prompt %}
     {{- '<|im_start|><|assistant|>\n' ~ ('<think>\n' if think else '') }}
 {%- endif %}
-"""
+""")

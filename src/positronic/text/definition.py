@@ -11,6 +11,7 @@ Runtime forms, all on the byte-level alphabet (256 printable characters standing
     spike   Split by a trie-shaped expression that matches the longest piece, then look the piece up
     bpe     GPT-2's word expression, then merges
     bytes   BPE with no merges and no word expression
+A saved file also takes out the marks of the chat template (`text.special`); ids of all other text are the same.
 Source   family.md 9 (layout), ECOSYSTEM.md 5 (runtime form of spike); Radford et al. 2019, GPT-2 (alphabet).
 """
 
@@ -22,7 +23,7 @@ from typing import Any, Literal
 
 from positronic.config import canonical_json
 from positronic.errors import TokenizerError
-from positronic.text.special import CONTROL_TOKENS, N_CONTROL
+from positronic.text.special import APART, CONTROL_TOKENS, ITSELF, MARK, N_CONTROL, NOTHING
 
 __all__ = [
     "LONGEST_PIECE",
@@ -81,8 +82,12 @@ class Definition:
         }
 
     def to_bytes(self) -> bytes:
-        """`tokenizer.json` as it is written; its SHA-256 names the tokenizer."""
+        """`tokenizer.json` without what reads marks; its SHA-256 names the tokenizer."""
         return canonical_json(self.to_json()).encode()
+
+    def to_file(self) -> bytes:
+        """`tokenizer.json` as it is saved."""
+        return canonical_json(_marked(self.to_json())).encode()
 
     def _splitting(self) -> dict[str, Any]:
         if self.kind != "spike":
@@ -152,6 +157,29 @@ def trie_pattern(pieces: Iterable[str]) -> str:
     return _alternatives(root) + "|."
 
 
+def _marked(data: dict[str, Any]) -> dict[str, Any]:
+    """The content of a file with what takes marks out, those inside names before those in front of texts."""
+    splitting = data["pre_tokenizer"]
+    parts = splitting["pretokenizers"] if splitting["type"] == "Sequence" else [splitting]
+    return data | {"normalizer": _UNMARK, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [_PART, *parts]}}
+
+
+def _unmarked(data: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `_marked`; other files are left as they are."""
+    splitting = data.get("pre_tokenizer")
+    parts = splitting.get("pretokenizers") if isinstance(splitting, dict) else None
+    if data.get("normalizer") != _UNMARK or not isinstance(parts, list) or parts[:1] != [_PART] or len(parts) < 2:
+        return data
+    own = parts[1] if len(parts) == 2 else {"type": "Sequence", "pretokenizers": parts[1:]}
+    return data | {"normalizer": None, "pre_tokenizer": own}
+
+
+def _replace(mark: str, text: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {"String": mark}, "content": text}
+
+
+_UNMARK = {"type": "Sequence", "normalizers": [_replace(NOTHING, ""), _replace(ITSELF, MARK)]}
+_PART = {"type": "Split", "pattern": {"Regex": rf"(?<=\A\n){APART}"}, "behavior": "Removed", "invert": False}
 _END = ""
 _NO_SUCH_PIECE = "<unk>"  # never asked for: every byte is a piece. Were it, the runtime would refuse, not lose text.
 
@@ -194,7 +222,7 @@ def _derive(data: Any) -> Definition:
 
 def _as_we_write(data: dict[str, Any]) -> dict[str, Any]:
     """Without what transformers leaves in a file: truncation and padding of its last batch, an idle post-processor."""
-    found = data | {"version": "1.0", "truncation": None, "padding": None}
+    found = _unmarked(data) | {"version": "1.0", "truncation": None, "padding": None}
     return found | {"post_processor": None} if data.get("post_processor") == _IDLE else found
 
 

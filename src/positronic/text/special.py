@@ -1,14 +1,24 @@
 """The 128 control tokens: what text can never spell, always the last 128 ids of a vocabulary.
 
 Only our own renderer (`text.chat`, `Tokenizer.special`) places them. In text that a user typed, `<|im_end|>` is ten
-characters like any others.
+characters like any others. Where another program renders a chat and encodes it whole, marks that stand for nothing keep
+it so: the chat template writes them into texts, and the `tokenizer.json` that is saved takes them out again.
 """
 
 import re
 
 from positronic.text.encode_stream import utf8
 
-__all__ = ["CONTROL_TOKENS", "LONGEST_WORD", "N_CONTROL", "without_control_names"]
+__all__ = [
+    "APART",
+    "CONTROL_TOKENS",
+    "ITSELF",
+    "LONGEST_WORD",
+    "MARK",
+    "NOTHING",
+    "N_CONTROL",
+    "without_control_names",
+]
 
 N_CONTROL = 128
 LONGEST_WORD = 256
@@ -34,6 +44,13 @@ _NAMED = (
 
 CONTROL_TOKENS: tuple[str, ...] = (*_NAMED, *(f"<|reserved_{i}|>" for i in range(N_CONTROL - len(_NAMED))))
 """In the order of their ids: the k-th of them has id `vocab_size - 128 + k`."""
+
+
+MARK = "\ufdd0"
+"""Begins each mark: a code point that is no character and stands in no text but such as means to."""
+NOTHING, ITSELF, APART = MARK + "\ufdd1", MARK + "\ufdd2", MARK + "\ufdd3"
+"""Inside a control token's name, so that it is text; for MARK in a text; between a header's newline and a text that
+begins with white space, which are encoded apart."""
 
 
 def without_control_names(text: str | bytes) -> list[bytes]:

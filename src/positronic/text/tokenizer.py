@@ -78,17 +78,21 @@ class Tokenizer:
             ) from None
         return cls(read_definition(data, str(file)))
 
-    def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`; transformers opens the folder."""
+    def save(self, folder: str | Path, longest: int | None = None) -> None:
+        """Write `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`; transformers opens the folder.
+
+        longest: tokens that a model beside it holds, for programs that cut what is longer.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE).write_bytes(self._file)
-        (folder / "tokenizer_config.json").write_text(json.dumps(_TRANSFORMERS, indent=2) + "\n", encoding="utf-8")
+        (folder / FILE).write_bytes(self.definition.to_file())
+        settings = _TRANSFORMERS if longest is None else _TRANSFORMERS | {"model_max_length": longest}
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of `tokenizer.json` as we write it, in hexadecimal: what a checkpoint is bound to."""
+        """Hash of `tokenizer.json` without what reads marks, in hexadecimal: what a checkpoint is bound to."""
         return hashlib.sha256(self._file).hexdigest()
 
     @cached_property

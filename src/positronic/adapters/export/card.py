@@ -57,6 +57,10 @@ ids = tokenizer("Once upon a time", return_tensors="pt")
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=60)[0]))
 ```
 
+In chats, what a user types stays text: control tokens come from the chat template alone. Text given to `tokenizer(...)`
+directly may spell them; give `split_special_tokens=True` for text that you do not trust. Weights are held to
+`manifest.json` when they are loaded, and no pickle is read.
+
 If Transformers does not know the model type `positronic`, or asks to allow custom code, one of the two is missing.
 """
 

@@ -34,13 +34,18 @@ __all__ = ["DTYPES", "Exported", "code_of", "export_checkpoint", "export_remote_
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Types that parameters are exported in, by name."""
 ADAPTER = "positronic.adapters.hf"
-CONFIGURATION, MODELING = "configuration_positronic", "modeling_positronic"
-TITLES = {f"{ADAPTER}.configuration": CONFIGURATION, f"{ADAPTER}.model": MODELING}
+CONFIGURATION, MODELING, CLASSIFYING = "configuration_positronic", "modeling_positronic", "classifying_positronic"
+TITLES = {
+    f"{ADAPTER}.configuration": CONFIGURATION,
+    f"{ADAPTER}.model": MODELING,
+    f"{ADAPTER}.classifying": CLASSIFYING,
+}
 """Files that Transformers is told of; all others follow from what these import."""
 AUTO_MAP = {
     "AutoConfig": f"{CONFIGURATION}.PositronicConfig",
     "AutoModel": f"{MODELING}.PositronicModel",
     "AutoModelForCausalLM": f"{MODELING}.PositronicForCausalLM",
+    "AutoModelForSequenceClassification": f"{CLASSIFYING}.PositronicForSequenceClassification",
 }
 KINDS = "\n\n# The kinds of config that config.json names: each is known once its module is imported.\n"
 

@@ -18,13 +18,15 @@ class Snapshot:
 
     state: DecodeState
     length: int
+    place: Tensor
 
 
 class StateCache(Cache):
     """A `DecodeState` that `generate` can pass on, reorder and count.
 
     A cache moves on when a call is given it; the states themselves do not change, so `snapshot` costs nothing, and a
-    snapshot may be restored as often as needed, until an older one is gone on from.
+    snapshot may be restored as often as needed, until an older one is gone on from. Once `activate_past_recording` is
+    asked for, as drafts do, calls remember what the state was after each token, and `crop` takes tokens back.
     """
 
     is_compileable = False
@@ -35,20 +37,28 @@ class StateCache(Cache):
         self.state = state
         self.length = 0
         """Columns consumed, padding included."""
+        self.place = torch.zeros_like(state.position)
+        """(B,) where position_ids go on in each row."""
+        self.recording = False
+        self.past: list[Snapshot] = []
+        """What stood before each call that may be taken back."""
         self.beginning = self.snapshot()
 
     def __repr__(self) -> str:
         return f"StateCache(rows={self.batch_size}, length={self.length})"
 
-    def advance(self, state: DecodeState, columns: int) -> None:
-        """Take over what a call of so many columns has left behind."""
+    def advance(self, state: DecodeState, columns: int, place: Tensor | None = None) -> None:
+        """Take over what a call of so many columns has left behind; place None: as many real tokens farther on."""
+        if self.recording:
+            self.past.append(self.snapshot())
+        self.place = self.place + (state.position - self.state.position) if place is None else place
         self.state, self.length = state, self.length + columns
 
     def snapshot(self) -> Snapshot:
-        return Snapshot(self.state, self.length)
+        return Snapshot(self.state, self.length, self.place)
 
     def restore(self, before: Snapshot) -> None:
-        self.state, self.length = before.state, before.length
+        self.state, self.length, self.place = before.state, before.length, before.place
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns consumed, padding included: what `generate` cuts its input by."""
@@ -76,7 +86,8 @@ class StateCache(Cache):
         self.batch_select_indices(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        self.state = self.state.select(indices.to(self.state.position.device))
+        indices = indices.to(self.state.position.device)
+        self.state, self.place, self.past = self.state.select(indices), self.place[indices], []
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         rows = torch.arange(self.batch_size, device=self.state.position.device)
@@ -86,10 +97,23 @@ class StateCache(Cache):
         """Back to the state it was made with."""
         self.restore(self.beginning)
 
+    def activate_past_recording(self) -> None:
+        self.recording = True
+
     def crop(self, tokens_to_remove: int) -> None:
-        """Zero tokens only: a recurrence cannot be unread."""
-        if tokens_to_remove:
+        """Take back so many columns, of calls made while recording and since the last crop."""
+        kept = self.length - abs(tokens_to_remove)
+        while self.length > kept and self.past:
+            before = self.past.pop()
+            here = max(0, kept - before.length)
+            state, place = self.state, before.place
+            self.restore(before)
+            if here:
+                self.state, self.length = state.commit(range(here)), kept
+                self.place = place + (self.state.position - before.state.position)
+        if self.length > kept:
             raise StateError(
-                f"{abs(tokens_to_remove)} tokens cannot be taken back from a recurrent state; keep cache.snapshot() "
-                f"from before them and restore it."
+                f"{self.length - kept} tokens cannot be taken back, as nothing is kept of what stood before them; call "
+                f"activate_past_recording before they are read, or restore a cache.snapshot() from then."
             )
+        self.past = []

@@ -1,4 +1,8 @@
-"""A call of Transformers in our words: where padding is, where documents begin, and what cannot be asked for."""
+"""A call of Transformers in our words: where padding is, where documents begin, and what cannot be asked for.
+
+Positions count on by one inside a document, and begin again at 0 where another does. A row may begin in the middle of
+one: what stood before it is not there, and distances between its tokens are what they are, so nothing else follows.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,20 +13,24 @@ from torch import Tensor
 from positronic.errors import GenerationError
 from positronic.state import Step
 
-__all__ = ["longest_document", "refuse_unknown", "step_of"]
+__all__ = ["longest_document", "next_place", "refuse_unknown", "step_of"]
 
 SAID_BY_POSITIONS = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
 """Where packed documents begin, in the words of other models' kernels; position_ids must say the same."""
-NOT_RETURNED = {"output_attentions", "output_hidden_states", "output_router_logits"}
+NOT_RETURNED = {"output_router_logits"}
 
 
 def step_of(
-    tokens: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, begun: Tensor | None = None
+    tokens: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None,
+    begun: Tensor | None = None,
+    place: Tensor | None = None,
 ) -> Step:
     """The wishes for tokens (B, T): padding where the last T columns of the mask are 0, and a document wherever
-    positions begin again at 0. Where a document's positions begin otherwise is not read; only their order matters.
+    positions begin again at 0.
 
-    begun (B,): real tokens that a cache holds, whose document the first ones here go on with.
+    begun (B,): real tokens that a cache holds, whose document the first ones here go on with, at positions place (B,).
     """
     valid = None
     if attention_mask is not None:
@@ -35,10 +43,43 @@ def step_of(
         valid = None if bool(valid.all()) else valid
     segments = None
     if position_ids is not None:
-        begins = position_ids.expand_as(tokens) == 0
-        begins = begins if valid is None else begins & valid
+        places = position_ids.expand_as(tokens)
+        real = torch.ones_like(tokens, dtype=torch.bool) if valid is None else valid
+        begins = (places == 0) & real
+        goes_on = None if begun is None or place is None else torch.where(begun > 0, place, -1)
+        _check_order(places, real, begins, goes_on)
         segments = _segments(begins, valid, begun) if bool(begins.any()) else None
     return Step(tokens, tokens, valid, segments)
+
+
+def _check_order(places: Tensor, real: Tensor, begins: Tensor, goes_on: Tensor | None) -> None:
+    """Raise for positions that neither go on by one nor begin again; goes_on (B,): where a row must, -1: anywhere."""
+    first = real & (real.cumsum(1) == 1)
+    before = torch.cat([places[:, :1], places[:, :-1]], 1)
+    follows = real & torch.cat([real[:, :1] & False, real[:, :-1]], 1)
+    odd = follows & ~begins & (places != before + 1)
+    if goes_on is not None:
+        odd = odd | (first & ~begins & (goes_on >= 0)[:, None] & (places != goes_on[:, None]))
+    if bool(odd.any()):
+        row, column = odd.nonzero()[0].tolist()
+        raise GenerationError(
+            f"position_ids jump to {int(places[row, column])} in row {row}, column {column}. Positions count on by one "
+            f"here, or begin again at 0 with another document; leave position_ids out, or mask what is not there."
+        )
+
+
+def next_place(
+    position_ids: Tensor | None, attention_mask: Tensor | None, place: Tensor, columns: int
+) -> Tensor | None:
+    """(B,) the position behind the last real token of a call; None: positions were not given."""
+    if position_ids is None:
+        return None
+    places = position_ids.expand(len(place), columns)
+    if attention_mask is None:
+        return places[:, -1] + 1
+    real = attention_mask[:, -columns:].bool()
+    last = (real * torch.arange(1, columns + 1, device=real.device)).argmax(1)
+    return torch.where(real.any(1), places.gather(1, last[:, None])[:, 0] + 1, place)
 
 
 def _segments(begins: Tensor, valid: Tensor | None, begun: Tensor | None) -> Tensor | None:

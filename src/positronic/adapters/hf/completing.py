@@ -8,8 +8,9 @@ __all__ = ["complete"]
 log = logging.getLogger(__name__)
 
 
-def complete(folder: Path, source: Path) -> None:
-    """Make a saved folder a checkpoint of ours, if a tokenizer is at hand, there or in `source`."""
+def complete(folder: Path, source: Path, longest: int) -> None:
+    """Make a saved folder a checkpoint of ours, if a tokenizer is at hand, there or in `source`; longest: tokens that
+    the model holds."""
     try:
         from positronic.checkpoint import adopt
         from positronic.errors import CheckpointError, TokenizerError
@@ -18,7 +19,7 @@ def complete(folder: Path, source: Path) -> None:
         return
     try:
         if not (folder / "tokenizer.json").is_file():
-            Tokenizer.load(source).save(folder)
+            Tokenizer.load(source).save(folder, longest)
         adopt(folder)
     except (TokenizerError, CheckpointError) as error:
         log.warning(

@@ -59,3 +59,8 @@ class PositronicConfig(PreTrainedConfig):
     def max_position_embeddings(self) -> int:
         """The most tokens that a sequence may have."""
         return self.core["max_positions"]
+
+    @property
+    def n_positions(self) -> int:
+        """Tokens of a row in training: what lm-eval cuts its windows by, as we do."""
+        return self.core["context"]

@@ -9,45 +9,66 @@ gives by the weight of `get_output_embeddings()`, a window on the embedding itse
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import FloatTensor, Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
 from positronic.adapters.hf.cache import StateCache
-from positronic.adapters.hf.call import longest_document, refuse_unknown, step_of
+from positronic.adapters.hf.call import longest_document, next_place, refuse_unknown, step_of
+from positronic.adapters.hf.checking import check_adapter, check_source, safe_wishes
 from positronic.adapters.hf.completing import complete
 from positronic.adapters.hf.configuration import PositronicConfig
+from positronic.adapters.hf.generating import Generating
 from positronic.adapters.hf.loss import auxiliary_loss
+from positronic.adapters.hf.resizing import resize
+from positronic.adapters.hf.watching import Watched, watching
+from positronic.checkpoint.manifest import MANIFEST
 from positronic.config import ModelConfig
 from positronic.errors import CheckpointError, ConfigError, GenerationError
 from positronic.generation.room import check_room
 from positronic.lm import LM, LMOutput
 from positronic.nn import init
+from positronic.nn.stack import SharedParts
 from positronic.state import Step
 
 __all__ = ["PositronicForCausalLM", "PositronicModel", "PositronicPreTrainedModel"]
 
 
 class Window(nn.Module):
-    """The embedding seen as the head that it is: a matrix under a name of its own, and no parameter more."""
+    """The embedding seen as the head that it is: a matrix under a name of its own, and no parameter more.
+
+    It looks at what the core holds now, which PEFT may have put in the embedding's place.
+    """
 
     bias = None
 
-    def __init__(self, embedding: nn.Module):
+    def __init__(self, core: nn.Module):
         super().__init__()
-        self._seen = (embedding,)  # in a tuple, so that it is not registered a second time
+        self._seen = (core,)  # in a tuple, so that it is not registered a second time
 
     @property
     def weight(self) -> Tensor:
         """(W, D)"""
-        return cast(Tensor, self._seen[0].weight)
+        return cast(Tensor, cast(nn.Module, self._seen[0].embed).weight)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Window":
+        core = memo.get(id(self._seen[0]))
+        if core is None:
+            raise ConfigError(
+                "The head has no matrix of its own that could be copied or trained alone: it is the embedding. Name "
+                "the embedding in its place, as PEFT's modules_to_save=['embed'] does, which trains both."
+            )
+        return Window(core)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.weight)
@@ -61,26 +82,33 @@ class PositronicPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    _is_stateful = True
     _supports_sdpa = True
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012  typed by the parent
 
     def __init__(self, config: PositronicConfig):
         super().__init__(config)
         self.model = ModelConfig.from_json(config.core).build()
-        self.lm_head = Window(self.model.embed)
+        self.lm_head = Window(self.model)
         self.gradient_checkpointing = False
         self._no_split_modules = [type(self.model).__name__]
         self.post_init()
+
+    begun_anew: ClassVar[frozenset[str]] = frozenset()
+    """Weights that a checkpoint of ours need not hold."""
 
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
     ) -> Any:
-        """As everywhere in Transformers, but strict: weights that do not fit the config raise `CheckpointError`."""
+        """As everywhere in Transformers, but strict: a pickle, weights that the folder's manifest does not know, and
+        such as do not fit the config raise `CheckpointError`."""
+        kwargs = safe_wishes(kwargs)
+        if kwargs.get("state_dict") is None:
+            check_source(pretrained_model_name_or_path, kwargs)
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         model, found = loaded
-        wrong = {kind: sorted(map(str, names)) for kind, names in found.items() if names}
+        wrong = {kind: sorted(map(str, set(names) - cls.begun_anew)) for kind, names in found.items()}
+        wrong = {kind: names for kind, names in wrong.items() if names}
         if wrong:
             shown = "; ".join(f"{kind}: {', '.join(names[:3])}" for kind, names in wrong.items())
             raise CheckpointError(
@@ -99,16 +127,24 @@ class PositronicPreTrainedModel(PreTrainedModel):
     ) -> None:
         """As everywhere in Transformers; with the tokenizer of the folder, or of the one this model came from, what is
         written is a checkpoint of ours too."""
+        if is_main_process:
+            (Path(save_directory) / MANIFEST).unlink(missing_ok=True)  # it answers for what stood there
         if self._auto_class is None:
             vars(self.config).pop("auto_map", None)  # it names files that only a copy of this one takes along
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
-        if is_main_process:
-            complete(Path(save_directory), Path(self.name_or_path or save_directory))
+        if is_main_process and not self.begun_anew:
+            source = Path(self.name_or_path or save_directory)
+            complete(Path(save_directory), source, self.config.max_position_embeddings)
 
     @property
     def lm(self) -> LM:
         """The core, by its protocol."""
         return cast(LM, self.model)
+
+    def load_adapter(self, peft_model_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As everywhere in Transformers, but no pickle is read."""
+        check_adapter(peft_model_id)
+        return super().load_adapter(peft_model_id, *args, **kwargs)
 
     @can_return_tuple
     def backbone(
@@ -119,13 +155,28 @@ class PositronicPreTrainedModel(PreTrainedModel):
         past_key_values: StateCache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **others: Any,
     ) -> BaseModelOutputWithPast:
         """Tokens (B, T) to the vectors (B, T, D) that the embedding is multiplied by."""
         refuse_unknown(others, position_ids)
         keep = self.config.use_cache and not self.training if use_cache is None else use_cache
-        out, _, cache = self._read(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, keep)
-        return BaseModelOutputWithPast(last_hidden_state=self.model.head.scaled(out.hidden), past_key_values=cache)
+        with self._watching(output_hidden_states, output_attentions) as seen:
+            out, _, cache = self._read(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, keep)
+        last = self.model.head.scaled(out.hidden)
+        return BaseModelOutputWithPast(
+            last_hidden_state=last,
+            past_key_values=cache,
+            hidden_states=seen.hidden_states(last, self.config.num_hidden_layers),
+            attentions=seen.attentions(),
+        )
+
+    def _watching(self, hidden: bool | None, attentions: bool | None) -> AbstractContextManager[Watched]:
+        """What a call asks to be shown, or the config for all calls."""
+        hidden = self.config.output_hidden_states if hidden is None else hidden
+        attentions = self.config.output_attentions if attentions is None else attentions
+        return watching(self.lm, bool(hidden), bool(attentions))
 
     def _read(
         self,
@@ -137,27 +188,58 @@ class PositronicPreTrainedModel(PreTrainedModel):
         keep: bool,
     ) -> tuple[LMOutput, Step, StateCache | None]:
         """One call of the core: its output, the step it took, and the cache moved on, or None where none is kept."""
-        if input_ids is None or inputs_embeds is not None:
-            raise GenerationError(
-                "inputs_embeds cannot be read here: organs look at the tokens themselves. Give input_ids."
+        if "base_layer" in self.model.embed._modules or not isinstance(self.lm_head, Window):
+            raise ConfigError(
+                "An adapter stands beside one side of the embedding, where tokens are read or where they are said, and "
+                "it is one matrix for both. Leave it out of the targets; modules_to_save=['embed'] trains it whole, "
+                "trainable_token_indices some of its rows."
             )
+        tokens = self._tokens(input_ids, inputs_embeds)
         cache = past_key_values
         if cache is None and keep:
-            cache = StateCache(self.lm.init_state(len(input_ids)))
+            cache = StateCache(self.lm.init_state(len(tokens)))
         if cache is not None and not isinstance(cache, StateCache):
             raise GenerationError(
                 f"past_key_values is a {type(cache).__name__}, which has no room for this model's memory. Leave it "
                 f"out, or give StateCache(model.lm.init_state(rows))."
             )
-        columns, most = input_ids.shape[1], self.config.max_position_embeddings
-        step = step_of(input_ids, attention_mask, position_ids, None if cache is None else cache.state.position)
+        columns, most = tokens.shape[1], self.config.max_position_embeddings
+        begun, place = (None, None) if cache is None else (cache.state.position, cache.place)
+        step = step_of(tokens, attention_mask, position_ids, begun, place)
         if columns + (0 if cache is None else cache.length) > most:  # padding counts as columns, not as positions
-            check_room(longest_document(step) + (0 if cache is None else int(cache.state.position.max())), most)
-        out = self.lm(input_ids, None if cache is None else cache.state, step)
+            check_room(longest_document(step) + (0 if begun is None else int(begun.max())), most)
+        if cache is not None and cache.recording:
+            step = replace(step, keep_trail=True)
+        with self._embedded(inputs_embeds):
+            out = self.lm(tokens, None if cache is None else cache.state, step)
         if cache is not None:
             assert out.state is not None, "a call with a state returns one"
-            cache.advance(out.state, columns)
+            cache.advance(out.state, columns, next_place(position_ids, attention_mask, cache.place, columns))
         return out, step, cache
+
+    def _tokens(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        """(B, T): those given; in place of vectors such as end no document."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise GenerationError("A call reads input_ids or inputs_embeds; give one of the two.")
+        if input_ids is not None:
+            return input_ids
+        if any(isinstance(part, SharedParts) and len(part) for part in self.model.modules()):
+            raise GenerationError(
+                "inputs_embeds cannot be read here: organs of this model look at the tokens themselves. Give input_ids."
+            )
+        filler = int(self.lm.config.boundary_id == 0)
+        shape, device = cast(Tensor, inputs_embeds).shape[:2], cast(Tensor, inputs_embeds).device
+        return torch.full(shape, filler, dtype=torch.long, device=device)
+
+    @contextmanager
+    def _embedded(self, vectors: Tensor | None) -> Iterator[None]:
+        """With these vectors (B, T, D) in place of what tokens are embedded as."""
+        handle = None if vectors is None else self.model.embed.register_forward_hook(lambda *_: vectors)
+        try:
+            yield
+        finally:
+            if handle is not None:
+                handle.remove()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.embed
@@ -165,27 +247,41 @@ class PositronicPreTrainedModel(PreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Another embedding of the same extent; the head multiplies by it too."""
+        shape, asked = tuple(self.model.embed.weight.shape), tuple(cast(Tensor, value.weight).shape)
+        if asked != shape:
+            raise ConfigError(
+                f"An embedding of {asked[0]} x {asked[1]} does not fit this model of {shape[0]} x {shape[1]}; "
+                f"resize_token_embeddings changes the number of tokens."
+            )
+        self.model.embed = value
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Only the embedding itself: there is no second matrix."""
+        if new_embeddings.weight is not self.model.embed.weight:
+            raise ConfigError("The head of this model multiplies by its embedding; call set_input_embeddings.")
+
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> Any:
-        """Refused: hash tables, phases and control tokens follow from the vocabulary's size."""
+        """Another number of tokens: their vectors, and what organs know of each. positronic.load wants a tokenizer of
+        that many entries, so that a model resized for another program's stays with Transformers."""
         size, multiple = self.config.core["vocab_size"], pad_to_multiple_of or 1
         asked = -(-(new_num_tokens or size) // multiple) * multiple
         if asked != size:
-            raise ConfigError(
-                f"The vocabulary of {size} cannot become one of {asked}, since organs are built for its size; use its "
-                f"free control tokens, <|reserved_0|> and on, or train with another tokenizer."
-            )
+            self.config.core = resize(self.lm, asked, mean_resizing).to_json()
+            self.config.vocab_size = asked
         return self.get_input_embeddings()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Fill what was not loaded, as the module itself begins: its tables above all, which no file holds."""
-        reset = getattr(module, "reset_parameters", None)
-        if reset is not None:
-            own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-            with init.keeping(tensor for tensor in own if getattr(tensor, "_is_hf_initialized", False)):
-                reset()
+        own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        loaded = [tensor for tensor in own if getattr(tensor, "_is_hf_initialized", False)]
+        if len(loaded) < len(own):  # what a quantiser has put in a map's place is no tensor of ours to fill
+            with init.keeping(loaded):
+                init.begin(module)
 
     def _check_and_adjust_attn_implementation(
         self, attn_implementation: str | None, is_init_check: bool = False, allow_all_kernels: bool = False
@@ -215,7 +311,7 @@ class PositronicModel(PositronicPreTrainedModel):
     forward = PositronicPreTrainedModel.backbone
 
 
-class PositronicForCausalLM(PositronicPreTrainedModel, GenerationMixin):
+class PositronicForCausalLM(Generating, PositronicPreTrainedModel):
     """Tokens to logits and, with labels, to a loss."""
 
     accepts_loss_kwargs = True
@@ -236,15 +332,18 @@ class PositronicForCausalLM(PositronicPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: Tensor | int | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **others: Any,
     ) -> CausalLMOutputWithPast:
         """logits_to_keep: of the last so many tokens, or of these places; 0: of all. In training with labels the loss
-        has the parts of organs and heads too, some of which are of whole rows alone, so that no cache is kept;
-        otherwise it is the cross entropy alone."""
+        is that of our objective, with z-loss and the parts of organs and heads, some of which are of whole rows alone,
+        so that no cache is kept; otherwise it is the cross entropy alone."""
         refuse_unknown(others, position_ids)
         wanted = self.config.use_cache and not self.training and labels is None if use_cache is None else use_cache
         keep = wanted and not (self.training and labels is not None)
-        out, step, cache = self._read(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, keep)
+        with self._watching(output_hidden_states, output_attentions) as seen:
+            out, step, cache = self._read(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, keep)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits, loss = self.lm.logits(out.hidden[:, kept]), None
         if labels is not None:
@@ -252,26 +351,12 @@ class PositronicForCausalLM(PositronicPreTrainedModel, GenerationMixin):
                 logits=logits, labels=labels, vocab_size=logits.shape[-1], num_items_in_batch=num_items_in_batch
             )
             if self.training:
-                loss = loss + auxiliary_loss(self.lm, out, step, labels, num_items_in_batch)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
-
-    def _prepare_cache_for_generation(
-        self,
-        generation_config: Any,
-        model_kwargs: dict[str, Any],
-        generation_mode: Any,
-        batch_size: int,
-        max_cache_length: int,
-    ) -> Any:
-        """Put a cache of ours where `generate` looks for one; "static" fixes its extent beforehand."""
-        kind = generation_config.cache_implementation
-        if model_kwargs.get("past_key_values") is not None or generation_config.use_cache is False:
-            return
-        if kind not in (None, "dynamic", "static"):
-            raise GenerationError(
-                f"cache_implementation is {kind!r}, which cannot hold this model's memory; leave it out, or use "
-                f"'static' for a state whose room is fixed beforehand."
-            )
-        rows = batch_size * max(generation_config.num_beams, generation_config.num_return_sequences)
-        room = max_cache_length if kind == "static" else 0
-        model_kwargs["past_key_values"] = StateCache(self.lm.init_state(rows, room))
+                loss = loss + auxiliary_loss(self.lm, out, logits, step, labels, num_items_in_batch)
+        last = self.model.head.scaled(out.hidden) if seen.stream else out.hidden
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=cast(FloatTensor, logits),
+            past_key_values=cache,
+            hidden_states=seen.hidden_states(last, self.config.num_hidden_layers),
+            attentions=seen.attentions(),
+        )

@@ -53,7 +53,7 @@ def speculative(
         tokens = accept(draft, partial(text.draw, lm.logits(out.hidden[0])), text.write)
         state = out.state.commit(range(len(tokens))) if draft else out.state
         hidden = out.hidden[:, len(tokens) - 1]
-    cache.state, cache.length = state, len(text.past) - 1
+    cache.advance(state, len(text.past) - 1 - cache.length)
     return text.result(cache)
 
 
@@ -75,7 +75,7 @@ class _Text:
 
     def draw(self, logits: Tensor, row: int) -> int:
         """The next token by a row of logits (P, W)."""
-        raw = logits[row : row + 1].float()
+        raw: Any = logits[row : row + 1].float()
         scores = self.processor(self.ids, raw.clone())
         if self.config.output_scores:
             self.scores.append(scores)
