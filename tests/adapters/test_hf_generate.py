@@ -24,6 +24,7 @@ from transformers import (
     pipeline,
 )
 from transformers.generation import MaxTimeCriteria, TemperatureLogitsWarper
+from transformers.pipelines.text_generation import ReturnType
 
 from positronic.errors import GenerationError
 from positronic.generation import generate as our_generate
@@ -209,7 +210,7 @@ PIPELINE = {
     "return_full_text": False,
     "return_tensors": True,
     "return_text": True,
-    "return_type": 1,
+    "return_type": ReturnType.NEW_TEXT,
     "clean_up_tokenization_spaces": False,
     "prefix": "Once",
     "handle_long_generation": "hole",

@@ -19,7 +19,7 @@ import torch
 from torch import FloatTensor, Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
@@ -311,7 +311,7 @@ class PositronicModel(PositronicPreTrainedModel):
     forward = PositronicPreTrainedModel.backbone
 
 
-class PositronicForCausalLM(Generating, PositronicPreTrainedModel):
+class PositronicForCausalLM(Generating, PositronicPreTrainedModel, GenerationMixin):  # which Transformers looks for by name
     """Tokens to logits and, with labels, to a loss."""
 
     accepts_loss_kwargs = True
