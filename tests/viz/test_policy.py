@@ -17,7 +17,7 @@ HACK = "window.hacked = 1"
 ATTACKS = {
     "inline": f"<script>{HACK}</script>",
     "module": f'<script type="module">{HACK}</script>',
-    "attribute": f'<img src="x:" onerror="{HACK}">',
+    "attribute": f'<img src="data:," onerror="{HACK}">',
     "vector": f'<svg onload="{HACK}"></svg>',
     "address": f'<script src="data:text/javascript,{HACK}"></script>',
     "frame": f'<iframe srcdoc="<script>parent.{HACK.removeprefix("window.")}</script>"></iframe>',

@@ -53,7 +53,7 @@ def transformer():
         vocab_size=TOKENIZER.vocab_size,
         d_model=24,
         context=32,
-        max_positions=64,
+        max_positions=96,
         n_layers=2,
         attention=AttentionConfig(n_heads=2, n_kv_heads=1, head_dim=8, rank=None, rope_dims=4),
         channel=SwiGLUConfig(hidden=32),

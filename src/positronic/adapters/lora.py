@@ -290,7 +290,7 @@ class _Stream(IterableDataset[dict[str, Tensor]]):
             }
 
 
-ARCHIVE = ("PytorchStreamWriter", "inline_container")
+ARCHIVE = ("PytorchStreamWriter", "inline_container", "iostream")
 """What torch names in its errors when an archive cannot be written."""
 
 
