@@ -12,6 +12,7 @@ another.
 import argparse
 import ast
 import io
+import itertools
 import json
 import re
 import textwrap
@@ -149,7 +150,14 @@ def demonstration_pieces(code: str) -> Iterator[Piece]:
             yield Piece(" ".join(line.removeprefix("# ") for line in said.group().splitlines()), False)
         rest = paragraph[said.end() if said else 0 :].strip("\n")
         if rest:
-            yield Piece(rest, True)
+            yield Piece(at_margin(rest), True)
+
+
+def at_margin(code: str) -> str:
+    """Statements that stood inside a function, with two empty lines around each function of their own."""
+    blocks = re.split(r"\n\n(?=\S)", code)
+    gaps = ["\n\n" + "\n" * ("def " in (a[:4], b[:4])) for a, b in itertools.pairwise(blocks)]
+    return "".join(part for pair in zip(blocks, [*gaps, ""], strict=True) for part in pair)
 
 
 def exercise_pieces(file: str, source: str) -> Iterator[Piece]:
