@@ -34,6 +34,7 @@ def unpacking_to(tmp_path_factory):
     return write
 
 
+PARAGRAPH = "One of many. " * 40
 STORY = b"Once upon a time there was a bank of rings.\n"
 
 
@@ -51,8 +52,8 @@ def test_an_excerpt_of_a_file_of_gigabytes_reads_its_beginning(unpacking_to, nam
 @pytest.mark.parametrize(
     ("name", "part", "begin"),
     [
-        ("a.jsonl.zst", json.dumps({"text": "One of many."}).encode() + b"\n", b""),
-        ("a.json.zst", json.dumps("One of many.").encode() + b",", b"["),
+        ("a.jsonl.zst", json.dumps({"text": PARAGRAPH}).encode() + b"\n", b""),
+        ("a.json.zst", json.dumps(PARAGRAPH).encode() + b",", b"["),
     ],
 )
 def test_an_excerpt_of_many_records_reads_the_first_of_them(unpacking_to, name, part, begin):

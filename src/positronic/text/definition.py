@@ -37,6 +37,8 @@ __all__ = [
 ]
 
 Kind = Literal["spike", "bpe", "bytes"]
+SHOWN = 100
+"""Characters of a place in a file that an error names, where pieces are keys."""
 LONGEST_PIECE = 16
 """Bytes of the longest piece of a spike vocabulary."""
 
@@ -130,8 +132,8 @@ def read_definition(text: str | bytes, where: str) -> Definition:
     place = _first_difference(definition.to_json(), _as_we_write(data), "")
     if place:
         raise TokenizerError(
-            f"{where} is damaged or another program's tokenizer: {place} is not what its pieces and control tokens "
-            f"imply. Restore the file or train a new one with `positronic tokenizer train`."
+            f"{where} is damaged or another program's tokenizer: {place[:SHOWN]} is not what its pieces and control "
+            f"tokens imply. Restore the file or train a new one with `positronic tokenizer train`."
         )
     return definition
 
