@@ -4,26 +4,32 @@
     positronic chat answers/tuned
 
 Packed chats begin again at position 0, and there a document of ours begins: neither attention nor any memory of a
-family reaches into the next chat. With `loss_type="nll"` TRL asks the model for its loss, which has z-loss and
-the parts of draft heads and organs; by default it multiplies hidden vectors by the embedding and leaves these out.
+family reaches into the next chat. TRL adds up a loss of its own, from hidden vectors and the embedding; Transformers'
+`Trainer` asks the model for its loss, which has z-loss and the parts of draft heads and organs. So its way is taken.
 """
 
 from pathlib import Path
 
 from datasets import Dataset
 from start import CHATS, arguments, learn, settings
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 from trl import SFTConfig, SFTTrainer
 
 import positronic.adapters.hf  # noqa: F401  (registers the families)
 
 
+class WholeLoss(SFTTrainer):
+    """TRL's rows and masks; the loss of the model."""
+
+    compute_loss = Trainer.compute_loss
+
+
 def trainer(folder: Path, out: Path) -> SFTTrainer:
     rows = Dataset.from_list(CHATS)
     how = settings(out, per_device_train_batch_size=2)  # rows of some five chats each
-    return SFTTrainer(
+    return WholeLoss(
         AutoModelForCausalLM.from_pretrained(folder),
-        SFTConfig(loss_type="nll", assistant_only_loss=True, packing=True, eval_packing=False, max_length=128, **how),
+        SFTConfig(assistant_only_loss=True, packing=True, eval_packing=False, max_length=128, **how),
         train_dataset=rows,
         eval_dataset=rows,
         processing_class=AutoTokenizer.from_pretrained(folder),

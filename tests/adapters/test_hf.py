@@ -231,8 +231,9 @@ def test_what_is_added_to_the_cross_entropy_follows_from_the_definition(theirs):
         out = core(tokens)
         logits = core.logits(out.hidden).float()
         added = 1e-4 * logits[:, :-1].logsumexp(-1)[counted].square().mean()
-        for name, value in out.aux.items():
-            added = added + {"moe.balance": 0.01, "metric.triangle": 0.01, "mixture.entropy": 1e-3}[name] * value
+        for name, value in out.aux.items():  # (B,) of rows of equal length
+            weight = {"moe.balance": 0.01, "metric.triangle": 0.01, "mixture.entropy": 1e-3}[name]
+            added = added + weight * value.mean()
         for k in range(len(core.drafts or ())):
             far = core.logits(core.drafts[k](out.hidden))[:, : -(k + 2)]
             costs = F.cross_entropy(far.transpose(1, 2), labels[:, k + 2 :], ignore_index=-100, reduction="none")
@@ -244,7 +245,7 @@ def test_what_is_added_to_the_cross_entropy_follows_from_the_definition(theirs):
         cross = F.cross_entropy(logits[:, :-1][counted], labels[:, 1:][counted])
     theirs.eval()
     assert found.item() == pytest.approx((cross + added).item(), rel=1e-5)
-    assert added > 1e-3 * cross
+    assert added > 1e-4 * cross
 
 
 def test_parts_of_a_step_add_up_to_its_z_loss(theirs):

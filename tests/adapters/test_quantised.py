@@ -55,6 +55,10 @@ def relative(found, wanted):
     return ((found - wanted).abs().max() / wanted.abs().max()).item()
 
 
+def distance(found, wanted):
+    return ((found - wanted).square().mean() / wanted.square().mean()).sqrt().item()
+
+
 def test_every_linear_map_is_pytorchs_own(family, theirs):
     """By exactly this class bitsandbytes and `quantize_dynamic` know what to replace."""
     assert len(linear_maps(theirs)) > 8
@@ -108,8 +112,8 @@ def test_dynamic_quantisation_of_pytorch_replaces_every_map(family, folder):
     model = torch.ao.quantization.quantize_dynamic(plain, {nn.Linear}, dtype=torch.qint8)
     assert sum(isinstance(module, quantised.Linear) for module in model.modules()) == n
     whole, cached = whole_and_cached(model, tokens)
-    assert relative(whole, plain(tokens).logits) < 0.5
-    assert relative(cached, whole) < 0.5
+    assert distance(whole, plain(tokens).logits) < 0.3  # activations are rounded too, a call at a time
+    assert distance(cached, whole) < 0.3
     assert model.generate(rows(1, 7), max_new_tokens=6, do_sample=False).shape[1] > 7
 
 

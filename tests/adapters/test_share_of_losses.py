@@ -37,7 +37,7 @@ def test_what_is_added_is_weighed_as_our_own_objective_says(theirs, family):
     lm = theirs.model
     with torch.no_grad():
         out = lm(tokens)
-        added = sum(weights[name] * float(loss) for name, loss in out.aux.items())
+        added = sum(weights[name] * float(loss.mean()) for name, loss in out.aux.items())
         if lm.drafts is not None:
             for k, head in enumerate(lm.drafts, 1):
                 said = lm.logits(head(out.hidden)).double().log_softmax(-1)

@@ -56,7 +56,7 @@ def test_a_run_is_exported_with_its_code_and_both_ways_are_said(run, tmp_path, c
     assert "import positronic.adapters.hf" in err
     assert "trust_remote_code=True" in err
     auto_map = json.loads((tmp_path / "out" / "config.json").read_text())["auto_map"]
-    assert set(auto_map) == {"AutoConfig", "AutoModel", "AutoModelForCausalLM"}
+    assert set(auto_map) == {"AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForSequenceClassification"}
     assert all((tmp_path / "out" / f"{place.partition('.')[0]}.py").is_file() for place in auto_map.values())
     first = next(positronic.load(tmp_path / "out")[0].parameters())
     assert torch.equal(first, next(positronic.load(run / "step-00000002")[0].parameters()))

@@ -95,10 +95,11 @@ def _segments(begins: Tensor, valid: Tensor | None, begun: Tensor | None) -> Ten
 
 
 def longest_document(step: Step) -> int:
-    """Tokens of the longest document in a call: a packed row may hold more of them than the model has positions."""
-    if step.segments is None:
-        return step.tokens.shape[1]
-    return max(int(row.bincount().max()) for row in step.segments)
+    """Real tokens of the longest document in a call: a packed row may hold more of them than the model has positions,
+    and a padded one more columns."""
+    documents = torch.zeros_like(step.tokens) if step.segments is None else step.segments
+    real = torch.ones_like(documents, dtype=torch.bool) if step.valid is None else step.valid
+    return max(int(row[there].bincount(minlength=1).max()) for row, there in zip(documents, real, strict=True))
 
 
 def refuse_unknown(others: Mapping[str, Any], position_ids: Tensor | None) -> None:

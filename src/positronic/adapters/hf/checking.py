@@ -15,6 +15,7 @@ from transformers.utils import cached_file
 from positronic.checkpoint.form import core_of
 from positronic.checkpoint.manifest import MANIFEST, Sealed, json_digest
 from positronic.checkpoint.reading import AGAIN, parse_json, read_json_bytes, refuse_pickle, refuse_pickles_in
+from positronic.checkpoint.tensors import header
 from positronic.checkpoint.weights import INDEX, WEIGHTS, StoredWeights
 from positronic.errors import CheckpointError, ConfigError
 
@@ -60,6 +61,8 @@ def _check_folder(folder: Path) -> None:
     if not os.path.lexists(folder / MANIFEST):
         if not any(os.path.isfile(folder / name) for name in (WEIGHTS, INDEX)):
             refuse_pickles_in(folder)
+        for file in folder.glob("*.safetensors"):
+            header(file)
         return
     sealed = Sealed(folder)
     core = core_of(parse_json(read_json_bytes(folder / CONFIG), folder / CONFIG), str(folder / CONFIG))

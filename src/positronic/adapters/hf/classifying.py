@@ -27,8 +27,8 @@ class PositronicForSequenceClassification(PositronicPreTrainedModel):
 
     def __init__(self, config: PositronicConfig):
         super().__init__(config)
-        self.num_labels = config.num_labels
-        self.score = linear(config.hidden_size, config.num_labels)
+        self.num_labels = config.num_labels or 1
+        self.score = linear(config.hidden_size, self.num_labels)
         self.post_init()
 
     @can_return_tuple

@@ -62,6 +62,20 @@ class Generating(GenerationMixin):
         known = inspect.signature(self._model.forward).parameters.keys() | SAID_BY_POSITIONS
         return {name: value for name, value in inputs.items() if name in known}
 
+    def _get_candidate_generator(self, generation_config: GenerationConfig, *args: Any, **kwargs: Any) -> Any:
+        """Whoever drafts, as Transformers chooses it, held to the texts that may still be written."""
+        drafting = cast(Any, super())._get_candidate_generator(generation_config, *args, **kwargs)
+        propose, most = drafting.get_candidates, generation_config.max_length - 1  # behind a draft a token is written
+
+        def within(ids: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+            tokens, scores = propose(ids, *args, **kwargs)
+            tokens = tokens[:, : max(most, ids.shape[1])]
+            new = tokens.shape[1] - ids.shape[1]
+            return tokens, scores[:, :new] if scores is not None and new else None
+
+        drafting.get_candidates = within
+        return drafting
+
     def _prepare_cache_for_generation(
         self,
         generation_config: Any,

@@ -61,6 +61,16 @@ class Window(nn.Module):
         """(W, D)"""
         return cast(Tensor, cast(nn.Module, self._seen[0].embed).weight)
 
+    @property
+    def in_features(self) -> int:
+        """D"""
+        return self.weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        """W"""
+        return self.weight.shape[0]
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "Window":
         core = memo.get(id(self._seen[0]))
         if core is None:
@@ -311,8 +321,8 @@ class PositronicModel(PositronicPreTrainedModel):
     forward = PositronicPreTrainedModel.backbone
 
 
-class PositronicForCausalLM(Generating, PositronicPreTrainedModel, GenerationMixin):  # which Transformers looks for by name
-    """Tokens to logits and, with labels, to a loss."""
+class PositronicForCausalLM(Generating, PositronicPreTrainedModel, GenerationMixin):
+    """Tokens to logits and, with labels, to a loss. Transformers asks the bases by name for its mixin."""
 
     accepts_loss_kwargs = True
 
