@@ -8,6 +8,7 @@ from jinja2 import TemplateError
 
 from positronic.errors import DataError
 from positronic.text import Message, ToolCall, render
+from positronic.text.chat_template import FLAGS
 from positronic.text.special import APART, CONTROL_TOKENS, ITSELF, MARK, NOTHING
 
 transformers = pytest.importorskip("transformers")
@@ -160,3 +161,21 @@ def test_the_template_gives_the_tokens_and_the_loss_of_the_renderer(tokenizer, t
     )
     assert found["input_ids"] == ours.ids
     assert [bool(loss) for loss in found["assistant_masks"]] == ours.loss_mask
+
+
+@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("value", [0, 0.0, False, 1, 1.0, True, None])
+def test_a_turn_that_says_so_is_not_learned(name, value, tokenizer, theirs):
+    """In each of the spellings that our own reader knows."""
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", name: value}]
+    found = theirs.apply_chat_template(chat, return_dict=True, return_assistant_tokens_mask=True)
+    assert any(found["assistant_masks"]) == (value is None or bool(value) != (name == "masked"))
+    plain = theirs.apply_chat_template([{k: v for k, v in turn.items() if k != name} for turn in chat])
+    assert found["input_ids"] == plain["input_ids"]
+
+
+@pytest.mark.parametrize("value", [0.5, "no", [0, 1], 2])
+def test_a_turn_that_says_it_in_another_way_is_refused(value, theirs):
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": value}]
+    with pytest.raises(TemplateError, match="has weight"):
+        theirs.apply_chat_template(chat, tokenize=False)

@@ -14,10 +14,10 @@ from typing import Any
 
 from positronic.errors import DataError
 from positronic.text import shown
+from positronic.text.chat_template import FLAGS
 
 __all__ = ["FLAGS", "learned"]
 
-FLAGS = ("loss", "loss_weight", "weight", "train", "trainable", "training", "learn", "loss_mask", "masked")
 _WORDS = {"loss", "losses", "weight", "weights", "train", "trainable", "learn", "learnable", "mask", "masks", "masked"}
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 

@@ -1,17 +1,20 @@
 """The chat form as a Jinja template, for programs that render chats themselves. `text.chat` is the definition.
 
-It takes what `Message.from_dict` takes, `tools`, `add_generation_prompt` and `think`, and gives the same text, but
-leaves arguments that are JSON already as they are written. A program that encodes the whole would let a name in a
-message's text become a control token, and the newline behind a control token part of a longer piece, where a text
-begins with white space. So the template writes marks there (`text.special`), which our `tokenizer.json` takes out: the
-ids are those of `render`. Shown as text, such a chat has the marks in it. A solution stands behind no header's newline:
-where it begins as if it did, with a newline and the mark for it, that mark is written twice, and one is taken out.
+It takes what `Message.from_dict` takes, the other fields that say what is not learned, `tools`, `add_generation_prompt`
+and `think`, and gives the same text, but leaves arguments that are JSON already as they are written. A program that
+encodes the whole would let a name in a message's text become a control token, and the newline behind a control token
+part of a longer piece, where a text begins with white space. So the template writes marks there (`text.special`), which
+our `tokenizer.json` takes out: the ids are those of `render`. Shown as text, such a chat has the marks in it. A
+solution stands behind no header's newline: where it begins as if it did, with a newline and the mark for it, that mark
+is written twice, and one is taken out.
 """
 
 from positronic.text.special import APART, CONTROL_TOKENS, ITSELF, MARK, NOTHING
 
-__all__ = ["CHAT_TEMPLATE"]
+__all__ = ["CHAT_TEMPLATE", "FLAGS"]
 
+FLAGS = ("loss", "loss_weight", "weight", "train", "trainable", "training", "learn", "loss_mask", "masked")
+"""Fields of a turn that say whether it is learned from, the last of them by its opposite."""
 
 _RESERVED = "<|reserved_"
 _NAMES = list(dict.fromkeys(_RESERVED if name.startswith(_RESERVED) else name for name in CONTROL_TOKENS))
@@ -20,7 +23,8 @@ _NAMES = list(dict.fromkeys(_RESERVED if name.startswith(_RESERVED) else name fo
 
 def _filled(template: str) -> str:
     """A template with the marks and the names in place of what stands for them."""
-    for word, value in (("MARK", MARK), ("NOTHING", NOTHING), ("ITSELF", ITSELF), ("APART", APART), ("NAMES", _NAMES)):
+    values = {"MARK": MARK, "NOTHING": NOTHING, "ITSELF": ITSELF, "APART": APART, "NAMES": _NAMES, "FLAGS": FLAGS}
+    for word, value in values.items():
         template = template.replace(word, ascii(value))
     return template
 
@@ -87,7 +91,15 @@ CHAT_TEMPLATE = _filled(r"""
             {{- raise_exception('The think of a message is not text.') }}
         {%- endif %}
         {{- '<|im_start|><|assistant|>\n' ~ ('' if thought is string else apart(said)) }}
-        {%- if message.loss is defined and not message.loss %}
+        {%- set kept = namespace(learned=true) %}
+        {%- for name in FLAGS if message[name] is defined and message[name] is not none %}
+            {%- if message[name] not in (0, 1) %}
+                {{- raise_exception('A message has ' ~ name ~ ' ' ~ message[name] ~ '; use true or false.') }}
+            {%- elif (message[name] == 0) != (name == 'masked') %}
+                {%- set kept.learned = false %}
+            {%- endif %}
+        {%- endfor %}
+        {%- if not kept.learned %}
             {{- answer(thought, said, message) }}
         {%- else %}
             {%- generation %}
