@@ -5,73 +5,26 @@ from fractions import Fraction
 
 import pytest
 
+pytest.importorskip("datasets")
+
+import datasets
+from copies import PUBLISHED, copy_all
+
 from positronic.cli import main
 from positronic.data import DataSpec, HubSet, chat_mixture, text_mixture
 from positronic.errors import ConfigError, DataError
 from positronic.recipes import BLENDS, blend, blended
 from positronic.text import byte_tokenizer
 
-datasets = pytest.importorskip("datasets")
-
-PUBLISHED = [name for name, found in BLENDS.items() if found.take is not None]
 SMALL = ["d_model=32", "n_layers=1", "attention.n_heads=2", "attention.n_kv_heads=1", "attention.head_dim=16"]
 SMALL += ["attention.rank=none", "attention.rope_dims=8", "channel.hidden=32", "context=32", "max_positions=64"]
 
 
-def turns(i):
-    return [{"role": "user", "content": f"Question {i}?"}, {"role": "assistant", "content": f"The answer is {i}."}]
-
-
-def said(i):
-    return [
-        {"from": "user", "value": f"Why {i}?"},
-        {"from": "assistant", "value": f"<think>\nHm, {i}.\n</think>\n\nSo."},
-    ]
-
-
-ROWS = {
-    "openbmb/Ultra-FineWeb-L3": lambda i: {"uid": str(i), "content": f"Page {i} of the web. " * 9, "style": "qa"},
-    "HuggingFaceFW/fineweb-edu": lambda i: {"text": f"Lesson {i} of the school. " * 9, "id": str(i), "score": 3.5},
-    "HuggingFaceTB/finemath": lambda i: {"url": "u", "text": f"{i} + {i} = {2 * i}, as was shown. " * 9, "score": 4.0},
-    "Quazim0t0/PretrainNew": lambda i: {"text": f"Something new, number {i}. " * 9},
-    "mlabonne/ultrachat_200k_sft": lambda i: {"prompt": "p", "prompt_id": "x", "messages": turns(i)},
-    "mlabonne/ultrafeedback-sft": lambda i: {"conversations": said(i)},
-    "openbmb/UltraData-SFT-2605": lambda i: {
-        "uid": str(i),
-        "messages": [{**turn, "reasoning_content": None} for turn in turns(i)],
-    },
-    "volcanos/OpenThoughts2-1M-ShortThink": lambda i: {"conversations": said(i), "source": "s"},
-    "WeMake/Intelligent-Content-Understanding": lambda i: {"text": f"Content {i} is understood. " * 9},
-    "QingyiSi/Alpaca-CoT": lambda i: {"instruction": f"Say {i}.", "input": "", "output": f"It is {i}."},
-    "HuggingFaceH4/MATH-500": lambda i: {"problem": f"{i}?", "solution": f"It is {i}.", "answer": str(i), "level": 1},
-    "zai-org/LongWriter-6k": lambda i: {"messages": turns(i)},
-    "prithivMLmods/Deepthink-Reasoning": lambda i: {"prompt": f"{i}?", "response": f"Deeply thought, {i}."},
-}
-SPLITS = {"mlabonne/ultrachat_200k_sft": "train_sft"}
-"""Where it is not the one that the blend names, or train."""
-
-
 @pytest.fixture(scope="module")
 def copies(tmp_path_factory):
-    """The data sets of all blends, 60 rows each, as copies of their repositories."""
+    """The data sets of all blends, as copies of their repositories."""
     root = tmp_path_factory.mktemp("copies")
-    for part in (part for name in PUBLISHED for part in blend(name).parts):
-        wanted = DataSpec.parse(part.source).path
-        folder = root / wanted.name
-        folder.mkdir(parents=True)
-        rows = [ROWS[wanted.name](i) for i in range(60)]
-        if wanted.files is not None:
-            (folder / wanted.files).parent.mkdir()
-            (folder / wanted.files).write_text(json.dumps(rows))
-            (folder / "other.json").write_text(json.dumps([{"another": "shape"}]))
-            continue
-        datasets.Dataset.from_list(rows).to_parquet(folder / "rows.parquet")
-        config = wanted.config or "default"
-        split = wanted.split or SPLITS.get(wanted.name, "train")
-        card = ["---", "configs:"]
-        for name in (config, "another") if wanted.config else (config,):
-            card += [f"- config_name: {name}", "  data_files:", f"  - split: {split}", "    path: rows.parquet"]
-        (folder / "README.md").write_text("\n".join([*card, "---", "# A copy"]))
+    copy_all(root)
     return root
 
 

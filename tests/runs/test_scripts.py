@@ -3,36 +3,23 @@
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from warmed import MODEL, script, warmed
 
 from positronic.cli.corpus import topics
-from positronic.mixers.attention import AttentionConfig
-from positronic.mixers.swiglu import SwiGLUConfig
-from positronic.models.transformer import TransformerConfig
 from positronic.recipes.tiny import MIXERS
 
 RUNS = Path(__file__).parents[2] / "runs"
 SCRIPTS = sorted(RUNS.glob("*.sh"))
-WARM = Path(__file__).parent / "warm.py"
-MODEL = TransformerConfig(
-    d_model=32,
-    context=512,
-    max_positions=512,
-    n_layers=1,
-    attention=AttentionConfig(n_heads=2, n_kv_heads=1, head_dim=16, rank=None, rope_dims=8),
-    channel=SwiGLUConfig(hidden=64),
-)
 TEXT_BYTES = 40_000
 STEPS, CHUNK = 8, 3
 
@@ -91,28 +78,11 @@ class Stranger:
         return (self.folder / run / "last" / "model.safetensors").read_bytes()
 
 
-def script(path: Path, *words: object) -> Path:
-    """An executable that passes its words on."""
-    path.write_text(f'#!/bin/sh\nexec {shlex.join(map(str, words))} "$@"\n', "utf-8")
-    path.chmod(0o755)
-    return path
-
-
 @pytest.fixture(scope="module")
 def warm():
-    """The command without its start (see warm.py)."""
-    folder = Path(tempfile.mkdtemp(prefix="warm"))  # short: a socket's path has 100 characters
-    address = folder / "socket"
-    server = subprocess.Popen([sys.executable, str(WARM), str(address)])
-    try:
-        while not address.exists():
-            assert server.poll() is None, "the server ended"
-            time.sleep(0.02)
-        yield script(folder / "positronic", sys.executable, "-I", "-S", WARM, address)
-    finally:
-        server.kill()
-        server.wait()
-        shutil.rmtree(folder)
+    """The command without its start."""
+    with warmed() as command:
+        yield command
 
 
 @pytest.fixture(scope="module")
