@@ -114,9 +114,9 @@ class Health:
         }
 
 
-def sample_rows(ids: Sequence[Sequence[int]], eot_id: int, context: int) -> Tensor:
-    """Texts one after another, each behind an end-of-text token, as rows (B, T) without padding."""
-    stream = [token for text in ids for token in (eot_id, *text)]
+def sample_rows(ids: Sequence[Sequence[int]], begin_id: int, context: int) -> Tensor:
+    """Texts one after another, each behind what begins a document, as rows (B, T) without padding."""
+    stream = [token for text in ids for token in (begin_id, *text)]
     length = min(context, len(stream))
     n = min(max(1, SAMPLE_TOKENS // length), len(stream) // length)
     return torch.tensor(stream[: n * length]).view(n, length)
