@@ -29,9 +29,13 @@ def _config(settings: Settings) -> TransformerConfig:
     d, n_heads, positions = (
         settings.whole(name) for name in ("hidden_size", "num_attention_heads", "max_position_embeddings")
     )
-    head_dim = settings.whole("head_dim", d // n_heads or 1)
+    head_dim, n_kv_heads = settings.whole("head_dim", d // n_heads or 1), settings.whole("num_key_value_heads", n_heads)
     if head_dim % 2:
         raise CheckpointError(f"head_dim is {head_dim}, and rotations need pairs. Correct the config.json.")
+    if n_heads % n_kv_heads:
+        raise CheckpointError(
+            f"num_attention_heads {n_heads} is no multiple of num_key_value_heads {n_kv_heads}. Correct the config.json."
+        )
     settings.only("hidden_act", "silu", "swish")
     settings.only("partial_rotary_factor", 1.0)
     base, stretch = _rotation(settings)
@@ -44,7 +48,7 @@ def _config(settings: Settings) -> TransformerConfig:
         n_layers=settings.whole("num_hidden_layers"),
         attention=AttentionConfig(
             n_heads=n_heads,
-            n_kv_heads=settings.whole("num_key_value_heads", n_heads),
+            n_kv_heads=n_kv_heads,
             head_dim=head_dim,
             rank=None,
             rope_dims=head_dim,
