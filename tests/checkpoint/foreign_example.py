@@ -12,7 +12,10 @@ LLAMA_WORDS = (
     r"|\s+(?!\S)|\s+"
 )
 """Llama 3's expression."""
-TEXTS = ["The lamp on the hill was lit in 1924, and the ships went by far out at sea. It's late;\n\n  we'll go. naïve 日本 🙂"]
+TEXTS = [
+    "The lamp on the hill was lit in 1924, and the ships went by far out at sea. It's late;\n\n  we'll go.",
+    "Two naïve lamps 日本 🙂 and 12 ships",
+]
 MIXED = "The naïve 日本 lamp's 123456 words,\n\n  \n  indented <|endoftext|> and\tfree 🙂🏳️‍🌈.\r\n 12 ships  went \n"
 ENTRIES = 340
 """Rows of the models' embeddings; the vocabularies have 20 fewer."""

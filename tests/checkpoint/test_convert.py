@@ -90,9 +90,8 @@ def test_greedy_text_is_the_originals(name, made):
     model, tokenizer = load(folder)
     text = "The lamp on the hill"
     prompt = vocabulary.encode(text).ids  # with what stands in front of a text there
-    whole = theirs.generate(
-        torch.tensor([prompt]), max_new_tokens=40, do_sample=False, eos_token_id=tokenizer.eot_id, pad_token_id=3
-    )[0].tolist()
+    ends = {"eos_token_id": tokenizer.eot_id, "pad_token_id": ENTRIES - 1}
+    whole = theirs.generate(torch.tensor([prompt]), max_new_tokens=40, do_sample=False, **ends)[0].tolist()
     *_, last = generate(model, tokenizer, text, temperature=0, max_new_tokens=40)
     assert [*last.result.state.tokens] == whole
 
@@ -100,8 +99,7 @@ def test_greedy_text_is_the_originals(name, made):
 @torch.no_grad()
 @pytest.mark.parametrize("name", PLAIN)
 def test_tokens_that_are_added_say_the_mean_and_take_their_share_at_most(name, made):
-    theirs, _, _, folder = made(name)
-    ours, _ = load(folder)
+    ours, _ = load(made(name)[3])
     logits = ours.logits(ours(ids_of(2, 40)).hidden)
     old, new = logits[..., :ENTRIES], logits[..., ENTRIES:]
     assert (new - old.mean(-1, keepdim=True)).abs().max() < 1e-5
@@ -174,7 +172,8 @@ def test_the_masks_of_older_files_are_passed_over(made, tmp_path):
 
     folder = shutil.copytree(made("gpt2")[2], tmp_path / "old")
     tensors = load_file(folder / "model.safetensors")
-    tensors |= {"transformer.h.0.attn.bias": torch.ones(1, 1, 96, 96).tril(), "h.1.attn.masked_bias": torch.tensor(-1e4)}
+    masks = {"transformer.h.0.attn.bias": torch.ones(1, 1, 96, 96).tril(), "h.1.attn.masked_bias": torch.tensor(-1e4)}
+    tensors |= masks
     save_file(tensors, folder / "model.safetensors")
     convert(folder, tmp_path / "new")
     assert (tmp_path / "new" / "model.safetensors").read_bytes() == (made("gpt2")[3] / "model.safetensors").read_bytes()
@@ -322,7 +321,7 @@ FOLDERS = {
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "neither model.safetensors nor"),
     "no map": (index_of({}), "no weight_map"),
     "a shard elsewhere": (index_of({"weight_map": {"x": "../model-00001-of-00001.safetensors"}}), "no shard"),
-    "no shard": (index_of({"weight_map": {"x": "model-00001-of-00001.safetensors"}}), "safetensors is missing|no whole"),
+    "no shard": (index_of({"weight_map": {"x": "model-00001-of-00001.safetensors"}}), "is missing|no whole"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
     "no vocabulary": (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer.json.*AutoTokenizer"),
     "a pipe for a vocabulary": (

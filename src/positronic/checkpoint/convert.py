@@ -4,13 +4,13 @@
     model.safetensors                 or shards and their index; never a pickle
     tokenizer.json                    byte-level BPE (`text.foreign`)
 
-For ids of the original vocabulary the logits are the original's. Nothing ends a document inside (`boundary_id` is None):
-what stands behind an end-of-text token sees what stood before it, as in the original.
+For ids of the original vocabulary the logits are the original's. No token hides what stands before it (`boundary_id` is
+None): what follows an end-of-text token sees what stood before, as in the original.
 
-Our control tokens come behind the original ids, and every row that is added, of the embedding and of a head of its own,
-is the mean of the original rows. A new token's logit is then the mean of all logits: greedy text never moves, and as the
-exponential of a mean is at most the mean of the exponentials, n new tokens among W take at most n / (W + n) of the
-probability. Rows of zeros would take nearly all of it where a model's logits are far below 0, as GPT-2's are.
+Our control tokens come behind the original ids, and every row that is added, of the embedding and of a head's own
+matrix, is the mean of the original rows. A new token's logit is then the mean of all logits: greedy text never moves,
+and as the exponential of a mean is at most the mean of the exponentials, n new tokens beside W take at most n / (W + n)
+of the probability. Rows of zeros would take nearly all of it where logits are far below 0, as GPT-2's are.
 Source   the mean: Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models".
 """
 
@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from positronic.checkpoint.folder import save, vacant
-from positronic.checkpoint.form import MODEL_TYPE
 from positronic.checkpoint.foreign import Architecture, ForeignWeights, Part, Settings
+from positronic.checkpoint.form import MODEL_TYPE
 from positronic.checkpoint.gpt2 import GPT2
 from positronic.checkpoint.llama import LLAMA
 from positronic.checkpoint.opening import CONFIG
@@ -100,8 +100,8 @@ def _described(source: Path) -> tuple[str, Architecture, Settings]:
         raise CheckpointError(f"{source} is a model of ours already. Use it as it is, or positronic.checkpoint.adopt.")
     if kind not in KNOWN:
         raise CheckpointError(
-            f"{where} has model_type {str(kind)[:80]!r}, and models of type {' and '.join(KNOWN)} are converted. Use it "
-            f"in Transformers."
+            f"{where} has model_type {str(kind)[:80]!r}, and models of type {' and '.join(KNOWN)} are converted. Use "
+            f"it in Transformers."
         )
     return kind, KNOWN[kind], Settings(data, str(where))
 

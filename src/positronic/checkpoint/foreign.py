@@ -1,7 +1,7 @@
 """Folders that another program's model was saved to: settings that are all accounted for, and tensors by name.
 
-A setting is read, or known to change nothing that a model says, or refused by its name: none is passed over. A tensor is
-a part of ours, or a table that follows from the settings, or refused.
+A setting is read, or known to change nothing that a model says, or refused by its name: none is passed over. A tensor
+is a part of ours, or a table that follows from the settings, or refused.
 """
 
 import json
@@ -102,7 +102,8 @@ class Settings:
             raise CheckpointError(f"{self._where} lacks {name}. Give the config.json that was saved with the weights.")
         if not fits(value):
             raise CheckpointError(
-                f"{self._where} has {name} {json.dumps(value)[:80]}, and it must be {what}. Use the model in Transformers."
+                f"{self._where} has {name} {json.dumps(value)[:80]}, and it must be {what}. Use the model in "
+                f"Transformers."
             )
         return value
 
@@ -113,7 +114,7 @@ class Part(NamedTuple):
     name: str
     sources: tuple[tuple[str, tuple[int, ...]], ...]
     """Names and shapes of what it is made of."""
-    make: Callable[[Sequence[Tensor]], Tensor]
+    make: Callable[[list[Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -184,8 +185,8 @@ def _files(folder: Path) -> list[Path]:
         pickle = next((path for path in sorted(folder.glob("*.bin"))), None)
         if pickle is not None:
             raise CheckpointError(
-                f"{pickle} is a pickle, which can run any program while it is read, so positronic never unpickles. Where "
-                f"you trust it, open the folder with Transformers, save_pretrained it to a new one, and give that."
+                f"{pickle} is a pickle, which can run any program while it is read, so positronic never unpickles. "
+                f"Where you trust it, open the folder with Transformers, save_pretrained it to a new one and give that."
             )
         raise CheckpointError(f"{folder} has neither {WEIGHTS} nor {INDEX}. Give a folder that holds the weights.")
     index = parse_json(read_json_bytes(folder / INDEX), folder / INDEX)

@@ -34,7 +34,8 @@ def _config(settings: Settings) -> TransformerConfig:
         raise CheckpointError(f"head_dim is {head_dim}, and rotations need pairs. Correct the config.json.")
     if n_heads % n_kv_heads:
         raise CheckpointError(
-            f"num_attention_heads {n_heads} is no multiple of num_key_value_heads {n_kv_heads}. Correct the config.json."
+            f"num_attention_heads {n_heads} is no multiple of num_key_value_heads {n_kv_heads}. Correct the "
+            f"config.json."
         )
     settings.only("hidden_act", "silu", "swish")
     settings.only("partial_rotary_factor", 1.0)

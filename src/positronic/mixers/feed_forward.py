@@ -1,4 +1,4 @@
-"""What channel mixers of one hidden layer have in common: its width, the norm before it, vectors beside its matrices."""
+"""What channel mixers of one hidden layer have in common: its width, the norm before it, vectors behind matrices."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar

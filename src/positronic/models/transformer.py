@@ -2,8 +2,8 @@
 
 tokens -> embedding -> [ + attention -> + SwiGLU ] x L -> norm -> scale -> embedding^T -> logits
 
-With options that its own presets leave off it is GPT-2 or Llama: vectors of places behind the embedding, an MLP in place
-of SwiGLU, another norm, vectors beside the matrices, an output matrix of its own (`checkpoint.convert`).
+With options that its own presets leave off it is GPT-2 or Llama: vectors of places beside the embedding, an MLP in
+place of SwiGLU, another norm, vectors behind matrices, an output matrix of its own (`checkpoint.convert`).
 """
 
 from dataclasses import dataclass, replace

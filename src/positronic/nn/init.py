@@ -53,7 +53,7 @@ def begin(module: nn.Module) -> None:
     draw, reset = vars(module).get(_DRAW), getattr(module, "reset_parameters", None)
     if draw is not None:
         draw(module.weight)
-        if module.bias is not None:
+        if isinstance(module.bias, Tensor):
             zeros_(module.bias)
     elif reset is not None:
         reset()

@@ -42,8 +42,8 @@ class StretchConfig(Config, kind="rope_stretch"):
         super().__post_init__()
         if self.factor < 1 or not 0 < self.slow_turns < self.fast_turns or self.trained < 1:
             raise ConfigError(
-                f"rope_stretch has factor {self.factor}, slow_turns {self.slow_turns}, fast_turns {self.fast_turns} and "
-                f"trained {self.trained}; use a factor and trained of 1 or more, and 0 < slow_turns < fast_turns."
+                f"rope_stretch has factor {self.factor}, slow_turns {self.slow_turns}, fast_turns {self.fast_turns} "
+                f"and trained {self.trained}; use a factor and trained of 1 or more, and 0 < slow_turns < fast_turns."
             )
 
     def stretched(self, frequencies: Tensor) -> Tensor:

@@ -73,8 +73,8 @@ def _definition(data: Any, end: int | None, entries: int | None) -> Definition:
     lead = _lead(data.get("post_processor"))
     if lead is not None:
         lead = names[next(token["id"] for token in added if token["content"] == lead)]
-    foreign = Foreign(tuple(sorted(names.items())), _words(data["pre_tokenizer"]), bool(model.get("ignore_merges")), lead)
-    return Definition("bpe", pieces, merges, foreign)
+    words, whole = _words(data["pre_tokenizer"]), bool(model.get("ignore_merges"))
+    return Definition("bpe", pieces, merges, Foreign(tuple(sorted(names.items())), words, whole, lead))
 
 
 def _check(data: Any, model: Any, added: Any) -> None:

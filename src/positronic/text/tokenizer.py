@@ -58,9 +58,9 @@ class Tokenizer:
         """Ends a turn of a chat."""
         self.pad_id: int = self.special[PAD]
         """Fills up rows in other programs; it is in no text."""
-        foreign = definition.foreign
-        self.lead: tuple[int, ...] = () if foreign is None or foreign.lead is None else (definition.named[foreign.lead],)
-        """What stands in front of a text that begins a document: nothing, but in some vocabularies of other programs."""
+        lead = None if definition.foreign is None else definition.foreign.lead
+        self.lead: tuple[int, ...] = () if lead is None else (definition.named[lead],)
+        """What stands in front of a text that begins a document: nothing, but in vocabularies of some programs."""
         self.begin_id: int = self.lead[0] if self.lead else self.eot_id
         """What the first token of a document is predicted from."""
         names = {index: name.encode() for name, index in definition.named.items()}

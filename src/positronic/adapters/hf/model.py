@@ -5,8 +5,8 @@
 
 The core is one module under the name `model`, so a checkpoint folder of ours loads as it stands: Transformers adds the
 prefix, and every weight of the folder has a place. Some trainers never ask for logits: they multiply what `base_model`
-gives by the weight of `get_output_embeddings()`, a window on the embedding itself, or the head's own matrix where it has
-one. PEFT looks for it among the modules.
+gives by the weight of `get_output_embeddings()`, a window on the embedding itself, or a matrix of the head's
+own. PEFT looks for it among the modules.
 """
 
 import os
@@ -323,7 +323,9 @@ class PositronicModel(PositronicPreTrainedModel):
     forward = PositronicPreTrainedModel.backbone
 
 
-class PositronicForCausalLM(Generating, PositronicPreTrainedModel, GenerationMixin):  # which Transformers looks for by name
+class PositronicForCausalLM(
+    Generating, PositronicPreTrainedModel, GenerationMixin
+):  # which Transformers looks for by name
     """Tokens to logits and, with labels, to a loss."""
 
     accepts_loss_kwargs = True
