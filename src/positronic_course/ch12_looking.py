@@ -23,7 +23,7 @@ the stream passes on beside it (chapter 6). The first token often gets large wei
 weights must sum to 1, so a head that has nothing to read must put them somewhere. And a token in layer 2 is no longer
 the token alone, it holds what it has read in layer 1.
 
-What a head is worth is seen by taking it away, and in a model that others have trained there is more to see. The package
+What a head is worth is seen by taking it away, and a model that others have trained has more to show. The package
 beside this course does both: `positronic convert gpt2/ --out known` makes a checkpoint of a GPT-2 or Llama folder, and
 `positronic health known`, `positronic ablate known --prompt "The lamp on the hill"` and `positronic view known --prompt
 "The lamp on the hill"` look inside.
