@@ -19,6 +19,7 @@ from positronic.mixers.local_conv import LocalConvConfig
 from positronic.mixers.metric_attention import MetricMHAConfig, MetricMQAConfig
 from positronic.mixers.metric_scores import CosineConfig, DotConfig, L2Config
 from positronic.mixers.mixture import MixtureConfig
+from positronic.mixers.mlp import MLPConfig
 from positronic.mixers.moe import MoEConfig
 from positronic.mixers.radius import BallConfig, PairConfig
 from positronic.mixers.swiglu import SwiGLUConfig
@@ -28,6 +29,8 @@ from positronic.models.metric import MetricConfig
 from positronic.models.mycel import MycelConfig
 from positronic.models.quazimoto import QuazimotoConfig
 from positronic.models.transformer import TransformerConfig
+from positronic.nn.norm import LayerNormConfig
+from positronic.nn.rope import StretchConfig
 from positronic.probe import Probe, capture
 from positronic.state import DecodeState, Step
 from positronic.train import NextTokenConfig
@@ -50,12 +53,27 @@ FRESH = BallConfig(radius=0.1)
 MHA = MetricMHAConfig(n_heads=2, n_kv_heads=2, head_dim=16, prune=BALL, projector=ValueProjectorConfig(hidden=24))
 MQA = MetricMQAConfig(n_heads=4, head_dim=16, prune=BALL)
 
+LAYER = LayerNormConfig()
+
 MIXERS: dict[str, Config] = {
     "attention": AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=16, rank=24, rope_dims=8),
     "attention-plain": AttentionConfig(n_heads=2, n_kv_heads=2, head_dim=16, rank=None, rope_dims=0, qk_norm=False),
     "attention-exclusive": AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=16, rank=24, rope_dims=8, exclusive=True),
     "attention-capped": AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=16, rank=24, rope_dims=8, score_cap=2.0),
+    "attention-gpt2": AttentionConfig(
+        n_heads=2, n_kv_heads=2, head_dim=16, rank=None, rope_dims=0, qk_norm=False, norm=LAYER, bias=True
+    ),
+    "attention-stretched": AttentionConfig(
+        n_heads=4,
+        n_kv_heads=2,
+        head_dim=8,
+        rank=None,
+        rope_dims=8,
+        qk_norm=False,
+        rope_stretch=StretchConfig(factor=4.0, trained=16),
+    ),
     "swiglu": SwiGLUConfig(hidden=48),
+    "mlp": MLPConfig(hidden=48, norm=LAYER, bias=True),
     "kuramoto": KuramotoConfig(rings=RINGS),
     "kuramoto-organs": KuramotoConfig(
         rings=RINGS, injections=(PhaseAttentionConfig(slots=(0, 1), dim=16), SpecialistsConfig(per_ring=3, dim=16))
@@ -86,6 +104,29 @@ MODELS: dict[str, ModelConfig] = {
         n_layers=2,
         attention=MIXERS["attention"],
         channel=MIXERS["swiglu"],
+    ),
+    "gpt2": TransformerConfig(
+        vocab_size=W,
+        d_model=D,
+        context=64,
+        max_positions=256,
+        boundary_id=END,
+        n_layers=2,
+        attention=MIXERS["attention-gpt2"],
+        channel=MIXERS["mlp"],
+        norm=LAYER,
+        learned_positions=True,
+    ),
+    "llama": TransformerConfig(
+        vocab_size=W,
+        d_model=D,
+        context=64,
+        max_positions=256,
+        boundary_id=END,
+        n_layers=2,
+        attention=MIXERS["attention-stretched"],
+        channel=MIXERS["swiglu"],
+        tied=False,
     ),
     "quazimoto": QuazimotoConfig(
         vocab_size=W,

@@ -23,6 +23,7 @@ from positronic.generation import generate
 from positronic.mixers.radius import PairConfig
 from positronic.mixers.value_projector import ValueProjectorConfig
 from positronic.models import build
+from positronic.nn.rope import StretchConfig
 from positronic.observe import describe
 from positronic.recipes import RunConfig
 from positronic.text import byte_tokenizer
@@ -37,7 +38,11 @@ TOKENS[:, 9], TOKENS[:, 15] = 7, 3
 """Documents end at 7; at 3 if the field says so."""
 
 
-PARTS = {"projector": ValueProjectorConfig(), "prune": PairConfig(radius=6.0)}
+PARTS = {
+    "projector": ValueProjectorConfig(),
+    "prune": PairConfig(radius=6.0),
+    "rope_stretch": StretchConfig(trained=16),
+}
 """What may stand where there is nothing."""
 ONE_VALUE = {"sha256", "tied"}
 """Refused in every other model: another file's digest, and what several heads on one key cannot be."""

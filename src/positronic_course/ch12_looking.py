@@ -23,6 +23,11 @@ the stream passes on beside it (chapter 6). The first token often gets large wei
 weights must sum to 1, so a head that has nothing to read must put them somewhere. And a token in layer 2 is no longer
 the token alone, it holds what it has read in layer 1.
 
+What a head is worth is seen by taking it away, and a model that others have trained has more to show. The package
+beside this course does both: `positronic convert gpt2/ --out known` makes a checkpoint of a GPT-2 or Llama folder, and
+`positronic health known`, `positronic ablate known --prompt "The lamp on the hill"` and `positronic view known --prompt
+"The lamp on the hill"` look inside.
+
 Hardware: p holds T^2 numbers a head and layer, each in 4 bytes: 16 kB at T = 64, 4 GB at T = 32,768. Weights below 6e-8
 change nothing in a float32 sum near 1; softmax keeps them all the same, and computes with each.
 """

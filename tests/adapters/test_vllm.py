@@ -19,12 +19,15 @@ from positronic.errors import ConfigError
 from positronic.mixers.attention import AttentionConfig
 from positronic.mixers.colony import ColonyConfig
 from positronic.mixers.kuramoto import KuramotoConfig
+from positronic.mixers.mlp import MLPConfig
 from positronic.mixers.moe import MoEConfig
 from positronic.mixers.swiglu import SwiGLUConfig
 from positronic.models import build, preset
 from positronic.models.mycel import MycelConfig
 from positronic.models.quazimoto import QuazimotoConfig
 from positronic.models.transformer import TransformerConfig
+from positronic.nn.norm import LayerNormConfig
+from positronic.nn.rope import StretchConfig
 from positronic.state import Step
 from positronic.traits.fractal_phase import FractalPhaseConfig
 from positronic.traits.hrm import HRMConfig
@@ -94,7 +97,16 @@ def engine(monkeypatch):
 ATTENTION = AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=16, rank=24, rope_dims=8)
 SMALL = {"vocab_size": 300, "d_model": 48, "context": 32, "max_positions": 64, "n_layers": 2, "attention": ATTENTION}
 REFINERS = (HRMConfig(hidden=32), MoEConfig(hidden=32))
+STRETCH = StretchConfig(factor=4.0, trained=16)
 CONTROL = TransformerConfig(**SMALL, channel=SwiGLUConfig(hidden=64))
+LAYER = LayerNormConfig()
+GPT2 = CONTROL.replace(
+    attention=ATTENTION.replace(norm=LAYER, bias=True),
+    channel=MLPConfig(hidden=64, norm=LAYER, bias=True),
+    norm=LAYER,
+    learned_positions=True,
+)
+LLAMA = CONTROL.replace(attention=ATTENTION.replace(rank=None, rope_stretch=STRETCH), tied=False)
 RINGS = QuazimotoConfig(**SMALL, oscillators=KuramotoConfig(rings=(4, 8, 16)))
 TIPS = MycelConfig(**SMALL, colony=ColonyConfig(tips=8, centres=4))
 STORED = TIPS.replace(colony=TIPS.colony.replace(stations=StationsConfig(stations=4, per_station=3, dim=8)))
@@ -107,6 +119,16 @@ OTHERWISE = {
     "rank": None,
     "rope_dims": 16,
     "rope_base": 50.0,
+    "rope_stretch": STRETCH,
+    "factor": 2.0,
+    "slow_turns": 0.5,
+    "fast_turns": 8.0,
+    "trained": 30,
+    "norm": LayerNormConfig(),
+    "epsilon": 0.1,
+    "bias": True,
+    "learned_positions": True,
+    "tied": False,
     "qk_norm": False,
     "exclusive": True,
     "score_cap": 2.0,
@@ -171,7 +193,7 @@ def changed(config, path, name, value):
 
 
 def walk():
-    for i, config in enumerate((CONTROL, RINGS, TIPS, STORED, ORGANS)):
+    for i, config in enumerate((CONTROL, RINGS, TIPS, STORED, ORGANS, GPT2, LLAMA)):
         yield pytest.param(config, None, id=f"{i}.{config.kind}")
         for path, part in everywhere(config):
             for f in fields(part):

@@ -26,7 +26,8 @@ def bits_per_byte(model, tokenizer, texts, **settings):
 class Pairs:
     """A tokenizer that takes two bytes a token, so that tokens and bytes differ."""
 
-    eot_id, vocab_size = 0, 1 + 256 + 65_536
+    eot_id = begin_id = 0
+    lead, vocab_size = (), 1 + 256 + 65_536
 
     def encode_batch(self, texts):
         return [self._encode(text.encode()) for text in texts]

@@ -6,6 +6,7 @@ parameter by its name, in float64; x (T, D) is one row.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,12 +22,15 @@ from positronic.mixers.local_conv import LocalConvConfig
 from positronic.mixers.metric_attention import MetricMHAConfig, MetricMQAConfig
 from positronic.mixers.metric_scores import CosineConfig, DotConfig, L2Config
 from positronic.mixers.mixture import MixtureConfig
+from positronic.mixers.mlp import MLPConfig
 from positronic.mixers.moe import MoEConfig
 from positronic.mixers.radius import BallConfig, PairConfig
 from positronic.mixers.swiglu import SwiGLUConfig
 from positronic.mixers.value_projector import ValueProjectorConfig
 from positronic.nn.black_hole_rope import BlackHoleRoPEConfig
 from positronic.nn.init import initialize
+from positronic.nn.norm import LayerNormConfig, RMSNormConfig
+from positronic.nn.rope import StretchConfig
 from positronic.state import Step
 from positronic.traits.hrm import HRMConfig
 
@@ -58,6 +62,24 @@ def normed(x: Array, weight: Array) -> Array:
     return np.stack([row / math.sqrt((row**2).mean() + 1e-6) * weight for row in x])
 
 
+def layer_normed(x: Array, e: Parameters, epsilon: float) -> Array:
+    return np.stack(
+        [(row - row.mean()) / math.sqrt(row.var() + epsilon) * e["norm.weight"] + e["norm.bias"] for row in x]
+    )
+
+
+def behind(e: Parameters, name: str) -> Array:
+    """The vector behind a matrix, 0 where there is none."""
+    return e.get(f"{name}.bias", np.zeros(1))
+
+
+def read(c: Any, e: Parameters, x: Array) -> Array:
+    """What a mixer with a norm of several kinds reads."""
+    if isinstance(c.norm, LayerNormConfig):
+        return layer_normed(x, e, c.norm.epsilon)
+    return np.stack([row / math.sqrt((row**2).mean() + c.norm.epsilon) * e["norm.weight"] for row in x])
+
+
 def bounded(y: Array, bound: float) -> Array:
     return bound * erf(math.sqrt(math.pi) * y / (2 * bound))
 
@@ -86,8 +108,15 @@ def channel_mix(c: ChannelMixConfig, e: Parameters, n: Array) -> Array:
 
 
 def swiglu(c: SwiGLUConfig, e: Parameters, x: Array) -> Array:
-    n = normed(x, e["norm.weight"])
-    return (silu(n @ e["gate.weight"].T) * (n @ e["up.weight"].T)) @ e["down.weight"].T
+    n = read(c, e, x)
+    gate, up = (n @ e[f"{name}.weight"].T + behind(e, name) for name in ("gate", "up"))
+    return (silu(gate) * up) @ e["down.weight"].T + behind(e, "down")
+
+
+def mlp(c: MLPConfig, e: Parameters, x: Array) -> Array:
+    z = read(c, e, x) @ e["up.weight"].T + behind(e, "up")
+    hidden = z / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
+    return hidden @ e["down.weight"].T + behind(e, "down")
 
 
 def hyper_ffn(c: HyperFFNConfig, e: Parameters, x: Array) -> Array:
@@ -193,15 +222,29 @@ def metric_attention(c: MetricMHAConfig, e: Parameters, n: Array) -> Array:
     return o @ e["out.weight"].T
 
 
+def stretched(frequency: float, c: StretchConfig) -> float:
+    """By wavelengths, as it was published."""
+    wavelength = 2 * math.pi / frequency
+    if wavelength < c.trained / c.fast_turns:
+        return frequency
+    if wavelength > c.trained / c.slow_turns:
+        return frequency / c.factor
+    smooth = (c.trained / wavelength - c.slow_turns) / (c.fast_turns - c.slow_turns)
+    return (1 - smooth) * frequency / c.factor + smooth * frequency
+
+
 def attention(c: AttentionConfig, e: Parameters, x: Array) -> Array:
-    n, d_query, d_group = normed(x, e["norm.weight"]), c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
+    n, d_query, d_group = read(c, e, x), c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
     w_q, w_k, w_v = np.split(e["qkv.weight"], np.cumsum([c.rank or d_query, d_group]))
-    q = n @ w_q.T
+    b_q, b_k, b_v = np.split(behind(e, "qkv") + np.zeros(len(e["qkv.weight"])), np.cumsum([c.rank or d_query, d_group]))
+    q = n @ w_q.T + b_q
     if c.rank is not None:
         q = normed(q, e["query.0.weight"]) @ e["query.1.weight"].T
-    q, k, v = (z.reshape(T, -1, c.head_dim) for z in (q, n @ w_k.T, n @ w_v.T))
+    q, k, v = (z.reshape(T, -1, c.head_dim) for z in (q, n @ w_k.T + b_k, n @ w_v.T + b_v))
     still = c.head_dim - c.rope_dims
     frequency = c.rope_base ** (-np.arange(0, c.rope_dims, 2) / max(c.rope_dims, 1))
+    if c.rope_stretch is not None:
+        frequency = np.array([stretched(f, c.rope_stretch) for f in frequency])
 
     def placed(vector: Array, name: str, t: int) -> Array:
         vector = normed(vector[None], e[f"{name}.weight"])[0] if c.qk_norm else vector
@@ -220,8 +263,8 @@ def attention(c: AttentionConfig, e: Parameters, x: Array) -> Array:
                 o[t, h] -= (o[t, h] @ own) * own / max(own @ own, 1e-6)
     y = o.reshape(T, -1)
     if c.rank is None:
-        return y @ e["out.weight"].T
-    return y @ e["out.0.weight"].T @ e["out.1.weight"].T
+        return y @ e["out.weight"].T + behind(e, "out")
+    return y @ e["out.0.weight"].T @ e["out.1.weight"].T + behind(e, "out.1")
 
 
 def moe(c: MoEConfig, e: Parameters, x: Array) -> Array:
@@ -309,6 +352,7 @@ DEFINITIONS: dict[str, Callable] = {
     "metric_mha": metric_attention,
     "metric_mqa": metric_attention,
     "mixture": mixture,
+    "mlp": mlp,
     "moe": moe,
     "swiglu": swiglu,
 }
@@ -343,6 +387,16 @@ CASES: dict[str, Config] = {
     "attention": LOW,
     "attention of full rank": LOW.replace(rank=None, qk_norm=False, rope_dims=0),
     "attention exclusive and capped": LOW.replace(exclusive=True, score_cap=1.5, rope_base=100.0),
+    "attention with vectors": LOW.replace(norm=LayerNormConfig(), bias=True),
+    "attention of GPT-2": LOW.replace(
+        rank=None, qk_norm=False, rope_dims=0, norm=LayerNormConfig(epsilon=0.1), bias=True
+    ),
+    "attention stretched": LOW.replace(
+        head_dim=16, rope_dims=16, rope_base=100.0, rope_stretch=StretchConfig(factor=3.0, trained=20)
+    ),
+    "swiglu with vectors": SwiGLUConfig(hidden=20, norm=RMSNormConfig(epsilon=0.1), bias=True),
+    "mlp": MLPConfig(hidden=20),
+    "mlp of GPT-2": MLPConfig(hidden=20, norm=LayerNormConfig(), bias=True),
     "moe": MoEConfig(hidden=6),
     "moe without shared experts": MoEConfig(hidden=6, experts=5, shared=0, top=3),
     "hrm": HRMConfig(hidden=14),

@@ -114,7 +114,7 @@ class Harness(HarnessLM):
         sampler, until, n_tokens = _sampling(wishes)
         held = self.context or self.model.config.context
         n_tokens = min(n_tokens, held // 2)
-        rows = [prompt[n_tokens - held :] or [self.tokenizer.eot_id] for prompt in prompts]
+        rows = [[*self.tokenizer.lead, *prompt][n_tokens - held :] or [self.tokenizer.eot_id] for prompt in prompts]
         ends = {self.tokenizer.eot_id: "eot", self.tokenizer.im_end_id: "stop_token"}
         streams = [TextStream(self.tokenizer.decoder(), until, ends) for _ in rows]
         stops = [Stop(tokens=ends, max_new_tokens=n_tokens, heard=stream.hear) for stream in streams]

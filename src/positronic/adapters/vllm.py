@@ -25,6 +25,7 @@ from positronic.lm import MixerOutput
 from positronic.mixers.attention import Attention, Layout
 from positronic.nn.init import initialize
 from positronic.nn.kv import KVState
+from positronic.nn.positions import PlaceState
 from positronic.nn.stores import StoresState
 from positronic.state import DecodeState, Step
 
@@ -148,6 +149,7 @@ def unservable(lm: Any, frozen: bool) -> str | None:
         )
     layers = zip_longest(lm.init_state(1).layers, attention, fillvalue=False)  # behind the trunk's, shared parts'
     beyond = [kept for layer, paged in layers if not paged for kept in _kept(layer)]
+    beyond = [kept for kept in beyond if not isinstance(kept, PlaceState)]  # the engine knows where a token stands
     others = {type(kept): kept for kept in beyond if not isinstance(kept, StoresState)}
     if not others and (frozen or not beyond):
         return None

@@ -1,6 +1,7 @@
 """Checkpoint folders: written whole or not at all, checked in full on loading, never unpickled."""
 
 from positronic.checkpoint.adopt import adopt
+from positronic.checkpoint.convert import Converted, convert
 from positronic.checkpoint.folder import (
     SHARD_BYTES,
     TrainingPart,
@@ -19,10 +20,12 @@ from positronic.checkpoint.runs import RunFolder
 
 __all__ = [
     "SHARD_BYTES",
+    "Converted",
     "RunFolder",
     "TrainingPart",
     "adopt",
     "commit",
+    "convert",
     "load",
     "load_conversation",
     "load_memories",

@@ -7,7 +7,7 @@ import torch
 from positronic.config import ModelConfig
 from positronic.errors import CheckpointError
 
-__all__ = ["CORE", "config_json", "core_of", "generation_json"]
+__all__ = ["CORE", "MODEL_TYPE", "config_json", "core_of", "generation_json"]
 
 MODEL_TYPE = "positronic"
 ARCHITECTURE = "PositronicForCausalLM"

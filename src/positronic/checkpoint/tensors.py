@@ -19,7 +19,7 @@ from positronic.checkpoint.reading import AGAIN, reason
 from positronic.config import canonical_json
 from positronic.errors import CheckpointError
 
-__all__ = ["check_types", "digest", "digests", "header", "read_tensors", "split", "write_tensors"]
+__all__ = ["check_types", "digest", "digests", "header", "opened", "read_tensors", "split", "write_tensors"]
 
 TYPES = {
     torch.float64: "F64",
@@ -89,7 +89,7 @@ def split(sizes_bytes: Mapping[str, int], shard_bytes: int) -> list[list[str]]:
 def header(path: Path) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     """Type and shape of every tensor in `path`."""
     found = {}
-    with _opened(path) as file:
+    with opened(path) as file:
         for name in file.keys():  # noqa: SIM118 (no dict)
             part = file.get_slice(name)
             kind = part.get_dtype()
@@ -104,7 +104,7 @@ def read_tensors(path: Path, digests: Mapping[str, str], names: Sequence[str]) -
 
     They are windows into the file: copy what must outlive it.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         for name in names:
             tensor = file.get_tensor(name)
             if digest(name, tensor) != digests.get(name):
@@ -117,7 +117,7 @@ def read_tensors(path: Path, digests: Mapping[str, str], names: Sequence[str]) -
 
 def digests(path: Path) -> dict[str, str]:
     """The digest of every tensor in `path`."""
-    with _opened(path) as file:
+    with opened(path) as file:
         return {name: digest(name, file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (no dict)
 
 
@@ -136,7 +136,8 @@ def _raw(tensor: Tensor) -> memoryview:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
+    """The file as the safetensors library opens it; one that is none raises `CheckpointError`."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file

@@ -33,6 +33,7 @@ COMMANDS = {
     "generate": "continue a prompt, or answer it",
     "chat": "talk to a tuned model",
     "eval": "bits per byte on any text, and benchmarks",
+    "convert": "make a checkpoint of a GPT-2 or Llama folder, to look inside a known model",
     "export": "write a checkpoint for other programs: with its own code for Transformers, or as bfloat16",
     "view": "replay a generation as one page, insides moving",
     "doctor": "is my loss normal? a run beside the reference curve of its recipe",

@@ -53,7 +53,7 @@ class Command:
         documents = self._documents()
         score = bits_per_byte(model, tokenizer, documents)
         ids = tokenizer.encode_batch([document.text for document in documents])
-        rows = sample_rows(ids, tokenizer.eot_id, model.config.context).to(place.torch_device)
+        rows = sample_rows(ids, tokenizer.begin_id, model.config.context).to(place.torch_device)
         found = health(model, rows, steps=_steps(self.folder), score=score)
         self._tell(found)
         return int(self.strict and found.verdict == "broken")

@@ -2,9 +2,10 @@
 
     bits per byte = sum over tokens of -ln p(token | what came before it in its document) / ln 2 / bytes
 
-Every token of every document is predicted once, the first from a lone end-of-text token; bytes are those of the text in
-UTF-8, whatever the tokenizer makes of them. A document longer than the context is read in windows: the first scores all
-its tokens, each later one its last `stride`, so that a token sees context - stride + 1 tokens at least.
+Every token of every document is predicted once, the first from a lone end-of-text token, or from what its vocabulary
+begins a text with; bytes are those of the text in UTF-8, whatever the tokenizer makes of them. A document longer than
+the context is read in windows: the first scores all its tokens, each later one its last `stride`, so that a token sees
+context - stride + 1 tokens at least.
 
 Shapes   inputs, targets (B, T), padded at the end; nats (n,) of the n scored tokens of a batch, float32, summed by
          document in float64 by `math.fsum`, so that the order of summation cannot matter.
@@ -53,7 +54,9 @@ class Encoder(Protocol):
     """What scoring needs of a tokenizer."""
 
     @property
-    def eot_id(self) -> int: ...
+    def begin_id(self) -> int: ...
+    @property
+    def lead(self) -> tuple[int, ...]: ...
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
 
 
@@ -190,7 +193,7 @@ def cut(
     windows = [
         window
         for document, ids in enumerate(tokenizer.encode_batch(texts))
-        for window in _windows(document, [tokenizer.eot_id, *ids], context, stride)
+        for window in _windows(document, [tokenizer.begin_id, *ids], context, stride)
     ]
     if not windows:
         raise DataError("The documents to score hold no text. Give text that is not empty.")

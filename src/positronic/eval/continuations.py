@@ -59,7 +59,7 @@ def encode_pairs(tokenizer: Encoder, pairs: Sequence[tuple[str, str]]) -> list[R
     moved = [_spaces_moved(context, continuation) for context, continuation in pairs]
     texts = dict.fromkeys(text for context, continuation in moved for text in (context, context + continuation))
     ids = dict(zip(texts, tokenizer.encode_batch(list(texts)), strict=True))
-    return [_cut(tokenizer.eot_id, ids[context], ids[context + continuation]) for context, continuation in moved]
+    return [_cut(tokenizer, ids[context], ids[context + continuation]) for context, continuation in moved]
 
 
 def _spaces_moved(context: str, continuation: str) -> tuple[str, str]:
@@ -69,9 +69,9 @@ def _spaces_moved(context: str, continuation: str) -> tuple[str, str]:
     return context[:end], context[end:] + continuation
 
 
-def _cut(eot_id: int, context: Sequence[int], whole: Sequence[int]) -> Request:
+def _cut(tokenizer: Encoder, context: Sequence[int], whole: Sequence[int]) -> Request:
     scored = whole[min(len(context), len(whole) - 1) :]
-    return Request(context or [eot_id], scored, stable=whole[: len(context)] == context)
+    return Request([*tokenizer.lead, *context] or [tokenizer.begin_id], scored, stable=whole[: len(context)] == context)
 
 
 @dataclass

@@ -22,14 +22,16 @@ def prompt_ids(
 ) -> list[int]:
     """The new tokens of a request that goes on after the tokens `before` of its conversation.
 
-    An empty text starts from the end-of-text token. Messages are those that the conversation lacks; its last
+    A text that begins a conversation has its vocabulary's lead in front, if there is one; an empty one starts from the
+    end-of-text token. Messages are those that the conversation lacks; its last
     turn has ended (`turn_ended`), and a newline parts the two.
     """
     if isinstance(prompt, str):
         if system is not None or think:
             raise GenerationError("system and think belong to chat; give messages: [{'role': 'user', 'content': ...}].")
         check_text(prompt, "The prompt")
-        return tokenizer.encode(prompt) or ([] if before else [tokenizer.eot_id])
+        ids = tokenizer.encode(prompt)
+        return ids if before else [*tokenizer.lead, *ids] or [tokenizer.eot_id]
     messages = [message if isinstance(message, Message) else Message.from_dict(message) for message in prompt]
     if system is not None:
         messages = [Message("system", system), *messages]

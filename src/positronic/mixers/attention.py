@@ -3,6 +3,7 @@
     q = RMSNorm(x W_dq) W_uq     k = x W_k     v = x W_v      (x normed first; without a rank, q = x W_q)
     q, k = rotate(RMSNorm_head(q)), rotate(RMSNorm_head(k))
     o = softmax(q k^T / sqrt(K)) v, causal, inside one document       y = o W_do W_uo
+    bias:        b_qkv is added to x W_dq, x W_k and x W_v together, b_o to y
     exclusive:   o <- o - (o . v_t) v_t / max(|v_t|^2, 1e-6)          v_t the token's own value, of its group
     score_cap:   scores s -> c erf(sqrt(pi) s / (2 c)) before the mask
 
@@ -11,7 +12,7 @@ State    keys (normed and rotated) and values, 2 G K numbers a token: a growing 
 Cost     O(T D rank) projections, 4 H K operations for each token and token it sees. A score cap runs inside the
          block-sparse kernel in training on CUDA, and with explicit (T, S) scores everywhere else.
 Weights  W_dq, W_k and W_v are rows of one matrix `qkv`: one product reads x.
-Init     N(0, 0.02^2); the output matrix N(0, (0.02 / sqrt(residual branches))^2).
+Init     N(0, 0.02^2), vectors 0; the output matrix N(0, (0.02 / sqrt(residual branches))^2).
 Source   low rank: DeepSeek-V2, arXiv 2405.04434; groups: Ainslie et al. 2023, arXiv 2305.13245; normed heads:
          Dehghani et al. 2023, arXiv 2302.05442; exclusive: arXiv 2603.09078. Here keys and values stay full rank: only
          their groups are few. Derf, arXiv 2512.10938, puts an erf in place of a norm; the cap keeps the softmax and
@@ -30,8 +31,8 @@ from positronic.kernels.attention import Documents, causal_attention, masked_att
 from positronic.lm import MixerOutput
 from positronic.nn.kv import KVState
 from positronic.nn.linear import linear, residual_std
-from positronic.nn.norm import RMSNorm
-from positronic.nn.rope import rotate, rotation
+from positronic.nn.norm import NormConfig, RMSNorm, RMSNormConfig
+from positronic.nn.rope import StretchConfig, rotate, rotation
 from positronic.state import Step
 
 __all__ = ["Attention", "AttentionConfig", "Layout", "without_own"]
@@ -54,6 +55,12 @@ class AttentionConfig(MixerConfig, kind="attention"):
     """Dimensions of a head that carry the position, counted from its end; even, 0 for none."""
     rope_base: float = 10_000.0
     """Base of the rotary frequencies."""
+    rope_stretch: StretchConfig | None = None
+    """Slow rotations made slower for a longer context; None: none is."""
+    norm: NormConfig = RMSNormConfig()
+    """Of what the layer reads."""
+    bias: bool = False
+    """Add a learned vector to what queries, keys and values are read as, and to what the layer says."""
     qk_norm: bool = True
     """RMSNorm of each query and key head, before the rotation."""
     exclusive: bool = False
@@ -71,6 +78,8 @@ class AttentionConfig(MixerConfig, kind="attention"):
             raise ConfigError(
                 f"attention.rope_dims is {self.rope_dims}; use an even number from 0 to head_dim {self.head_dim}."
             )
+        if self.rope_stretch is not None and not self.rope_dims:
+            raise ConfigError("attention.rope_stretch slows rotations, and rope_dims is 0; give some, or no stretch.")
         if self.head_dim < 1 or (self.rank is not None and self.rank < 1) or self.rope_base <= 1:
             raise ConfigError("attention.head_dim and rank must be 1 or more, and rope_base above 1; raise them.")
         if self.score_cap is not None and not 0 < self.score_cap < math.inf:
@@ -95,7 +104,7 @@ class Layout:
 
     @staticmethod
     def of(config: AttentionConfig, step: Step, whole_rows: bool) -> "Layout":
-        cos, sin = rotation(step.positions, config.rope_dims, config.rope_base)
+        cos, sin = rotation(step.positions, config.rope_dims, config.rope_base, config.rope_stretch)
         return Layout(cos, sin, Documents.of(step.segments) if whole_rows else None)
 
 
@@ -113,15 +122,15 @@ class Attention(nn.Module):
         self.config = config
         d_query, d_group = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
         out_std = residual_std(n_branches)
-        self.norm = RMSNorm(d_model)
+        self.norm = config.norm.build(d_model)
         self.widths = [config.rank or d_query, d_group, d_group]
-        self.qkv = linear(d_model, sum(self.widths))
+        self.qkv = linear(d_model, sum(self.widths), bias=config.bias)
         if config.rank is None:
             self.query: nn.Module = nn.Identity()
-            self.out: nn.Module = linear(d_query, d_model, out_std)
+            self.out: nn.Module = linear(d_query, d_model, out_std, config.bias)
         else:
             self.query = nn.Sequential(RMSNorm(config.rank), linear(config.rank, d_query))
-            self.out = nn.Sequential(linear(d_query, config.rank), linear(config.rank, d_model, out_std))
+            self.out = nn.Sequential(linear(d_query, config.rank), linear(config.rank, d_model, out_std, config.bias))
         self.query_norm = RMSNorm(config.head_dim) if config.qk_norm else nn.Identity()
         self.key_norm = RMSNorm(config.head_dim) if config.qk_norm else nn.Identity()
 

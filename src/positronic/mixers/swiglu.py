@@ -1,39 +1,31 @@
 """SwiGLU: the gated channel mixer every other channel mixer is measured against.
 
-y = (silu(x W_gate) * (x W_up)) W_down        x normed first
+y = (silu(x W_gate) * (x W_up)) W_down        x normed first; a learned vector behind each matrix only if asked for
 
 Shapes   x, y (B, T, D); hidden (B, T, F).
 State    none: each token is mixed alone.
 Cost     6 D F operations a token, forward.
-Init     N(0, 0.02^2); W_down N(0, (0.02 / sqrt(residual branches))^2).
+Init     N(0, 0.02^2), vectors 0; W_down N(0, (0.02 / sqrt(residual branches))^2).
 Source   Shazeer 2020, "GLU Variants Improve Transformer", arXiv 2002.05202.
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from positronic.config import AtMost, MixerConfig
-from positronic.errors import ConfigError
 from positronic.lm import MixerOutput
+from positronic.mixers.feed_forward import FeedForwardConfig
 from positronic.nn.linear import linear, residual_std
-from positronic.nn.norm import RMSNorm
 from positronic.state import Step
 
 __all__ = ["SwiGLU", "SwiGLUConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwiGLUConfig(MixerConfig, kind="swiglu"):
-    hidden: Annotated[int, AtMost(262_144)] = 1024
-    """Width between the gate and the way down; a multiple of 8, better of 128, runs fastest."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.hidden < 1:
-            raise ConfigError(f"swiglu.hidden is {self.hidden}; use 1 or more (8/3 of d_model is usual).")
+class SwiGLUConfig(FeedForwardConfig, kind="swiglu"):
+    usual: ClassVar[str] = "8/3 of d_model"
 
     def build(self, d_model: int, n_branches: int = 1) -> "SwiGLU":
         """The module; n_branches residual branches in the trunk set the scale of its output at the start."""
@@ -44,10 +36,10 @@ class SwiGLU(nn.Module):
     def __init__(self, config: SwiGLUConfig, d_model: int, n_branches: int = 1):
         super().__init__()
         self.config = config
-        self.norm = RMSNorm(d_model)
-        self.gate = linear(d_model, config.hidden)
-        self.up = linear(d_model, config.hidden)
-        self.down = linear(config.hidden, d_model, residual_std(n_branches))
+        self.norm = config.norm.build(d_model)
+        self.gate = linear(d_model, config.hidden, bias=config.bias)
+        self.up = linear(d_model, config.hidden, bias=config.bias)
+        self.down = linear(config.hidden, d_model, residual_std(n_branches), config.bias)
 
     def init_state(self, batch: int, room: int = 0) -> None:
         return None

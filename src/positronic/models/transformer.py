@@ -1,6 +1,9 @@
 """Family `transformer`, the control: attention and SwiGLU, the trunk every strange family is measured against.
 
 tokens -> embedding -> [ + attention -> + SwiGLU ] x L -> norm -> scale -> embedding^T -> logits
+
+With options that its own presets leave off it is GPT-2 or Llama: vectors of places beside the embedding, an MLP in
+place of SwiGLU, another norm, vectors behind matrices, an output matrix of its own (`checkpoint.convert`).
 """
 
 from dataclasses import dataclass, replace
@@ -12,9 +15,12 @@ from positronic.config import AtMost, ModelConfig
 from positronic.errors import ConfigError
 from positronic.lm import DraftHeads, LatentHead, LMOutput
 from positronic.mixers.attention import AttentionConfig, Layout
+from positronic.mixers.feed_forward import FeedForwardConfig
 from positronic.mixers.swiglu import SwiGLUConfig
 from positronic.nn.head import LMHead
-from positronic.nn.linear import Embedding
+from positronic.nn.linear import Embedding, linear
+from positronic.nn.norm import NormConfig, RMSNormConfig
+from positronic.nn.positions import LearnedPositions
 from positronic.nn.stack import Residual, Stack
 from positronic.state import DecodeState, Step
 
@@ -43,8 +49,14 @@ class TransformerConfig(ModelConfig, kind="transformer"):
     """Pairs of token mixer and channel mixer."""
     attention: AttentionConfig = AttentionConfig(n_heads=6, n_kv_heads=2, rank=192)
     """Token mixer of every layer."""
-    channel: SwiGLUConfig = SwiGLUConfig(hidden=896)
+    channel: FeedForwardConfig = SwiGLUConfig(hidden=896)
     """Channel mixer of every layer."""
+    norm: NormConfig = RMSNormConfig()
+    """Of what the head reads."""
+    learned_positions: bool = False
+    """Add a learned vector for each of `max_positions` places in a document to what tokens are embedded as."""
+    tied: bool = True
+    """The head multiplies by the embedding itself; otherwise by a matrix of its own."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,6 +73,7 @@ class Transformer(nn.Module):
         self.config = config
         d, branches = config.d_model, 2 * config.n_layers
         self.embed = Embedding(config.vocab_size, d)
+        self.positions = LearnedPositions(config.max_positions, d) if config.learned_positions else None
         self.trunk = Stack(
             *(
                 Residual(part.build(d, branches))
@@ -68,22 +81,29 @@ class Transformer(nn.Module):
                 for part in (config.attention, config.channel)
             )
         )
-        self.head = LMHead(d)
+        self.head = LMHead(d, config.norm)
+        self.unembed = None if config.tied else linear(d, config.vocab_size)
         self.drafts: DraftHeads | None = None
         self.latents: LatentHead | None = None
 
     def init_state(self, batch: int, room: int = 0) -> DecodeState:
-        return DecodeState.new(self.trunk.init_state(batch, room), batch, self.embed.weight.device)
+        layers = self.trunk.init_state(batch, room)
+        places = [] if self.positions is None else [self.positions.init_state(batch)]
+        return DecodeState.new([*layers, *places], batch, self.embed.weight.device)
 
     def forward(self, tokens: Tensor, state: DecodeState | None = None, step: Step | None = None) -> LMOutput:
-        boundary = self.config.boundary_id
+        boundary, depth = self.config.boundary_id, len(self.trunk)
         step = Step.of(tokens, state, step, boundary)
         step = replace(step, shared={"attention": Layout.of(self.config.attention, step, state is None)})
-        x, layers, aux = self.trunk(self.embed(tokens), step, state and state.layers)
-        return LMOutput(x, step.next_state(state, layers, boundary), aux)
+        x, places = self.embed(tokens), []
+        if self.positions is not None:
+            vectors, after = self.positions(step, state and state.layers[depth])
+            x, places = x + vectors, [after]
+        x, layers, aux = self.trunk(x, step, state and state.layers[:depth])
+        return LMOutput(x, step.next_state(state, [*layers, *places], boundary), aux)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return self.head(hidden, self.embed)
+        return self.head(hidden, self.embed) if self.unembed is None else self.unembed(self.head.scaled(hidden))
 
 
 def tinygpt_15m() -> TransformerConfig:

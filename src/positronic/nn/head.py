@@ -1,6 +1,6 @@
 """The head: hidden vectors to logits through the embedding itself.
 
-logits = s * RMSNorm(h) E^T        s learned, 1 at the start, kept in [0.05, 20]
+logits = s * norm(h) E^T        s learned, 1 at the start, kept in [0.05, 20]; a model may have another matrix for E
 """
 
 import torch
@@ -9,19 +9,20 @@ from torch.nn import functional as F
 
 from positronic.nn import init
 from positronic.nn.linear import Embedding
-from positronic.nn.norm import RMSNorm
+from positronic.nn.norm import NormConfig, RMSNormConfig
 
 __all__ = ["LMHead"]
 
+RMS = RMSNormConfig()
 SMALLEST_SCALE, LARGEST_SCALE = 0.05, 20.0
 
 
 class LMHead(nn.Module):
     """hidden (..., D) -> logits (..., W). The embedding is handed in at the call: it belongs to the model."""
 
-    def __init__(self, d_model: int):
+    def __init__(self, d_model: int, norm: NormConfig = RMS):
         super().__init__()
-        self.norm = RMSNorm(d_model)
+        self.norm = norm.build(d_model)
         self.scale = nn.Parameter(torch.empty(()))
         self.reset_parameters()
 

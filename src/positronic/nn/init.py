@@ -44,7 +44,7 @@ def initialize(model: nn.Module, seed: int, loaded: Collection[str] = ()) -> Non
 
 
 def starts(module: nn.Module, draw: Callable[[Tensor], None]) -> None:
-    """Give a module of PyTorch's own, which would begin otherwise, what fills its `weight` at the start."""
+    """Give a linear map of PyTorch's own, which would begin otherwise, what fills its `weight` at the start."""
     vars(module)[_DRAW] = draw
 
 
@@ -53,6 +53,8 @@ def begin(module: nn.Module) -> None:
     draw, reset = vars(module).get(_DRAW), getattr(module, "reset_parameters", None)
     if draw is not None:
         draw(module.weight)
+        if isinstance(module.bias, Tensor):
+            zeros_(module.bias)
     elif reset is not None:
         reset()
 

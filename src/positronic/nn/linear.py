@@ -24,14 +24,18 @@ def residual_std(n_branches: int) -> float:
     return INIT_STD / n_branches**0.5
 
 
-def linear(n_in: int, n_out: int, std: Spread = INIT_STD) -> nn.Linear:
-    """y = x W^T without bias, W ~ N(0, std^2); std 0 starts as a no-op. x (..., n_in) -> (..., n_out).
+def linear(n_in: int, n_out: int, std: Spread = INIT_STD, bias: bool = False) -> nn.Linear:
+    """y = x W^T, W ~ N(0, std^2), and b, 0 at the start, if asked for; std 0 starts as a no-op.
+
+    x (..., n_in) -> y (..., n_out).
 
     It is PyTorch's own class, by which adapters and quantisers know what they may stand beside or replace. Whoever
     builds on it calls it: what it holds in place of a matrix may then be anything.
     """
     made = nn.Linear(n_in, n_out, bias=False, device="meta")  # which draws nothing
     made.weight = nn.Parameter(torch.empty(n_out, n_in))
+    if bias:
+        made.bias = nn.Parameter(torch.empty(n_out))
     init.starts(made, partial(_draw, std=std))
     init.begin(made)
     return made

@@ -3,19 +3,65 @@
 The last `rope_dims` of K dimensions are rotated in pairs (i, i + rope_dims / 2) by position * base^(-2i / rope_dims);
 the dimensions before them carry no position. Scores then depend on position differences alone.
 
-Source   Su et al. 2021, "RoFormer", arXiv 2104.09864; the partial form as in GPT-NeoX.
+    stretched    f -> f ((1 - s) / factor + s),  s = (turns - slow_turns) / (fast_turns - slow_turns), kept in [0, 1]
+
+where `turns` is how often f turns in the `trained` positions: pairs that turn fast stay, slow ones turn as much slower
+as the context has grown.
+
+Source   Su et al. 2021, "RoFormer", arXiv 2104.09864; the partial form as in GPT-NeoX, the stretched one as in
+         Llama 3.1 (there "llama3": low_freq_factor and high_freq_factor are slow_turns and fast_turns).
 """
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-__all__ = ["rotate", "rotation"]
+from positronic.config import AtMost, Config
+from positronic.errors import ConfigError
+
+__all__ = ["StretchConfig", "rotate", "rotation"]
 
 
-def rotation(positions: Tensor, rope_dims: int, base: float) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, kw_only=True)
+class StretchConfig(Config, kind="rope_stretch"):
+    """Slow rotations made slower, for contexts longer than a model first saw."""
+
+    factor: float = 8.0
+    """How many times slower the slowest pairs turn."""
+    slow_turns: float = 1.0
+    """Pairs that turn at most this often in `trained` positions are slowed by all of `factor`."""
+    fast_turns: float = 4.0
+    """Pairs that turn at least this often stay as they are."""
+    trained: Annotated[int, AtMost(2**24)] = 8192
+    """Positions that turns are counted in: those of the model before it was stretched."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.factor < 1 or not 0 < self.slow_turns < self.fast_turns or self.trained < 1:
+            raise ConfigError(
+                f"rope_stretch has factor {self.factor}, slow_turns {self.slow_turns}, fast_turns {self.fast_turns} "
+                f"and trained {self.trained}; use a factor and trained of 1 or more, and 0 < slow_turns < fast_turns."
+            )
+
+    def stretched(self, frequencies: Tensor) -> Tensor:
+        """Radians a position, of each pair."""
+        turns = frequencies * (self.trained / (2 * math.pi))
+        s = ((turns - self.slow_turns) / (self.fast_turns - self.slow_turns)).clamp(0, 1)
+        return frequencies * ((1 - s) / self.factor + s)
+
+
+def rotation(
+    positions: Tensor, rope_dims: int, base: float, stretch: StretchConfig | None = None
+) -> tuple[Tensor, Tensor]:
     """cos and sin (B, 1, T, rope_dims / 2) of every position (B, T), in float32: bfloat16 loses integers above 256."""
     exponents = torch.arange(0, rope_dims, 2, dtype=torch.float32, device=positions.device) / max(rope_dims, 1)
-    angles = positions[:, None, :, None].float() * base**-exponents
+    frequencies = base**-exponents
+    if stretch is not None:
+        frequencies = stretch.stretched(frequencies)
+    angles = positions[:, None, :, None].float() * frequencies
     return angles.cos(), angles.sin()
 
 

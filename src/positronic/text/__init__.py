@@ -14,6 +14,7 @@ from positronic.text.chat import (
 )
 from positronic.text.chat_template import CHAT_TEMPLATE
 from positronic.text.encode_stream import StreamEncoder
+from positronic.text.foreign import read_foreign
 from positronic.text.reply import parse_assistant, read_reply
 from positronic.text.sentence_pieces import train_sentencepiece
 from positronic.text.special import CONTROL_TOKENS, N_CONTROL
@@ -34,6 +35,7 @@ __all__ = [
     "byte_tokenizer",
     "canon",
     "parse_assistant",
+    "read_foreign",
     "read_reply",
     "render",
     "render_fim",

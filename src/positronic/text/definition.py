@@ -11,6 +11,11 @@ Runtime forms, all on the byte-level alphabet (256 printable characters standing
     spike   Split by a trie-shaped expression that matches the longest piece, then look the piece up
     bpe     GPT-2's word expression, then merges
     bytes   BPE with no merges and no word expression
+
+A vocabulary of another program's (`text.foreign`) keeps its ids: names that it has for tokens that spell nothing stand
+among its pieces, at their ids, and the control tokens whose names it lacks behind all of them. Its file says so by the
+decoder, whose `use_regex`, which no decoder reads, is false.
+
 A saved file also takes out the marks of the chat template (`text.special`); ids of all other text are the same.
 Source   family.md 9 (layout), ECOSYSTEM.md 5 (runtime form of spike); Radford et al. 2019, GPT-2 (alphabet).
 """
@@ -19,6 +24,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from positronic.config import canonical_json
@@ -28,6 +34,7 @@ from positronic.text.special import APART, CONTROL_TOKENS, ITSELF, MARK, N_CONTR
 __all__ = [
     "LONGEST_PIECE",
     "Definition",
+    "Foreign",
     "Kind",
     "from_alphabet",
     "merged",
@@ -44,12 +51,28 @@ LONGEST_PIECE = 16
 
 
 @dataclass(frozen=True)
+class Foreign:
+    """What a byte-level BPE of another program's has beside pieces and merges."""
+
+    names: tuple[tuple[int, str], ...] = ()
+    """Ids that spell nothing, ascending, and what they are called; the pieces there are empty."""
+    words: str | None = None
+    """The expression that cuts words; None: GPT-2's."""
+    whole: bool = False
+    """A word that is a piece is taken whole, whatever the merges make of it."""
+    lead: str | None = None
+    """The name of what stands in front of every text; None: nothing."""
+
+
+@dataclass(frozen=True)
 class Definition:
     """All there is to know of a tokenizer. `pieces[id]` is what the id spells; `merges` are pairs of them, in order."""
 
     kind: Kind
     pieces: tuple[bytes, ...]
     merges: tuple[tuple[bytes, bytes], ...] = ()
+    foreign: Foreign | None = None
+    """None: a vocabulary in our own layout."""
 
     def __post_init__(self) -> None:
         longest = max(map(len, self.pieces), default=0)
@@ -61,15 +84,25 @@ class Definition:
 
     @property
     def vocab_size(self) -> int:
-        return len(self.pieces) + N_CONTROL
+        return len(self.pieces) + N_CONTROL - len(set(CONTROL_TOKENS) & self._own.keys())
+
+    @cached_property
+    def named(self) -> dict[str, int]:
+        """The ids that spell nothing, by name, ascending: control tokens, and what a foreign vocabulary has of them."""
+        lacking = [name for name in CONTROL_TOKENS if name not in self._own]
+        return self._own | {name: len(self.pieces) + k for k, name in enumerate(lacking)}
+
+    @cached_property
+    def _own(self) -> dict[str, int]:
+        return {} if self.foreign is None else {name: index for index, name in self.foreign.names}
 
     def to_json(self) -> dict[str, Any]:
         """The content of `tokenizer.json`."""
-        vocab = {to_alphabet(piece): index for index, piece in enumerate(self.pieces)}
+        vocab = {to_alphabet(piece): index for index, piece in enumerate(self.pieces) if piece} | self._own
         control = [
-            {"id": len(self.pieces) + k, "content": name, "normalized": False, "special": True}
+            {"id": index, "content": name, "normalized": False, "special": True}
             | dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
-            for k, name in enumerate(CONTROL_TOKENS)
+            for name, index in self.named.items()
         ]
         return {
             "version": "1.0",
@@ -78,8 +111,8 @@ class Definition:
             "added_tokens": control,
             "normalizer": None,
             "pre_tokenizer": self._splitting(),
-            "post_processor": None,
-            "decoder": _byte_level(use_regex=True),
+            "post_processor": self._leading(),
+            "decoder": _byte_level(use_regex=self.foreign is None),
             "model": self._word_level(vocab) if self.kind == "spike" else self._merging(vocab),
         }
 
@@ -92,18 +125,30 @@ class Definition:
         return canonical_json(_marked(self.to_json())).encode()
 
     def _splitting(self) -> dict[str, Any]:
+        if self.foreign is not None and self.foreign.words is not None:
+            return _sequence_of(_split(self.foreign.words), _byte_level(use_regex=False))
         if self.kind != "spike":
             return _byte_level(use_regex=self.kind == "bpe")
-        longest = {"Regex": trie_pattern(map(to_alphabet, self.pieces))}
-        split = {"type": "Split", "pattern": longest, "behavior": "Isolated", "invert": False}
-        return {"type": "Sequence", "pretokenizers": [_byte_level(use_regex=False), split]}
+        return _sequence_of(_byte_level(use_regex=False), _split(trie_pattern(map(to_alphabet, self.pieces))))
+
+    def _leading(self) -> dict[str, Any] | None:
+        """What puts the lead in front of a text where another program encodes it whole."""
+        if self.foreign is None or self.foreign.lead is None:
+            return None
+        lead = self.foreign.lead
+        special = {lead: {"id": lead, "ids": [self.named[lead]], "tokens": [lead]}}
+        before = [{"SpecialToken": {"id": lead, "type_id": n}} for n in (0, 1)]
+        single = [before[0], _sequence("A", 0)]
+        pair = [*single, before[1], _sequence("B", 1)]
+        return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special}
 
     def _word_level(self, vocab: dict[str, int]) -> dict[str, Any]:
         return {"type": "WordLevel", "vocab": vocab, "unk_token": _NO_SUCH_PIECE}
 
     def _merging(self, vocab: dict[str, int]) -> dict[str, Any]:
         absent = dict.fromkeys(("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"))
-        off = dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), False)
+        off = dict.fromkeys(("fuse_unk", "byte_fallback"), False)
+        off["ignore_merges"] = self.foreign is not None and self.foreign.whole
         merges = [[to_alphabet(left), to_alphabet(right)] for left, right in self.merges]
         return {"type": "BPE", **absent, **off, "vocab": vocab, "merges": merges}
 
@@ -202,12 +247,22 @@ def _continuation(node: dict[str, Any]) -> str:
     return f"(?:{_alternatives(node)}){'?' if _END in node else ''}"
 
 
+def _split(pattern: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+def _sequence_of(*stages: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "Sequence", "pretokenizers": list(stages)}
+
+
 def _byte_level(use_regex: bool) -> dict[str, Any]:
     return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
 
 
 def _derive(data: Any) -> Definition:
     model = data["model"]
+    if data["decoder"]["use_regex"] is False:
+        return _derive_foreign(data)
     by_id = {index: spelling for spelling, index in model["vocab"].items()}
     pieces = tuple(from_alphabet(by_id[index]) for index in range(len(model["vocab"])))
     if pieces[:256] != tuple(bytes([b]) for b in range(256)):
@@ -220,6 +275,22 @@ def _derive(data: Any) -> Definition:
     if not set(pieces).issuperset(part for merge in merges for part in merge):
         raise ValueError("a merge of what are no pieces")
     return merged(merges)
+
+
+def _derive_foreign(data: Any) -> Definition:
+    model, vocab = data["model"], data["model"]["vocab"]
+    by_id = {index: spelling for spelling, index in vocab.items()}
+    names = {token["id"]: token["content"] for token in data["added_tokens"] if token["id"] < len(vocab)}
+    pieces = tuple(b"" if index in names else from_alphabet(by_id[index]) for index in range(len(vocab)))
+    merges = tuple((from_alphabet(left), from_alphabet(right)) for left, right in model["merges"])
+    if not set(pieces).issuperset([*(bytes([b]) for b in range(256)), *(part for merge in merges for part in merge)]):
+        raise ValueError("a byte is no piece, or a merge is one of what are none")
+    stages = _unmarked(data)["pre_tokenizer"].get("pretokenizers")
+    template = data.get("post_processor")
+    lead = template["single"][0]["SpecialToken"]["id"] if template and template != _IDLE else None
+    words = stages[0]["pattern"]["Regex"] if stages else None
+    foreign = Foreign(tuple(sorted(names.items())), words, model["ignore_merges"], lead)
+    return Definition("bpe", pieces, merges, foreign)
 
 
 def _as_we_write(data: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@
     bpe     the words that end within the last two characters: the last, and the one before a last of one character.
             Where GPT-2's expression ends a word is decided by two characters behind it at most ("'r" may become "'re";
             spaces leave their last to the word behind). A word has no longest, so neither has what is held.
+            Other programs' expressions may look as far as they like: with one of these all is held to the end.
     bytes   nothing.
 
 Bytes that are not UTF-8 are ids like any others, but not for BPE, which merges all of the text as one word where one
@@ -57,13 +58,17 @@ class Words:
         self,
         split: Callable[[str], Sequence[tuple[str, tuple[int, int]]]],
         merge: Callable[[Sequence[str]], list[int]],
+        behind: int | None,
     ):
-        """split(text): each word in the byte-level alphabet and its place in `text`; merge(words): their ids."""
-        self._split, self._merge = split, merge
+        """split(text): each word in the byte-level alphabet and its place in `text`; merge(words): their ids;
+        behind: how many characters behind a word decide where it ends, None: nobody knows."""
+        self._split, self._merge, self._behind = split, merge, behind
 
     def certain(self, data: bytes) -> tuple[list[int], int]:
+        if self._behind is None:
+            return [], 0
         text = _text(data, whole=False)
-        words = [(word, end) for word, (_, end) in self._split(text) if end + 2 <= len(text)]
+        words = [(word, end) for word, (_, end) in self._split(text) if end + self._behind <= len(text)]
         n_bytes = len(text[: words[-1][1]].encode()) if words else 0
         return self._merge([word for word, _ in words]), n_bytes
 

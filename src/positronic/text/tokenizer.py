@@ -31,6 +31,8 @@ from positronic.text.special import CONTROL_TOKENS
 __all__ = ["StreamDecoder", "Tokenizer", "byte_tokenizer"]
 
 FILE = "tokenizer.json"
+_BEHIND = 2
+"""Characters behind a word that decide where it ends, by GPT-2's expression."""
 PAD = "<|reserved_0|>"
 """What other programs pad with: the end of a document would be masked with the padding, in labels too."""
 
@@ -46,11 +48,9 @@ class Tokenizer:
         """ "spike", "bpe" or "bytes"."""
         self.vocab_size: int = definition.vocab_size
         """Entries, the 128 control tokens included."""
-        self.special: Mapping[str, int] = MappingProxyType(
-            {name: len(definition.pieces) + k for k, name in enumerate(CONTROL_TOKENS)}
-        )
-        """Ids of the control tokens by name, the last 128 of the vocabulary."""
-        self.token_bytes: tuple[bytes, ...] = definition.pieces + (b"",) * len(CONTROL_TOKENS)
+        self.special: Mapping[str, int] = MappingProxyType({name: definition.named[name] for name in CONTROL_TOKENS})
+        """Ids of the control tokens by name: the last 128 of the vocabulary, unless it is another program's."""
+        self.token_bytes: tuple[bytes, ...] = definition.pieces + (b"",) * (self.vocab_size - len(definition.pieces))
         """What each id spells; nothing for control tokens."""
         self.eot_id: int = self.special["<|endoftext|>"]
         """Ends a document."""
@@ -58,7 +58,13 @@ class Tokenizer:
         """Ends a turn of a chat."""
         self.pad_id: int = self.special[PAD]
         """Fills up rows in other programs; it is in no text."""
-        self._shown = definition.pieces + tuple(name.encode() for name in CONTROL_TOKENS)
+        lead = None if definition.foreign is None else definition.foreign.lead
+        self.lead: tuple[int, ...] = () if lead is None else (definition.named[lead],)
+        """What stands in front of a text that begins a document: nothing, but in vocabularies of some programs."""
+        self.begin_id: int = self.lead[0] if self.lead else self.eot_id
+        """What the first token of a document is predicted from."""
+        names = {index: name.encode() for name, index in definition.named.items()}
+        self._shown = tuple(names.get(index, piece) for index, piece in enumerate(self.token_bytes))
         self._lengths = np.array([len(piece) for piece in self.token_bytes])
         self._cut = _cutter(definition)
 
@@ -128,7 +134,8 @@ class Tokenizer:
             return StreamEncoder(self._cut.certain, self._cut)
         if self._cut is not None:
             return StreamEncoder(all_bytes, self._cut)
-        words = Words(self.runtime.pre_tokenizer.pre_tokenize_str, self._merge)
+        known = self.definition.foreign is None or self.definition.foreign.words is None
+        words = Words(self.runtime.pre_tokenizer.pre_tokenize_str, self._merge, _BEHIND if known else None)
         return StreamEncoder(words.certain, words.rest)
 
     def decode(self, ids: Iterable[int], special: bool = False) -> str:

@@ -27,7 +27,7 @@ class PositronicConfig(PreTrainedConfig):
     pad_token_id: int | None = None
     use_cache: bool = True
     tie_word_embeddings: bool = True
-    """The head multiplies by the embedding itself; there is no second matrix to tie."""
+    """Whether the head multiplies by the embedding itself; as `core` says, whatever is given."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         inside = self.core.get("vocab_size")
@@ -38,6 +38,7 @@ class PositronicConfig(PreTrainedConfig):
                 f"vocab_size is {self.vocab_size} and the core config says {inside}. A vocabulary is part of the "
                 f"model: change neither, or train a model with the other tokenizer."
             )
+        self.tie_word_embeddings = self.core.get("tied", True)
         super().__post_init__(**kwargs)
         if not hasattr(self, "auto_map"):
             self.auto_map: dict[str, str] = {}  # TRL asks the config of any family it does not know

@@ -5,7 +5,8 @@
 
 The core is one module under the name `model`, so a checkpoint folder of ours loads as it stands: Transformers adds the
 prefix, and every weight of the folder has a place. Some trainers never ask for logits: they multiply what `base_model`
-gives by the weight of `get_output_embeddings()`, a window on the embedding itself. PEFT looks for it among the modules.
+gives by the weight of `get_output_embeddings()`, a window on the embedding itself, or a matrix of the head's
+own. PEFT looks for it among the modules.
 """
 
 import os
@@ -98,7 +99,8 @@ class PositronicPreTrainedModel(PreTrainedModel):
     def __init__(self, config: PositronicConfig):
         super().__init__(config)
         self.model = ModelConfig.from_json(config.core).build()
-        self.lm_head = Window(self.model)
+        if config.tie_word_embeddings:
+            self.lm_head = Window(self.model)
         self.gradient_checkpointing = False
         self._no_split_modules = [type(self.model).__name__]
         self.post_init()
@@ -198,7 +200,8 @@ class PositronicPreTrainedModel(PreTrainedModel):
         keep: bool,
     ) -> tuple[LMOutput, Step, StateCache | None]:
         """One call of the core: its output, the step it took, and the cache moved on, or None where none is kept."""
-        if "base_layer" in self.model.embed._modules or not isinstance(self.lm_head, Window):
+        one = self.config.tie_word_embeddings
+        if one and ("base_layer" in self.model.embed._modules or not isinstance(self.lm_head, Window)):
             raise ConfigError(
                 "An adapter stands beside one side of the embedding, where tokens are read or where they are said, and "
                 "it is one matrix for both. Leave it out of the targets; modules_to_save=['embed'] trains it whole, "
@@ -255,10 +258,10 @@ class PositronicPreTrainedModel(PreTrainedModel):
         return self.model.embed
 
     def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
+        return self.lm_head if self.config.tie_word_embeddings else self.model.unembed
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Another embedding of the same extent; the head multiplies by it too."""
+        """Another embedding of the same extent; a head without a matrix of its own multiplies by it too."""
         shape, asked = tuple(self.model.embed.weight.shape), tuple(cast(Tensor, value.weight).shape)
         if asked != shape:
             raise ConfigError(
@@ -268,9 +271,18 @@ class PositronicPreTrainedModel(PreTrainedModel):
         self.model.embed = value
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """Only the embedding itself: there is no second matrix."""
-        if new_embeddings.weight is not self.model.embed.weight:
-            raise ConfigError("The head of this model multiplies by its embedding; call set_input_embeddings.")
+        """Another matrix of the same extent for a head that has its own; else only the embedding itself."""
+        if self.config.tie_word_embeddings:
+            if new_embeddings.weight is not self.model.embed.weight:
+                raise ConfigError("The head of this model multiplies by its embedding; call set_input_embeddings.")
+            return
+        shape, asked = tuple(self.model.unembed.weight.shape), tuple(cast(Tensor, new_embeddings.weight).shape)
+        if asked != shape:
+            raise ConfigError(
+                f"A head of {asked[0]} x {asked[1]} does not fit this model of {shape[0]} x {shape[1]}; "
+                f"resize_token_embeddings changes the number of tokens."
+            )
+        self.model.unembed = new_embeddings
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True

@@ -1,4 +1,4 @@
-"""Another number of tokens for a model that there is: its embedding, and every table that has a row a token.
+"""Another number of tokens for a model that there is: its embedding, its head, and all that has a row a token.
 
 Old tokens keep their rows. A new one begins as the mean of all others, or as a new model's would; hash tables read it
 as a piece of its own, and its phases are those that its id always has.
@@ -35,8 +35,10 @@ def resize(lm: LM, size: int, mean: bool) -> ModelConfig:
                 rows[kept:] = old.float().mean(0).to(old.dtype)
             rows[:kept] = old[:kept]
             setattr(here, table, nn.Parameter(rows, old.requires_grad) if isinstance(old, nn.Parameter) else rows)
-        if isinstance(here, nn.Embedding):
-            here.num_embeddings = size
+            if isinstance(here, nn.Embedding):
+                here.num_embeddings = size
+            elif isinstance(here, nn.Linear):
+                here.out_features = size
         if hasattr(here, "config"):
             here.config = module.config
     return config

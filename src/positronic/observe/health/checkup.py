@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from positronic.lm import LM
 from positronic.nn.gate import Gate
 from positronic.nn.head import LMHead
-from positronic.nn.norm import RMSNorm
+from positronic.nn.norm import LayerNorm, RMSNorm
 from positronic.nn.stack import Residual
 from positronic.observe.health.findings import (
     BROKEN,
@@ -114,9 +114,9 @@ class Health:
         }
 
 
-def sample_rows(ids: Sequence[Sequence[int]], eot_id: int, context: int) -> Tensor:
-    """Texts one after another, each behind an end-of-text token, as rows (B, T) without padding."""
-    stream = [token for text in ids for token in (eot_id, *text)]
+def sample_rows(ids: Sequence[Sequence[int]], begin_id: int, context: int) -> Tensor:
+    """Texts one after another, each behind what begins a document, as rows (B, T) without padding."""
+    stream = [token for text in ids for token in (begin_id, *text)]
     length = min(context, len(stream))
     n = min(max(1, SAMPLE_TOKENS // length), len(stream) // length)
     return torch.tensor(stream[: n * length]).view(n, length)
@@ -149,8 +149,8 @@ def _line(organ: str, layer: int | None, reading: Reading, trained: bool) -> Lin
 
 def _moved(model: nn.Module) -> bool:
     """Whether a norm or a logit scale is no longer 1 everywhere."""
-    parts = [module for module in model.modules() if isinstance(module, RMSNorm | LMHead)]
-    constants = (part.weight if isinstance(part, RMSNorm) else part.scale for part in parts)
+    parts = [module for module in model.modules() if isinstance(module, RMSNorm | LayerNorm | LMHead)]
+    constants = (part.scale if isinstance(part, LMHead) else part.weight for part in parts)
     return any(bool((x != 1).any()) for x in constants)
 
 

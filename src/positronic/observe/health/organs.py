@@ -1,4 +1,4 @@
-"""Readings of attention, SwiGLU, the oscillators and their organs, and the refiners."""
+"""Readings of attention, SwiGLU and MLP, the oscillators and their organs, and the refiners."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -70,6 +70,7 @@ def _units(swiglu: Any, x: Tensor) -> Tensor:
 
 
 @reads("swiglu", {"hidden": _units})
+@reads("mlp", {"hidden": _units})
 @reads("hyper_ffn", {"hidden": _units})
 def _hidden(swiglu: Any, seen: Seen) -> Iterator[Reading]:
     median, silent = seen["hidden"].unbind()
