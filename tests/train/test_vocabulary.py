@@ -17,8 +17,14 @@ from positronic.train import DPOConfig, TrainConfig, trunk_from
 
 TEXT = "Nobody had lit the lamp, and the lamp was cold. " * 40
 BY_ID = {"control": {"embed.weight"}, "colony": {"embed.weight"}}
+BY_ID["untied"] = {"embed.weight", "unembed.weight"}
 BY_ID["rings"] = {"embed.weight", "shared.engram.table", "shared.engram.canon"}
-CONFIGS = {"control": small_config, "rings": QUAZIMOTO.small, "colony": MYCEL.small}
+CONFIGS = {
+    "control": small_config,
+    "untied": lambda: small_config().replace(tied=False),
+    "rings": QUAZIMOTO.small,
+    "colony": MYCEL.small,
+}
 TOKENIZERS = {"longer": lambda: train_spike([TEXT], 394), "bpe": lambda: train_bpe([TEXT], 412)}
 """Of as many entries as the text has use for."""
 

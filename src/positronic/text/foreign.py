@@ -24,7 +24,7 @@ __all__ = ["read_foreign"]
 
 END = "<|endoftext|>"
 WAY = "Convert a model whose vocabulary is byte-level BPE, as those of GPT-2 and Llama 3 are."
-SILENT = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
+SILENT = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
 """Settings of a BPE that change its ids, and that byte-level ones leave empty."""
 
 
@@ -79,8 +79,9 @@ def _definition(data: Any, end: int | None, entries: int | None) -> Definition:
 
 def _check(data: Any, model: Any, added: Any) -> None:
     """Raise for what no byte-level BPE does, or does to text before it."""
-    if model["type"] != "BPE":
-        raise TokenizerError(f"it is a vocabulary of type {str(model['type'])[:80]!r}. {WAY}")
+    kind = model.get("type", "BPE" if "merges" in model else None)  # the oldest files do not say
+    if kind != "BPE":
+        raise TokenizerError(f"it is a vocabulary of type {str(kind)[:80]!r}. {WAY}")
     asked = [name for name in SILENT if model.get(name)]
     if asked:
         raise TokenizerError(f"it asks for {asked[0]}, which byte-level BPE has no use for. {WAY}")

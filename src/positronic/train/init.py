@@ -21,6 +21,8 @@ __all__ = ["init_from", "trunk_from"]
 PROBE_TOKENS = 64
 BY_ID = (Embedding, EngramTables)
 """Modules that look up by id what they learned; the head is the embedding's matrix."""
+OWN_HEAD = "unembed"
+"""The matrix of a head that does not multiply by the embedding; a linear map of PyTorch's, known by its name."""
 
 
 def init_from(folder: str | os.PathLike[str], model: LM) -> None:
@@ -79,8 +81,9 @@ def _weights(model: LM) -> dict[str, Tensor]:
 
 def _by_id(model: LM) -> set[str]:
     """Names of the tensors that hold something for each id, or for each hash of ids."""
-    modules = cast(nn.Module, model).named_modules()
-    return {f"{path}.{name}" for path, module in modules if isinstance(module, BY_ID) for name in module.state_dict()}
+    modules = dict(cast(nn.Module, model).named_modules())
+    kept = [path for path, module in modules.items() if isinstance(module, BY_ID) or path == OWN_HEAD]
+    return {f"{path}.{name}" for path in kept for name in modules[path].state_dict()}
 
 
 def _same_logits(old: LM, new: LM) -> bool:
