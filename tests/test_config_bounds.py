@@ -158,7 +158,7 @@ def test_a_config_without_end_is_refused_in_a_sentence(levels, wrap):
 
 def test_layers_without_end_are_refused_before_they_are_built():
     config = preset("positronic-tiny")
-    many = config.replace(n_layers=512, oscillators=config.oscillators.replace(rings=(1,) * 32))
+    many = config.replace(n_layers=256, oscillators=config.oscillators.replace(rings=(1,) * 32))
     many = many.replace(refiners=config.refiners * 32)
     organs = config.oscillators.injections[-1:] * 60
     many = many.replace(oscillators=many.oscillators.replace(injections=organs))

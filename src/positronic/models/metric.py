@@ -32,7 +32,7 @@ __all__ = ["MetricConfig", "MetricLM", "moa_20m", "moa_400m", "moa_metric_150m",
 
 @dataclass(frozen=True, kw_only=True)
 class MetricConfig(ModelConfig, kind="metric"):
-    n_layers: Annotated[int, AtMost(512)] = 12
+    n_layers: Annotated[int, AtMost(256)] = 12
     """Pairs of mixture and channel mixer."""
     mixture: MixtureConfig = MixtureConfig()
     """Token mixer of every layer."""

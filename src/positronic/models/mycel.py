@@ -30,7 +30,7 @@ __all__ = ["Mycel", "MycelConfig", "mixer_only", "mycel_10m", "mycel_79m", "myce
 
 @dataclass(frozen=True, kw_only=True)
 class MycelConfig(ModelConfig, kind="mycel"):
-    n_layers: Annotated[int, AtMost(512)] = 10
+    n_layers: Annotated[int, AtMost(256)] = 10
     """Pairs of token mixer and channel mixer."""
     attention: AttentionConfig = AttentionConfig()
     """Token mixer of every layer."""

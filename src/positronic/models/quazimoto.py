@@ -40,7 +40,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class QuazimotoConfig(ModelConfig, kind="quazimoto"):
-    n_layers: Annotated[int, AtMost(512)] = 10
+    n_layers: Annotated[int, AtMost(256)] = 10
     """Pairs of token mixer and channel mixer."""
     attention: AttentionConfig = AttentionConfig()
     """Token mixer of every layer."""

@@ -45,7 +45,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig(ModelConfig, kind="transformer"):
-    n_layers: Annotated[int, AtMost(512)] = 6
+    n_layers: Annotated[int, AtMost(256)] = 6
     """Pairs of token mixer and channel mixer."""
     attention: AttentionConfig = AttentionConfig(n_heads=6, n_kv_heads=2, rank=192)
     """Token mixer of every layer."""

@@ -44,19 +44,32 @@ class Description:
 @torch.no_grad()
 def describe(config: ModelConfig) -> Description:
     """Build the model on the meta device and count."""
-    model: Any = build(config, device="meta").requires_grad_(False)  # type: ignore[attr-defined]
+    model = _without_memory(config)
     groups = parameter_groups(model)
-    with FlopCounterMode(display=False) as counter:
-        tokens = torch.zeros(1, config.context, dtype=torch.long, device="meta")
-        model.logits(model(tokens).hidden)
     short, long = (state_bytes(model.init_state(1, room)) for room in (64, 128))
     per_token = (long - short) // 64
     total = sum(groups.values())
     heads = [head for head in (model.drafts, model.latents) if head is not None]
     active = total - sum(p.numel() for head in heads for p in head.parameters())
     return Description(
-        config, total, groups, active, counter.get_total_flops() // config.context, short - 64 * per_token, per_token
+        config, total, groups, active, _flops(config) // config.context, short - 64 * per_token, per_token
     )
+
+
+def _without_memory(config: ModelConfig) -> Any:
+    return build(config, device="meta").requires_grad_(False)  # type: ignore[attr-defined]
+
+
+def _flops(config: ModelConfig) -> int:
+    """Operations in the matrix products of a full row; of many layers, each costs what the second does."""
+    n_layers = getattr(config, "n_layers", 1)
+    if n_layers > 2:
+        one, two = (_flops(config.replace(n_layers=n)) for n in (1, 2))
+        return one + (n_layers - 1) * (two - one)
+    model = _without_memory(config)
+    with FlopCounterMode(display=False) as counter:
+        model.logits(model(torch.zeros(1, config.context, dtype=torch.long, device="meta")).hidden)
+    return counter.get_total_flops()
 
 
 def parameter_groups(model: nn.Module) -> dict[str, int]:
