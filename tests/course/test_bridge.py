@@ -57,7 +57,8 @@ def names_in_positronic(p: dict[str, np.ndarray], n_layers: int) -> dict[str, np
 def wide(monkeypatch):
     """Norms and rotations of `positronic` widen to float32 and no further: for a comparison in float64, to float64."""
 
-    def rotation_in_float64(positions, rope_dims, base):
+    def rotation_in_float64(positions, rope_dims, base, stretch):
+        assert stretch is None
         assert len(positions) == 1 or (positions == positions[0]).all()
         cos, sin = rotation(positions[0].numpy(), rope_dims, base, np.float64)
         return torch.from_numpy(cos)[None, None], torch.from_numpy(sin)[None, None]
