@@ -11,7 +11,8 @@ from positronic import models
 from positronic.lm import MixerOutput
 from positronic.mixers.attention import AttentionConfig
 from positronic.mixers.swiglu import SwiGLUConfig
-from positronic.models.transformer import Transformer, TransformerConfig
+from positronic.models.language_model import LanguageModel
+from positronic.models.transformer import TransformerConfig
 from positronic.nn.stack import Residual
 from positronic.state import Step
 
@@ -67,7 +68,7 @@ class Ledger(nn.Module):
         return MixerOutput(y, None if state is None else after)
 
 
-def remembering(seed: int = 0, vocab_size: int = 384, **changes: Any) -> Transformer:
+def remembering(seed: int = 0, vocab_size: int = 384, **changes: Any) -> LanguageModel:
     """Attention, SwiGLU and a ledger: 384 entries are the byte tokenizer's. Loud, so that every branch matters."""
     config = TransformerConfig(
         vocab_size=vocab_size,

@@ -33,6 +33,7 @@ __all__ = [
     "did_you_mean",
     "diff",
     "override",
+    "shared_by",
 ]
 
 MOST_WHOLE = 2**31 - 1
@@ -170,6 +171,10 @@ class MixerConfig(Config):
         """The module; n_branches residual branches in the trunk set the scale of its output at the start."""
         raise NotImplementedError(f"{type(self).__name__} must say which module it builds")
 
+    def shared_parts(self, vocab_size: int) -> dict[str, Any]:
+        """Modules by kind that all layers share, `lm.Shared` each, read as `Step.shared[kind]`."""
+        return {}
+
     def fitted(self, vocab_size: int) -> Self:
         """The same for a vocabulary; most mixers fit any."""
         return self
@@ -190,6 +195,12 @@ class OrganConfig(Config):
     def fitted(self, vocab_size: int, rings: tuple[int, ...]) -> Self:
         """The same for a vocabulary; most organs fit any."""
         return self
+
+
+def shared_by(organs: Iterable[OrganConfig | None], vocab_size: int, rings: tuple[int, ...]) -> dict[str, Any]:
+    """What the organs of all layers share, by kind."""
+    parts = {organ.kind: organ.build_shared(vocab_size, rings) for organ in organs if organ is not None}
+    return {kind: part for kind, part in parts.items() if part is not None}
 
 
 C = TypeVar("C", bound=Config)

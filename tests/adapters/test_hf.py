@@ -20,7 +20,6 @@ from transformers import AutoModel, AutoModelForCausalLM
 from positronic.adapters.hf import StateCache, speculative
 from positronic.data.batch import TokenBatch
 from positronic.errors import GenerationError, StateError
-from positronic.mixers.attention import Layout
 from positronic.state import Step
 from positronic.train import NextTokenConfig
 
@@ -316,7 +315,7 @@ def test_attentions_are_what_heads_read_by(theirs, family, ours, folder):
             assert not weights.triu(1).any()
         step = Step.of(tokens, boundary_id=EOT)
         x = ours.embed(tokens)
-        q, k, _ = first.heads(x, Layout.of(first.config, step, True))
+        q, k, _ = first.heads(x, step)
         k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
         scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(torch.ones(9, 9).triu(1).bool(), -torch.inf)
         assert (out.attentions[0] - scores.softmax(-1)).abs().max() < 1e-5

@@ -11,7 +11,8 @@ from positronic.cli import main
 from positronic.mixers.attention import AttentionConfig
 from positronic.mixers.swiglu import SwiGLUConfig
 from positronic.models import build
-from positronic.models.transformer import Transformer, TransformerConfig
+from positronic.models.language_model import LanguageModel
+from positronic.models.transformer import TransformerConfig
 from positronic.text import byte_tokenizer
 from positronic.traits.fractal_phase import FractalPhaseConfig, fractal_sha256, fractal_table
 
@@ -24,8 +25,8 @@ class SeededConfig(TransformerConfig, kind="test_seeded"):
 
     seeds: tuple[FractalPhaseConfig, ...] = ()
 
-    def build(self) -> Transformer:
-        model = Transformer(self)
+    def build(self) -> LanguageModel:
+        model = LanguageModel(self)
         for number, seed in enumerate(self.seeds):
             model.add_module(f"seed{number}", seed.build_shared(self.vocab_size, RINGS))
         return model

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from positronic.mixers import attention
 from positronic.mixers.attention import AttentionConfig
 from positronic.mixers.swiglu import SwiGLUConfig
-from positronic.models.transformer import Transformer, TransformerConfig
+from positronic.models.language_model import LanguageModel
+from positronic.models.transformer import TransformerConfig
 from positronic_course.ch02_embeddings import rotation
 from positronic_course.ch07_loss import ModelConfig, forward, loss_and_gradients
 from positronic_course.ch08_initialisation import initialise, n_parameters
@@ -37,7 +38,7 @@ def config_in_positronic(config: ModelConfig) -> TransformerConfig:
 
 
 def names_in_positronic(p: dict[str, np.ndarray], n_layers: int) -> dict[str, np.ndarray]:
-    """The course's arrays, parameters or gradients, under the names and in the shapes that `Transformer` gives them."""
+    """The course's arrays, parameters or gradients, by the names and in the shapes of `LanguageModel`."""
     arrays = {"embed.weight": p["embedding"], "head.norm.weight": p["final.gain"]}
     for layer in range(n_layers):
         mine = f"blocks.{layer}."
@@ -76,7 +77,7 @@ def compare(config: ModelConfig, dtype: type, tolerance: float) -> None:
     rows = rng.integers(0, config.vocab_size, size=(2, config.context + 1))
     ids, targets = rows[:, :-1], rows[:, 1:]
 
-    theirs = Transformer(config_in_positronic(config)).to(torch.from_numpy(parameters["embedding"]).dtype)
+    theirs = LanguageModel(config_in_positronic(config)).to(torch.from_numpy(parameters["embedding"]).dtype)
     carried = {name: torch.tensor(v) for name, v in names_in_positronic(parameters, config.n_layers).items()}
     assert sum(v.numel() for v in carried.values()) == n_parameters(parameters)
     carried["head.scale"] = theirs.head.scale.detach()

@@ -22,7 +22,7 @@ from positronic.adapters.hf.configuration import PositronicConfig
 from positronic.config import ModelConfig
 from positronic.errors import ConfigError
 from positronic.lm import MixerOutput
-from positronic.mixers.attention import Attention, Layout
+from positronic.mixers.attention import Attention
 from positronic.nn.init import initialize
 from positronic.nn.kv import KVState
 from positronic.nn.positions import PlaceState
@@ -81,8 +81,11 @@ class Paged(nn.Module):
             c.n_heads, c.head_dim, c.head_dim**-0.5, num_kv_heads=c.n_kv_heads, cache_config=cache_config, prefix=name
         )
 
+    def prepare(self, step: Step) -> dict[str, Any]:
+        return self.attention.prepare(step)
+
     def forward(self, x: Tensor, step: Step, state: None = None) -> MixerOutput:
-        q, k, v = self.attention.heads(x, step.shared.get("attention") or Layout.of(self.attention.config, step, False))
+        q, k, v = self.attention.heads(x, step)
         o = self.pages(*(part.flatten(1) for part in (q, k, v)))  # (N, H K)
         return MixerOutput(self.attention.close(o.view_as(q), v, step))
 

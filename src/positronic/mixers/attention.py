@@ -21,21 +21,22 @@ Source   low rank: DeepSeek-V2, arXiv 2405.04434; groups: Ainslie et al. 2023, a
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
 from positronic.config import AtMost, MixerConfig
 from positronic.errors import ConfigError
-from positronic.kernels.attention import Documents, causal_attention, masked_attention
+from positronic.kernels.attention import causal_attention, masked_attention
 from positronic.lm import MixerOutput
+from positronic.nn.documents import documents_of
 from positronic.nn.kv import KVState
 from positronic.nn.linear import linear, residual_std
 from positronic.nn.norm import NormConfig, RMSNorm, RMSNormConfig
 from positronic.nn.rope import StretchConfig, rotate, rotation
 from positronic.state import Step
 
-__all__ = ["Attention", "AttentionConfig", "Layout", "without_own"]
+__all__ = ["Attention", "AttentionConfig", "without_own"]
 
 OWN_FLOOR = 1e-6
 """Smallest squared length of a value that is projected out whole."""
@@ -92,22 +93,6 @@ class AttentionConfig(MixerConfig, kind="attention"):
         return Attention(self, d_model, n_branches)
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What all attention layers of one call share: computed once by the model, or by a layer that runs alone."""
-
-    cos: Tensor
-    """(B, 1, T, rope_dims / 2)"""
-    sin: Tensor
-    documents: Documents | None
-    """Who sees whom in whole rows; None: one document a row, or a cached call, whose state knows."""
-
-    @staticmethod
-    def of(config: AttentionConfig, step: Step, whole_rows: bool) -> "Layout":
-        cos, sin = rotation(step.positions, config.rope_dims, config.rope_base, config.rope_stretch)
-        return Layout(cos, sin, Documents.of(step.segments) if whole_rows else None)
-
-
 def without_own(o: Tensor, v: Tensor) -> Tensor:
     """What is left of o (B, H, T, K) across each token's own value, v (B, G, T, K); float32 inside."""
     own = v.float()[:, :, None]  # (B, G, 1, T, K)
@@ -133,26 +118,32 @@ class Attention(nn.Module):
             self.out = nn.Sequential(linear(d_query, config.rank), linear(config.rank, d_model, out_std, config.bias))
         self.query_norm = RMSNorm(config.head_dim) if config.qk_norm else nn.Identity()
         self.key_norm = RMSNorm(config.head_dim) if config.qk_norm else nn.Identity()
+        self.turning = f"rotation {config.rope_dims} {config.rope_base} {config.rope_stretch}"
+        """Name of what is shared in a call."""
 
     def init_state(self, batch: int, room: int = 0) -> KVState:
         return KVState.new(self.norm.weight, batch, self.config.n_kv_heads, self.config.head_dim, room)
 
     def forward(self, x: Tensor, step: Step, state: KVState | None = None) -> MixerOutput:
-        layout = step.shared.get("attention") or Layout.of(self.config, step, state is None)
-        q, k, v = self.heads(x, layout)
+        q, k, v = self.heads(x, step)
         if state is None:
-            o, after = causal_attention(q, k, v, layout.documents, self.config.score_cap), None
+            o, after = causal_attention(q, k, v, documents_of(step), self.config.score_cap), None
         else:
             keys, values, allowed, after = state.extend(k, v, step.segments)
             o = masked_attention(q, keys, values, allowed, self.config.score_cap)
         return MixerOutput(self.close(o, v, step), after)
 
-    def heads(self, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+    def prepare(self, step: Step) -> dict[str, Any]:
+        """Cosines and sines, which all layers that turn alike share in a call."""
+        c = self.config
+        return {self.turning: rotation(step.positions, c.rope_dims, c.rope_base, c.rope_stretch)}
+
+    def heads(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """What meets in the scores: q (B, H, T, K) and k, v (B, G, T, K), normed and rotated."""
         latent, k, v = self.qkv(self.norm(x)).split(self.widths, dim=-1)
         q, k, v = self._heads(self.query(latent)), self._heads(k), self._heads(v)
-        q = rotate(self.query_norm(q), layout.cos, layout.sin)
-        return q, rotate(self.key_norm(k), layout.cos, layout.sin), v
+        cos, sin = step.shared.get(self.turning) or self.prepare(step)[self.turning]
+        return rotate(self.query_norm(q), cos, sin), rotate(self.key_norm(k), cos, sin), v
 
     def close(self, o: Tensor, v: Tensor, step: Step) -> Tensor:
         """(B, T, D): what the heads have read, o (B, H, T, K), beside the tokens' own values."""

@@ -20,14 +20,14 @@ Source   Meskauskas, Fricker and Moore 2004 (see kernels.colony); the readout an
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from positronic.config import AtMost, MixerConfig, OrganConfig
+from positronic.config import AtMost, MixerConfig, OrganConfig, shared_by
 from positronic.errors import ConfigError
 from positronic.kernels.colony import ColonyField, grow
 from positronic.kernels.soft_clamp import soft_clamp
@@ -37,7 +37,6 @@ from positronic.nn.gate import OPEN, Gate
 from positronic.nn.halton import halton
 from positronic.nn.linear import linear, residual_std
 from positronic.nn.norm import RMSNorm
-from positronic.nn.stack import SharedParts
 from positronic.state import State, Step
 
 __all__ = ["Colony", "ColonyConfig"]
@@ -87,9 +86,9 @@ class ColonyConfig(MixerConfig, kind="colony"):
         seed = self.phase_seed
         return self if seed is None else self.replace(phase_seed=seed.fitted(vocab_size, self.axes))
 
-    def shared_parts(self, vocab_size: int) -> SharedParts:
+    def shared_parts(self, vocab_size: int) -> dict[str, Any]:
         """What all layers' organs read."""
-        return SharedParts.of((self.phase_seed, self.stations), vocab_size, self.axes)
+        return shared_by((self.phase_seed, self.stations), vocab_size, self.axes)
 
 
 class Colony(nn.Module):

@@ -20,13 +20,13 @@ Source   Kuramoto 1975; phase lag: Sakaguchi and Kuramoto 1986; order parameters
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from positronic.config import AtMost, MixerConfig, OrganConfig
+from positronic.config import AtMost, MixerConfig, OrganConfig, shared_by
 from positronic.errors import ConfigError
 from positronic.kernels.kuramoto import RingField, integrate, spread
 from positronic.kernels.soft_clamp import soft_clamp
@@ -35,7 +35,6 @@ from positronic.nn import init
 from positronic.nn.gate import OPEN, Gate
 from positronic.nn.linear import linear, residual_std
 from positronic.nn.norm import RMSNorm
-from positronic.nn.stack import SharedParts
 from positronic.state import State, Step
 
 __all__ = ["Kuramoto", "KuramotoConfig", "OrgansState"]
@@ -84,9 +83,9 @@ class KuramotoConfig(MixerConfig, kind="kuramoto"):
         seed = self.phase_seed
         return self if seed is None else self.replace(phase_seed=seed.fitted(vocab_size, self.rings))
 
-    def shared_parts(self, vocab_size: int) -> SharedParts:
+    def shared_parts(self, vocab_size: int) -> dict[str, Any]:
         """What all layers' organs read."""
-        return SharedParts.of((self.phase_seed, self.controller, *self.injections), vocab_size, self.rings)
+        return shared_by((self.phase_seed, self.controller, *self.injections), vocab_size, self.rings)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,6 @@ from positronic.config import AtMost, MixerConfig
 from positronic.errors import ConfigError
 from positronic.kernels.metric import (
     SPARE,
-    Documents,
     Metric,
     as_keys,
     causal_metric_attention,
@@ -43,6 +42,7 @@ from positronic.mixers.radius import BallConfig, PairConfig, PruneConfig
 from positronic.mixers.value_projector import ValueProjectorConfig
 from positronic.nn import init
 from positronic.nn.black_hole_rope import BlackHoleRoPEConfig, HorizonState
+from positronic.nn.documents import documents_of
 from positronic.nn.kv import KVState
 from positronic.nn.linear import linear, residual_std
 from positronic.nn.rope import rotate
@@ -182,9 +182,7 @@ class MetricAttention(nn.Module):
         q = rotate(q, cos.repeat_interleave(group, 1), sin.repeat_interleave(group, 1))
         k = rotate(k, cos, sin)
         if state is None or horizon is None:
-            shared = step.shared
-            documents = shared["documents"] if "documents" in shared else Documents.of(step.segments)
-            o, after = causal_metric_attention(q, k, penalty, v, metric, documents, c.fused), None
+            o, after = causal_metric_attention(q, k, penalty, v, metric, documents_of(step), c.fused), None
         else:
             keys = as_keys(k, penalty, metric, v.dtype)
             if metric.sink is not None and not state.kv.length:

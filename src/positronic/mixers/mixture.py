@@ -18,7 +18,7 @@ Source   a soft relative of Shazeer et al. 2017, arXiv 1701.06538, whose experts
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +104,11 @@ class Mixture(nn.Module):
         init.zeros_(self.gates)
         if self.bias is not None:
             init.zeros_(self.bias)
+
+    def prepare(self, step: Step) -> dict[str, Any]:
+        """What its heads want computed once a call."""
+        wanted = (head.prepare(step) for head in self.heads if hasattr(head, "prepare"))  # type: ignore[operator]
+        return {name: value for each in wanted for name, value in each.items()}
 
     def init_state(self, batch: int, room: int = 0) -> PartsState:
         return PartsState(tuple(head.init_state(batch, room) for head in self.heads))  # type: ignore[operator]

@@ -5,14 +5,7 @@ hidden -> norm -> scale -> embedding^T -> logits            hidden -> drafts (to
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated
 
-from torch import Tensor, nn
-
-from positronic.config import AtMost, ModelConfig
-from positronic.errors import ConfigError
-from positronic.kernels.metric import Documents
-from positronic.lm import LMOutput
 from positronic.mixers.channel_mix import ChannelMixConfig
 from positronic.mixers.hyper_ffn import HyperFFNConfig
 from positronic.mixers.local_conv import LocalConvConfig
@@ -20,64 +13,22 @@ from positronic.mixers.metric_attention import MetricAttentionConfig, MetricMHAC
 from positronic.mixers.metric_scores import ScoreConfig
 from positronic.mixers.mixture import MixtureConfig
 from positronic.mixers.value_projector import ValueProjectorConfig
-from positronic.nn.head import LMHead
-from positronic.nn.linear import Embedding
-from positronic.nn.stack import Residual, Stack
-from positronic.state import DecodeState, Step
-from positronic.traits.jepa import JEPAConfig
-from positronic.traits.mtp import MTPConfig
+from positronic.models.language_model import Anatomy, HeadedConfig, Layers
 
-__all__ = ["MetricConfig", "MetricLM", "moa_20m", "moa_400m", "moa_metric_150m", "moa_tiny", "scored_by"]
+__all__ = ["MetricConfig", "moa_20m", "moa_400m", "moa_metric_150m", "moa_tiny", "scored_by"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetricConfig(ModelConfig, kind="metric"):
-    n_layers: Annotated[int, AtMost(256)] = 12
+class MetricConfig(HeadedConfig, kind="metric"):
+    n_layers: Layers = 12
     """Pairs of mixture and channel mixer."""
     mixture: MixtureConfig = MixtureConfig()
     """Token mixer of every layer."""
     channel: HyperFFNConfig = HyperFFNConfig()
     """Channel mixer of every layer."""
-    drafts: MTPConfig | None = None
-    """Heads that guess the tokens after the next."""
-    latents: JEPAConfig | None = None
-    """Head that guesses the trunk's own output, in training."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.n_layers < 1:
-            raise ConfigError(f"n_layers is {self.n_layers}; use 1 or more.")
-        for head in (self.drafts, self.latents):
-            if head is not None:
-                head.check_context(self.context)
-
-    def build(self) -> "MetricLM":
-        return MetricLM(self)
-
-
-class MetricLM(nn.Module):
-    def __init__(self, config: MetricConfig):
-        super().__init__()
-        self.config = config
-        d, layers = config.d_model, [config.mixture, config.channel] * config.n_layers
-        self.embed = Embedding(config.vocab_size, d)
-        self.trunk = Stack(*(Residual(part.build(d, len(layers))) for part in layers))
-        self.head = LMHead(d)
-        self.drafts = None if config.drafts is None else config.drafts.build(d)
-        self.latents = None if config.latents is None else config.latents.build(d)
-
-    def init_state(self, batch: int, room: int = 0) -> DecodeState:
-        return DecodeState.new(self.trunk.init_state(batch, room), batch, self.embed.weight.device)
-
-    def forward(self, tokens: Tensor, state: DecodeState | None = None, step: Step | None = None) -> LMOutput:
-        boundary = self.config.boundary_id
-        step = Step.of(tokens, state, step, boundary)
-        step = replace(step, shared={"documents": Documents.of(step.segments) if state is None else None})
-        x, layers, aux = self.trunk(self.embed(tokens), step, state and state.layers)
-        return LMOutput(x, step.next_state(state, layers, boundary), aux)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        return self.head(hidden, self.embed)
+    def anatomy(self) -> Anatomy:
+        return Anatomy((self.mixture, self.channel), drafts=self.drafts, latents=self.latents)
 
 
 def scored_by(config: MetricConfig, score: ScoreConfig) -> MetricConfig:

@@ -5,20 +5,12 @@ hidden -> norm -> scale -> embedding^T -> logits            hidden -> drafts (to
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated
 
-from torch import Tensor, nn
-
-from positronic.config import AtMost, MixerConfig, ModelConfig
-from positronic.errors import ConfigError
-from positronic.lm import LMOutput
-from positronic.mixers.attention import AttentionConfig, Layout
+from positronic.config import MixerConfig
+from positronic.mixers.attention import AttentionConfig
 from positronic.mixers.kuramoto import KuramotoConfig
 from positronic.mixers.moe import MoEConfig
-from positronic.nn.head import LMHead
-from positronic.nn.linear import Embedding
-from positronic.nn.stack import Residual, Stack
-from positronic.state import DecodeState, Step
+from positronic.models.language_model import Anatomy, HeadedConfig, Layers
 from positronic.traits.engram import EngramConfig
 from positronic.traits.fractal_phase import FractalPhaseConfig
 from positronic.traits.hrm import HRMConfig
@@ -29,7 +21,6 @@ from positronic.traits.ring_controller import RingControllerConfig
 from positronic.traits.specialists import SpecialistsConfig
 
 __all__ = [
-    "Quazimoto",
     "QuazimotoConfig",
     "mixer_only",
     "positronic_15m",
@@ -39,8 +30,8 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuazimotoConfig(ModelConfig, kind="quazimoto"):
-    n_layers: Annotated[int, AtMost(256)] = 10
+class QuazimotoConfig(HeadedConfig, kind="quazimoto"):
+    n_layers: Layers = 10
     """Pairs of token mixer and channel mixer."""
     attention: AttentionConfig = AttentionConfig()
     """Token mixer of every layer."""
@@ -48,49 +39,9 @@ class QuazimotoConfig(ModelConfig, kind="quazimoto"):
     """Channel mixer of every layer, with its organs."""
     refiners: tuple[MixerConfig, ...] = ()
     """Mixers behind the last layer, silent when new."""
-    drafts: MTPConfig | None = None
-    """Heads that guess the tokens after the next."""
-    latents: JEPAConfig | None = None
-    """Head that guesses the trunk's own output, in training."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.n_layers < 1:
-            raise ConfigError(f"n_layers is {self.n_layers}; use 1 or more.")
-        for head in (self.drafts, self.latents):
-            if head is not None:
-                head.check_context(self.context)
-
-    def build(self) -> "Quazimoto":
-        return Quazimoto(self)
-
-
-class Quazimoto(nn.Module):
-    def __init__(self, config: QuazimotoConfig):
-        super().__init__()
-        self.config = config
-        d, layers = config.d_model, [config.attention, config.oscillators] * config.n_layers
-        self.embed = Embedding(config.vocab_size, d)
-        self.shared = config.oscillators.shared_parts(config.vocab_size)
-        self.trunk = Stack(*(Residual(part.build(d, len(layers))) for part in (*layers, *config.refiners)))
-        self.head = LMHead(d)
-        self.drafts = None if config.drafts is None else config.drafts.build(d)
-        self.latents = None if config.latents is None else config.latents.build(d)
-
-    def init_state(self, batch: int, room: int = 0) -> DecodeState:
-        layers = [*self.trunk.init_state(batch, room), *self.shared.init_state(batch, room)]
-        return DecodeState.new(layers, batch, self.embed.weight.device)
-
-    def forward(self, tokens: Tensor, state: DecodeState | None = None, step: Step | None = None) -> LMOutput:
-        boundary, depth = self.config.boundary_id, len(self.trunk)
-        step = Step.of(tokens, state, step, boundary)
-        step = replace(step, shared={"attention": Layout.of(self.config.attention, step, state is None)})
-        step, shared = self.shared(step, state and state.layers[depth:])
-        x, layers, aux = self.trunk(self.embed(tokens), step, state and state.layers[:depth])
-        return LMOutput(x, step.next_state(state, [*layers, *shared], boundary), aux)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        return self.head(hidden, self.embed)
+    def anatomy(self) -> Anatomy:
+        return Anatomy((self.attention, self.oscillators), self.refiners, self.drafts, self.latents)
 
 
 def positronic_144m() -> QuazimotoConfig:

@@ -7,25 +7,14 @@ place of SwiGLU, another norm, vectors behind matrices, an output matrix of its 
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated
 
-from torch import Tensor, nn
-
-from positronic.config import AtMost, ModelConfig
-from positronic.errors import ConfigError
-from positronic.lm import DraftHeads, LatentHead, LMOutput
-from positronic.mixers.attention import AttentionConfig, Layout
+from positronic.mixers.attention import AttentionConfig
 from positronic.mixers.feed_forward import FeedForwardConfig
 from positronic.mixers.swiglu import SwiGLUConfig
-from positronic.nn.head import LMHead
-from positronic.nn.linear import Embedding, linear
+from positronic.models.language_model import Anatomy, LayeredConfig
 from positronic.nn.norm import NormConfig, RMSNormConfig
-from positronic.nn.positions import LearnedPositions
-from positronic.nn.stack import Residual, Stack
-from positronic.state import DecodeState, Step
 
 __all__ = [
-    "Transformer",
     "TransformerConfig",
     "control_7m",
     "control_10m",
@@ -44,9 +33,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerConfig(ModelConfig, kind="transformer"):
-    n_layers: Annotated[int, AtMost(256)] = 6
-    """Pairs of token mixer and channel mixer."""
+class TransformerConfig(LayeredConfig, kind="transformer"):
     attention: AttentionConfig = AttentionConfig(n_heads=6, n_kv_heads=2, rank=192)
     """Token mixer of every layer."""
     channel: FeedForwardConfig = SwiGLUConfig(hidden=896)
@@ -58,52 +45,9 @@ class TransformerConfig(ModelConfig, kind="transformer"):
     tied: bool = True
     """The head multiplies by the embedding itself; otherwise by a matrix of its own."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.n_layers < 1:
-            raise ConfigError(f"n_layers is {self.n_layers}; use 1 or more.")
-
-    def build(self) -> "Transformer":
-        return Transformer(self)
-
-
-class Transformer(nn.Module):
-    def __init__(self, config: TransformerConfig):
-        super().__init__()
-        self.config = config
-        d, branches = config.d_model, 2 * config.n_layers
-        self.embed = Embedding(config.vocab_size, d)
-        self.positions = LearnedPositions(config.max_positions, d) if config.learned_positions else None
-        self.trunk = Stack(
-            *(
-                Residual(part.build(d, branches))
-                for _ in range(config.n_layers)
-                for part in (config.attention, config.channel)
-            )
-        )
-        self.head = LMHead(d, config.norm)
-        self.unembed = None if config.tied else linear(d, config.vocab_size)
-        self.drafts: DraftHeads | None = None
-        self.latents: LatentHead | None = None
-
-    def init_state(self, batch: int, room: int = 0) -> DecodeState:
-        layers = self.trunk.init_state(batch, room)
-        places = [] if self.positions is None else [self.positions.init_state(batch)]
-        return DecodeState.new([*layers, *places], batch, self.embed.weight.device)
-
-    def forward(self, tokens: Tensor, state: DecodeState | None = None, step: Step | None = None) -> LMOutput:
-        boundary, depth = self.config.boundary_id, len(self.trunk)
-        step = Step.of(tokens, state, step, boundary)
-        step = replace(step, shared={"attention": Layout.of(self.config.attention, step, state is None)})
-        x, places = self.embed(tokens), []
-        if self.positions is not None:
-            vectors, after = self.positions(step, state and state.layers[depth])
-            x, places = x + vectors, [after]
-        x, layers, aux = self.trunk(x, step, state and state.layers[:depth])
-        return LMOutput(x, step.next_state(state, [*layers, *places], boundary), aux)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        return self.head(hidden, self.embed) if self.unembed is None else self.unembed(self.head.scaled(hidden))
+    def anatomy(self) -> Anatomy:
+        layer = self.attention, self.channel
+        return Anatomy(layer, norm=self.norm, learned_positions=self.learned_positions, tied=self.tied)
 
 
 def tinygpt_15m() -> TransformerConfig:

@@ -9,7 +9,8 @@ from dataclasses import replace
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from positronic.config import OrganConfig
+from positronic.config import MixerConfig
+from positronic.kernels.attention import Documents
 from positronic.lm import MixerOutput
 from positronic.state import State, Step
 
@@ -39,8 +40,19 @@ class Stack(nn.ModuleList):
         self.recompute = False
         """Keep only the blocks' inputs in training and run each again on the way back: less memory, more work."""
 
+        mixers = {block.mixer.config: i for i, block in reversed(list(enumerate(blocks)))}
+        self._asked = [i for i in mixers.values() if hasattr(blocks[i].mixer, "prepare")]
+        """Places of the mixers that want something computed once a call, one for each config."""
+
     def init_state(self, batch: int, room: int = 0) -> list[State | None]:
         return [block.init_state(batch, room) for block in self]  # type: ignore[operator]
+
+    def prepared(self, step: Step, whole_rows: bool) -> Step:
+        """The step with what its mixers want computed once a call; in whole rows, who sees whom."""
+        values = {**step.shared, "documents": Documents.of(step.segments) if whole_rows else None}
+        for i in self._asked:
+            values |= self[i].mixer.prepare(step)  # type: ignore[union-attr, operator]
+        return replace(step, shared=values)
 
     def forward(
         self, x: Tensor, step: Step, states: Sequence[State | None] | None = None
@@ -62,10 +74,12 @@ class SharedParts(nn.ModuleDict):
     """What layers share, by name: asked once a call, in order, and put into `Step.shared`."""
 
     @staticmethod
-    def of(organs: Iterable[OrganConfig | None], vocab_size: int, rings: tuple[int, ...]) -> "SharedParts":
-        """What all layers' organs read, by kind."""
-        parts = {organ.kind: organ.build_shared(vocab_size, rings) for organ in organs if organ is not None}
-        return SharedParts({kind: part for kind, part in parts.items() if part is not None})
+    def of(layer: Iterable[MixerConfig], vocab_size: int) -> "SharedParts":
+        """What the organs of every layer read; all layers are alike."""
+        kinds: dict[str, nn.Module] = {}
+        for mixer in layer:
+            kinds |= mixer.shared_parts(vocab_size)
+        return SharedParts(kinds)
 
     def init_state(self, batch: int, room: int = 0) -> list[State | None]:
         return [part.init_state(batch, room) for part in self.values()]  # type: ignore[operator]

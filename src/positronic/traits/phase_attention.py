@@ -29,9 +29,10 @@ from torch.nn import functional as F
 
 from positronic.config import AtMost, OrganConfig
 from positronic.errors import ConfigError
-from positronic.kernels.attention import Documents, causal_attention, masked_attention
+from positronic.kernels.attention import causal_attention, masked_attention
 from positronic.lm import MixerOutput
 from positronic.nn import init
+from positronic.nn.documents import documents_of
 from positronic.nn.gate import Gate
 from positronic.nn.kv import KVState
 from positronic.nn.linear import linear
@@ -105,9 +106,7 @@ class PhaseAttention(nn.Module):
     def forward(self, x: Tensor, phases: Tensor, step: Step, state: KVState | None = None) -> MixerOutput:
         q, k, v = self._heads(phases)
         if state is None:
-            layout = step.shared.get("attention")  # the model's attention layers see the same documents
-            documents = Documents.of(step.segments) if layout is None else layout.documents
-            o, after = causal_attention(q, k, v, documents), None
+            o, after = causal_attention(q, k, v, documents_of(step)), None
         else:
             keys, values, allowed, after = state.extend(k, v, step.segments)
             o = masked_attention(q, keys, values, allowed)

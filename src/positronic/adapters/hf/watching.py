@@ -16,7 +16,8 @@ from torch import FloatTensor, Tensor, nn
 from positronic.errors import GenerationError
 from positronic.kernels.attention import attention_reference, visible
 from positronic.lm import LM, MixerOutput
-from positronic.mixers.attention import Attention, Layout
+from positronic.mixers.attention import Attention
+from positronic.nn.documents import documents_of
 
 __all__ = ["Watched", "watching"]
 
@@ -64,10 +65,9 @@ def watching(lm: LM, hidden: bool, attentions: bool) -> Iterator[Watched]:
 def _weights(head: Attention, given: tuple[Any, ...], output: MixerOutput) -> Tensor:
     """(B, H, T, S): how much of each token so far a head reads at each of this call; identities as values say."""
     x, step, state = given
-    layout = step.shared.get("attention") or Layout.of(head.config, step, state is None)
-    q, k, _ = head.heads(x, layout)
+    q, k, _ = head.heads(x, step)
     if state is None:
-        allowed = visible(q, layout.documents)
+        allowed = visible(q, documents_of(step))
     else:
         after: Any = output.state
         extent = torch.arange(after.length, device=q.device)

@@ -1,0 +1,133 @@
+"""A language model of any family: what all are made of, in the order in which a token passes it.
+
+tokens -> embedding (+ learned places) -> [ + mixer + mixer ] x L -> + refiners = hidden
+hidden -> head -> logits            hidden -> drafts (tokens after the next), latents (training)
+
+A family says which mixers make a layer and what stands behind them, its `Anatomy`; `embed`, `trunk`, `head`, `drafts`
+and `latents` are found under these names by optimizers, checkpoints, adapters, health and ablation. Beside the trunk
+stand the parts that layers share, and what mixers want computed once a call rides in `Step.shared`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from torch import Tensor, nn
+
+from positronic.config import AtMost, MixerConfig, ModelConfig
+from positronic.errors import ConfigError
+from positronic.lm import DraftHeads, LatentHead, LMOutput
+from positronic.nn.head import LMHead
+from positronic.nn.linear import Embedding, linear
+from positronic.nn.norm import NormConfig, RMSNormConfig
+from positronic.nn.positions import LearnedPositions
+from positronic.nn.stack import Residual, SharedParts, Stack
+from positronic.state import DecodeState, State, Step
+from positronic.traits.jepa import JEPAConfig
+from positronic.traits.mtp import MTPConfig
+
+__all__ = ["Anatomy", "HeadedConfig", "LanguageModel", "LayeredConfig", "Layers"]
+
+Layers = Annotated[int, AtMost(256)]
+"""How often a layer is repeated."""
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The parts of a model, in the order of its figure."""
+
+    layer: tuple[MixerConfig, ...]
+    """Mixers of every layer, token mixers first."""
+    refiners: tuple[MixerConfig, ...] = ()
+    """Mixers behind the last layer."""
+    drafts: MTPConfig | None = None
+    latents: JEPAConfig | None = None
+    norm: NormConfig = RMSNormConfig()
+    """Of what the head reads."""
+    learned_positions: bool = False
+    tied: bool = True
+    """Whether the head multiplies by the embedding itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayeredConfig(ModelConfig):
+    """The parent of all families: one layer, repeated."""
+
+    n_layers: Layers = 6
+    """Layers of a token mixer and a channel mixer each."""
+
+    def anatomy(self) -> Anatomy:
+        """What the model is made of."""
+        raise NotImplementedError(f"{type(self).__name__} must say what its model is made of")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_layers < 1:
+            raise ConfigError(f"n_layers is {self.n_layers}; use 1 or more.")
+        parts = self.anatomy()
+        for head in (parts.drafts, parts.latents):
+            if head is not None:
+                head.check_context(self.context)
+
+    def build(self) -> "LanguageModel":
+        return LanguageModel(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadedConfig(LayeredConfig):
+    """The parent of families whose models guess ahead."""
+
+    drafts: MTPConfig | None = None
+    """Heads that guess the tokens after the next."""
+    latents: JEPAConfig | None = None
+    """Head that guesses the trunk's own output, in training."""
+
+
+class LanguageModel(nn.Module):
+    def __init__(self, config: LayeredConfig):
+        super().__init__()
+        self.config = config
+        d, parts = config.d_model, config.anatomy()
+        layers = list(parts.layer) * config.n_layers
+        self.embed = Embedding(config.vocab_size, d)
+        self.positions = LearnedPositions(config.max_positions, d) if parts.learned_positions else None
+        self.shared = SharedParts.of(parts.layer, config.vocab_size)
+        self.trunk = Stack(*(Residual(part.build(d, len(layers))) for part in (*layers, *parts.refiners)))
+        self.head = LMHead(d, parts.norm)
+        self.unembed = None if parts.tied else linear(d, config.vocab_size)
+        self.drafts: DraftHeads | None = None if parts.drafts is None else parts.drafts.build(d)
+        self.latents: LatentHead | None = None if parts.latents is None else parts.latents.build(d)
+
+    def init_state(self, batch: int, room: int = 0) -> DecodeState:
+        layers = [*self.trunk.init_state(batch, room), *self.shared.init_state(batch, room)]
+        if self.positions is not None:
+            layers.append(self.positions.init_state(batch))
+        return DecodeState.new(layers, batch, self.embed.weight.device)
+
+    def forward(self, tokens: Tensor, state: DecodeState | None = None, step: Step | None = None) -> LMOutput:
+        boundary = self.config.boundary_id
+        step = self.trunk.prepared(Step.of(tokens, state, step, boundary), whole_rows=state is None)
+        trunk, shared, places = self._parted(state)
+        step, shared_after = self.shared(step, shared)
+        x, places_after = self._embedded(step, places)
+        x, trunk_after, aux = self.trunk(x, step, trunk)
+        return LMOutput(x, step.next_state(state, [*trunk_after, *shared_after, *places_after], boundary), aux)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.head(hidden, self.embed) if self.unembed is None else self.unembed(self.head.scaled(hidden))
+
+    def _parted(self, state: DecodeState | None) -> tuple[Sequence[State | None] | None, ...]:
+        """The states of the trunk, of the shared parts and of the places; None in a call without any."""
+        if state is None:
+            return None, None, None
+        depth = len(self.trunk)
+        end = depth + len(self.shared)
+        return state.layers[:depth], state.layers[depth:end], state.layers[end:]
+
+    def _embedded(self, step: Step, places: Sequence[State | None] | None) -> tuple[Tensor, list[State | None]]:
+        """Tokens as vectors (B, T, D), and the state of the places after the call, if there are any."""
+        x = self.embed(step.tokens)
+        if self.positions is None:
+            return x, []
+        vectors, after = self.positions(step, places and places[0])
+        return x + vectors, [after]
