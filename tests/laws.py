@@ -270,6 +270,19 @@ def test_padding_changes_nothing(mixer):
 
 
 @torch.no_grad()
+def test_rows_at_different_places_go_on_as_each_alone(mixer):
+    x, more = vectors_of(2, 9), vectors_of(2, 5, seed=4)
+    valid = torch.tensor([[False] * 4 + [True] * 5, [True] * 9])
+    together = Alone(mixer, 2)
+    together.feed(x, valid=valid)
+    said = together.feed(more)
+    for row, real in enumerate(valid):
+        alone = Alone(mixer, 1)
+        alone.feed(x[row : row + 1, real])
+        assert relative_error(said[row : row + 1], alone.feed(more[row : row + 1])) < 1e-5
+
+
+@torch.no_grad()
 def test_packed_documents_do_not_see_each_other(mixer):
     x = vectors_of(2, 17)
     segments = torch.tensor([[0] * 6 + [1] * 11] * 2)

@@ -46,7 +46,9 @@ TESTS = {
     "mixers/kuramoto.py": ["tests/models/test_quazimoto.py"],
     "mixers/colony.py": ["tests/models/test_mycel.py"],
     "mixers/": ["tests/mixers/test_definitions.py", "tests/laws.py"],
-    "adapters/hf/": [f"tests/adapters/{name}.py" for name in ("test_hf", "test_hf_loading", "test_families")],
+    "adapters/hf/": [
+        f"tests/adapters/{name}.py" for name in ("test_hf", "test_hf_loading", "test_hf_generate", "test_families")
+    ],
     "adapters/lora": ["tests/adapters/test_lora.py", "tests/adapters/test_lora_folder.py"],
     "adapters/lm_eval.py": ["tests/adapters/test_lm_eval.py"],
     "adapters/export": ["tests/adapters/test_export.py"],

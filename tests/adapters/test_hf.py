@@ -15,11 +15,12 @@ from torch.nn import functional as F
 
 pytest.importorskip("transformers")
 
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, StoppingCriteriaList
 
 from positronic.adapters.hf import StateCache, speculative
 from positronic.data.batch import TokenBatch
 from positronic.errors import GenerationError, StateError
+from positronic.generation.propose import NGram
 from positronic.state import Step
 from positronic.train import NextTokenConfig
 
@@ -80,6 +81,53 @@ def test_right_drafts_save_forwards(theirs, monkeypatch):
     monkeypatch.setattr(theirs.model, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
     assert said(theirs, PROMPT, 40, custom_generate=speculative, proposer=Oracle(text)) == text
     assert len(calls) == 1 + 8  # the prompt; then rounds of four right drafts and one token more
+
+
+class Watcher(NGram):
+    """Drafts like its parent, and keeps what each draft was made from."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def propose(self, hidden, past, room):
+        self.seen.append((hidden, len(past)))
+        return super().propose(hidden, past, room)
+
+
+def test_drafts_are_made_from_what_the_last_token_was_read_off(theirs):
+    watcher = Watcher()
+    text = said(theirs, PROMPT, 24, custom_generate=speculative, proposer=watcher)
+    with torch.no_grad():
+        whole = theirs.model(torch.tensor([[*PROMPT, *text]])).hidden
+    assert len({length for _, length in watcher.seen}) > 4
+    for hidden, length in watcher.seen[1:]:  # the first is read off the prompt but its last token
+        assert (hidden - whole[:, length - 2]).abs().max() < 1e-3 * whole.abs().max()
+
+
+def test_what_ends_a_text_is_asked_of_the_newest_scores(theirs):
+    heard = []
+
+    def ends(ids, scores, **_):
+        heard.append(int(scores[0].argmax()) == int(ids[0, -1]))
+        return torch.zeros(len(ids), dtype=torch.bool)
+
+    how = {"output_scores": True, "return_dict_in_generate": True, "do_sample": False, "eos_token_id": None}
+    criteria = StoppingCriteriaList([ends])
+    prompt = torch.tensor([PROMPT])
+    theirs.generate(prompt, max_new_tokens=12, custom_generate=speculative, stopping_criteria=criteria, **how)
+    assert heard == [True] * 12
+
+
+def test_positions_may_be_given_from_any_call_on(theirs):
+    tokens = rows(2, 12)
+    with torch.no_grad():
+        plain = theirs(tokens).logits[:, 8:]
+        cache = theirs(tokens[:, :8]).past_key_values
+        places = torch.arange(8, 12).expand(2, -1)
+        found = theirs(tokens[:, 8:], past_key_values=cache, position_ids=places).logits
+    assert (found - plain).abs().max() < 1e-4 * plain.abs().max()
+    assert cache.get_max_length() == -1, "no length at which Transformers should stop"
 
 
 def test_a_snapshot_is_gone_on_from_twice(theirs):

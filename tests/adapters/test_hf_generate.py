@@ -272,6 +272,12 @@ def test_a_text_ends_with_the_models_last_position(how, limit, folder):
     assert torch.equal(found, few)
 
 
+def test_a_length_that_the_model_holds_is_kept_near_its_end(theirs):
+    prompt = near_the_end(theirs, 9)
+    longest = theirs.config.max_position_embeddings - 4
+    assert theirs.generate(prompt, do_sample=False, eos_token_id=None, max_length=longest).shape[1] == longest
+
+
 def test_the_end_counts_tokens_and_no_padding(theirs):
     prompt = near_the_end(theirs, 6)
     padded = torch.cat([prompt.new_zeros(1, 9), prompt], 1)

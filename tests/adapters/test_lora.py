@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import positronic
-from positronic.adapters.lora import LoRAConfig, adapted, linear_maps, tune
+from positronic.adapters.lora import LoRAConfig, _rows, adapted, linear_maps, tune
 from positronic.checkpoint import save
 from positronic.cli import main
 from positronic.errors import ConfigError
@@ -53,6 +54,42 @@ def test_a_new_adapter_is_silent_and_every_thin_matrix_is_heard(folder):
     assert len(thin) == len(linear_maps(plain.lm))
     assert not [name for name, p in thin.items() if p.grad is None or not p.grad.any()]
     assert all("lora_" in name for name, p in model.named_parameters() if p.requires_grad)
+
+
+def test_a_row_leaves_one_place_for_the_target_of_its_last_token(control, chats):
+    model = MODELS["control"].config
+    config = LoRAConfig(model=str(control), data=(str(chats),))
+    held = model.replace(context=80, max_positions=80)
+    assert _rows(config, held, None).seq_len == 79
+    assert _rows(config, model.replace(context=40, max_positions=80), None).seq_len == 40
+
+
+class Times:
+    """Keeps what a run says of its steps."""
+
+    def __init__(self):
+        self.steps = []
+
+    def step(self, event):
+        self.steps.append(event)
+
+    def checkpoint(self, event):
+        pass
+
+    def evaluation(self, event):
+        pass
+
+    def close(self):
+        pass
+
+
+def test_a_step_is_said_to_take_no_longer_than_the_run_has(short, tmp_path):
+    times, began = Times(), time.monotonic()
+    tune(short, tmp_path / "run", device="cpu", observer=times)
+    passed = time.monotonic() - began
+    assert len(times.steps) == 8
+    assert all(256 / event["tokens_per_s"] <= passed for event in times.steps)
+    assert all(event["left_s"] <= passed * (8 - event["step"]) for event in times.steps)
 
 
 def test_targets_are_ends_of_names(control):

@@ -44,6 +44,15 @@ def test_the_published_model_has_every_parameter_of_its_table():
     assert found.active == 132_036_620
 
 
+def test_the_oscillators_begin_as_published():
+    """positronic.md 1: couplings of neighbours, no lag, a weak centre that turns."""
+    bank = build(preset("positronic-tiny"), 1).trunk[1].mixer
+    couplings = torch.eye(4) + 0.25 * (torch.eye(4).roll(1, 0).tril() + torch.eye(4).roll(-1, 0).triu())
+    assert torch.equal(bank.coupling, couplings)
+    for name, value in {"lag": 0, "centre": 0.1, "centre_phase": 0, "centre_speed": 0.5}.items():
+        assert torch.equal(getattr(bank, name), torch.full_like(getattr(bank, name), value)), name
+
+
 @pytest.mark.parametrize("name", FAMILY)
 def test_what_describe_counts_is_what_is_built(name):
     config = preset(name)

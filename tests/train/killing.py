@@ -172,10 +172,11 @@ def _become(wish: dict[str, Any], pipe: int) -> None:
             here = calls == wish["call"]
             if here and not wish["after"]:
                 os.kill(os.getpid(), signal.SIGKILL)
-            result = call(*args, **kwargs)
-            if here:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
+            try:
+                return call(*args, **kwargs)
+            finally:  # one that fails changes nothing, and is followed by an instant too
+                if here:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
         return wrapped
 
