@@ -171,6 +171,10 @@ class MixerConfig(Config):
         """The module; n_branches residual branches in the trunk set the scale of its output at the start."""
         raise NotImplementedError(f"{type(self).__name__} must say which module it builds")
 
+    def without_organs(self) -> Self:
+        """The mixer alone."""
+        return self
+
     def shared_parts(self, vocab_size: int) -> dict[str, Any]:
         """Modules by kind that all layers share, `lm.Shared` each, read as `Step.shared[kind]`."""
         return {}

@@ -15,8 +15,8 @@ from positronic.errors import ConfigError
 from positronic.kernels.colony import grow
 from positronic.kernels.soft_clamp import soft_clamp
 from positronic.mixers.colony import ColonyConfig
-from positronic.models import PRESETS, build, preset
-from positronic.models.mycel import mixer_only, mycel_79m, mycel_tiny
+from positronic.models import PRESETS, build, mixer_only, preset
+from positronic.models.mycel import mycel_79m, mycel_tiny
 from positronic.nn.init import initialize
 from positronic.observe import describe
 from positronic.observe.ablate import organs_of

@@ -6,8 +6,8 @@ from family_example import QUAZIMOTO, logits_of, tokens_of
 
 from positronic.config import override
 from positronic.errors import ConfigError
-from positronic.models import PRESETS, build, preset
-from positronic.models.quazimoto import mixer_only, positronic_144m
+from positronic.models import PRESETS, build, mixer_only, preset
+from positronic.models.quazimoto import positronic_144m
 from positronic.observe import describe
 
 small, opened = QUAZIMOTO.small, QUAZIMOTO.opened

@@ -12,8 +12,7 @@ from train_example import Stream
 
 from positronic.checkpoint import load, load_model
 from positronic.errors import CheckpointError
-from positronic.models import build
-from positronic.models.quazimoto import mixer_only
+from positronic.models import build, mixer_only
 from positronic.train import AdamWConfig, MuonConfig, NextTokenConfig, TrainState, init_from, resume, start
 
 WHOLE = QUAZIMOTO.small(vocab_size=BYTES, boundary_id=EOT)

@@ -11,7 +11,7 @@ from positronic.errors import ConfigError, DataError
 from positronic.kernels.colony import grow_reference, sense_reference
 from positronic.kernels.kuramoto import RingField, integrate_reference
 from positronic.mixers.kuramoto import Kuramoto
-from positronic.models import mycel, quazimoto
+from positronic.models import mixer_only
 from positronic.models.mycel import mycel_tiny
 from positronic.models.quazimoto import positronic_tiny
 from positronic.observe.record import record
@@ -298,7 +298,7 @@ def test_keys_walk_through_time_and_layers(shown):
     assert at()[:2] == (len(browser.run("view.data.tokens")) - 1, 4)
 
 
-@pytest.mark.parametrize("config", [quazimoto.mixer_only(positronic_tiny()), mycel.mixer_only(mycel_tiny())])
+@pytest.mark.parametrize("config", [mixer_only(positronic_tiny()), mixer_only(mycel_tiny())])
 def test_a_family_without_organs_is_drawn_too(browser, tmp_path, config):
     data = replay(smaller(config), TOKENIZER, "ab", tokens=2, sampler=SAMPLER)
     (tmp_path / "bare.html").write_text(page(data), "utf-8")

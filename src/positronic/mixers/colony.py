@@ -20,7 +20,7 @@ Source   Meskauskas, Fricker and Moore 2004 (see kernels.colony); the readout an
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
@@ -85,6 +85,9 @@ class ColonyConfig(MixerConfig, kind="colony"):
         """The same with a seed for this vocabulary."""
         seed = self.phase_seed
         return self if seed is None else self.replace(phase_seed=seed.fitted(vocab_size, self.axes))
+
+    def without_organs(self) -> Self:
+        return self.replace(phase_seed=None, stations=None)
 
     def shared_parts(self, vocab_size: int) -> dict[str, Any]:
         """What all layers' organs read."""

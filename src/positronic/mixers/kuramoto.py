@@ -20,7 +20,7 @@ Source   Kuramoto 1975; phase lag: Sakaguchi and Kuramoto 1986; order parameters
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,9 @@ class KuramotoConfig(MixerConfig, kind="kuramoto"):
         """The same with a seed for this vocabulary."""
         seed = self.phase_seed
         return self if seed is None else self.replace(phase_seed=seed.fitted(vocab_size, self.rings))
+
+    def without_organs(self) -> Self:
+        return self.replace(phase_seed=None, controller=None, injections=())
 
     def shared_parts(self, vocab_size: int) -> dict[str, Any]:
         """What all layers' organs read."""

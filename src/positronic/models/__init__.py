@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import cast
 
 import torch
@@ -12,11 +13,12 @@ from positronic.errors import ConfigError
 from positronic.lm import LM
 from positronic.mixers.metric_scores import DotConfig
 from positronic.models import metric, mycel, quazimoto, transformer
+from positronic.models.language_model import mixer_only
 from positronic.nn import init
 from positronic.text import Tokenizer, canon
 from positronic.traits.engram import EngramTables
 
-__all__ = ["PRESETS", "build", "outline", "preset"]
+__all__ = ["PRESETS", "build", "mixer_only", "outline", "preset"]
 
 MOST_TENSORS = 2**16
 """Parameters that a model may have: thousands of layers would take minutes before the first number is drawn."""
@@ -25,33 +27,23 @@ PRESETS: dict[str, Callable[[], ModelConfig]] = {
     "tinygpt-15m": transformer.tinygpt_15m,
     "tinygpt-tiny": transformer.tinygpt_tiny,
     "positronic-tiny": quazimoto.positronic_tiny,
-    "positronic-tiny-mixer-only": lambda: quazimoto.mixer_only(quazimoto.positronic_tiny()),
+    "positronic-tiny-mixer-only": lambda: mixer_only(quazimoto.positronic_tiny()),
     "positronic-15m": quazimoto.positronic_15m,
-    "positronic-15m-mixer-only": lambda: quazimoto.mixer_only(quazimoto.positronic_15m()),
+    "positronic-15m-mixer-only": lambda: mixer_only(quazimoto.positronic_15m()),
     "positronic-144m": quazimoto.positronic_144m,
-    "positronic-144m-mixer-only": lambda: quazimoto.mixer_only(quazimoto.positronic_144m()),
+    "positronic-144m-mixer-only": lambda: mixer_only(quazimoto.positronic_144m()),
     "mycel-tiny": mycel.mycel_tiny,
-    "mycel-tiny-mixer-only": lambda: mycel.mixer_only(mycel.mycel_tiny()),
+    "mycel-tiny-mixer-only": lambda: mixer_only(mycel.mycel_tiny()),
     "mycel-10m": mycel.mycel_10m,
-    "mycel-10m-mixer-only": lambda: mycel.mixer_only(mycel.mycel_10m()),
+    "mycel-10m-mixer-only": lambda: mixer_only(mycel.mycel_10m()),
     "mycel-79m": mycel.mycel_79m,
-    "mycel-79m-mixer-only": lambda: mycel.mixer_only(mycel.mycel_79m()),
+    "mycel-79m-mixer-only": lambda: mixer_only(mycel.mycel_79m()),
     "moa-tiny": metric.moa_tiny,
     "moa-20m": metric.moa_20m,
     "moa-metric-150m": metric.moa_metric_150m,
     "moa-dot-150m": lambda: metric.scored_by(metric.moa_metric_150m(), DotConfig()),
     "moa-400m": metric.moa_400m,
-    "control-tiny": transformer.control_tiny,
-    "control-tiny-mixer": transformer.control_tiny_mixer,
-    "control-mycel-tiny": transformer.control_mycel_tiny,
-    "control-mycel-tiny-mixer": transformer.control_mycel_tiny_mixer,
-    "control-7m": transformer.control_7m,
-    "control-10m": transformer.control_10m,
-    "control-12m": transformer.control_12m,
-    "control-38m": transformer.control_38m,
-    "control-79m": transformer.control_79m,
-    "control-91m": transformer.control_91m,
-    "control-144m": transformer.control_144m,
+    **{name: partial(transformer.control, name) for name in transformer.CONTROLS},
 }
 
 

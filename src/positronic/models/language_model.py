@@ -8,9 +8,9 @@ and `latents` are found under these names by optimizers, checkpoints, adapters, 
 stand the parts that layers share, and what mixers want computed once a call rides in `Step.shared`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -26,7 +26,10 @@ from positronic.state import DecodeState, State, Step
 from positronic.traits.jepa import JEPAConfig
 from positronic.traits.mtp import MTPConfig
 
-__all__ = ["Anatomy", "HeadedConfig", "LanguageModel", "LayeredConfig", "Layers"]
+__all__ = ["TINY", "Anatomy", "HeadedConfig", "LanguageModel", "LayeredConfig", "Layers", "mixer_only"]
+
+TINY: Mapping[str, Any] = {"vocab_size": 2048, "context": 256, "max_positions": 2048}
+"""Of presets that train in minutes on two CPU cores."""
 
 Layers = Annotated[int, AtMost(256)]
 """How often a layer is repeated."""
@@ -81,6 +84,16 @@ class HeadedConfig(LayeredConfig):
     """Heads that guess the tokens after the next."""
     latents: JEPAConfig | None = None
     """Head that guesses the trunk's own output, in training."""
+
+
+H = TypeVar("H", bound=HeadedConfig)
+
+
+def mixer_only(config: H) -> H:
+    """The same trunk without organs, refiners and heads: what a family's mixers alone are worth."""
+    mixers = {field.name: getattr(config, field.name) for field in fields(config)}
+    bare = {name: part.without_organs() for name, part in mixers.items() if isinstance(part, MixerConfig)}
+    return config.replace(**bare, refiners=(), drafts=None, latents=None)
 
 
 class LanguageModel(nn.Module):

@@ -13,7 +13,7 @@ from positronic.mixers.metric_attention import MetricAttentionConfig, MetricMHAC
 from positronic.mixers.metric_scores import ScoreConfig
 from positronic.mixers.mixture import MixtureConfig
 from positronic.mixers.value_projector import ValueProjectorConfig
-from positronic.models.language_model import Anatomy, HeadedConfig, Layers
+from positronic.models.language_model import TINY, Anatomy, HeadedConfig, Layers
 
 __all__ = ["MetricConfig", "moa_20m", "moa_400m", "moa_metric_150m", "moa_tiny", "scored_by"]
 
@@ -84,4 +84,4 @@ def moa_20m() -> MetricConfig:
 def moa_tiny() -> MetricConfig:
     """3.6 M parameters and the same anatomy, with a vocabulary of 2,048: trains in minutes on two CPU cores."""
     tiny = _moa(256, 4, 4, 32, swiglu=256, projector=64, router=32)
-    return replace(tiny, vocab_size=2048, context=256, max_positions=2048)
+    return replace(tiny, **TINY)

@@ -4,20 +4,20 @@ tokens -> embedding -> [ + attention -> + colony(seed, stations) ] x L -> + HRM 
 hidden -> norm -> scale -> embedding^T -> logits            hidden -> drafts (tokens after the next), latents (training)
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from positronic.config import MixerConfig
 from positronic.mixers.attention import AttentionConfig
 from positronic.mixers.colony import ColonyConfig
 from positronic.mixers.moe import MoEConfig
-from positronic.models.language_model import Anatomy, HeadedConfig, Layers
+from positronic.models.language_model import TINY, Anatomy, HeadedConfig, Layers
 from positronic.traits.fractal_phase import FractalPhaseConfig
 from positronic.traits.hrm import HRMConfig
 from positronic.traits.jepa import JEPAConfig
 from positronic.traits.mtp import MTPConfig
 from positronic.traits.stations import StationsConfig
 
-__all__ = ["MycelConfig", "mixer_only", "mycel_10m", "mycel_79m", "mycel_tiny"]
+__all__ = ["MycelConfig", "mycel_10m", "mycel_79m", "mycel_tiny"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +64,8 @@ def mycel_10m() -> MycelConfig:
 def mycel_tiny() -> MycelConfig:
     """2.6 M parameters and the same anatomy, with a vocabulary of 2,048: trains in minutes on two CPU cores."""
     return MycelConfig(
-        vocab_size=2048,
         d_model=192,
-        context=256,
-        max_positions=2048,
+        **TINY,
         n_layers=3,
         attention=AttentionConfig(n_heads=3, n_kv_heads=1, rank=96),
         colony=ColonyConfig(
@@ -77,9 +75,3 @@ def mycel_tiny() -> MycelConfig:
         drafts=MTPConfig(hidden=192),
         latents=JEPAConfig(hidden=192),
     )
-
-
-def mixer_only(config: MycelConfig) -> MycelConfig:
-    """The same trunk without organs, refiners and heads: what growth alone is worth."""
-    bare = replace(config.colony, phase_seed=None, stations=None)
-    return replace(config, colony=bare, refiners=(), drafts=None, latents=None)

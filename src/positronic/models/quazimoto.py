@@ -4,13 +4,13 @@ tokens -> embedding -> [ + attention -> + oscillators(injections, controller, se
 hidden -> norm -> scale -> embedding^T -> logits            hidden -> drafts (tokens after the next), latents (training)
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from positronic.config import MixerConfig
 from positronic.mixers.attention import AttentionConfig
 from positronic.mixers.kuramoto import KuramotoConfig
 from positronic.mixers.moe import MoEConfig
-from positronic.models.language_model import Anatomy, HeadedConfig, Layers
+from positronic.models.language_model import TINY, Anatomy, HeadedConfig, Layers
 from positronic.traits.engram import EngramConfig
 from positronic.traits.fractal_phase import FractalPhaseConfig
 from positronic.traits.hrm import HRMConfig
@@ -22,7 +22,6 @@ from positronic.traits.specialists import SpecialistsConfig
 
 __all__ = [
     "QuazimotoConfig",
-    "mixer_only",
     "positronic_15m",
     "positronic_144m",
     "positronic_tiny",
@@ -86,10 +85,8 @@ def positronic_15m() -> QuazimotoConfig:
 def positronic_tiny() -> QuazimotoConfig:
     """2.6 M parameters and the same anatomy, with a vocabulary of 2,048: trains in minutes on two CPU cores."""
     return QuazimotoConfig(
-        vocab_size=2048,
         d_model=192,
-        context=256,
-        max_positions=2048,
+        **TINY,
         n_layers=3,
         attention=AttentionConfig(n_heads=3, n_kv_heads=1, rank=96),
         oscillators=KuramotoConfig(
@@ -106,9 +103,3 @@ def positronic_tiny() -> QuazimotoConfig:
         drafts=MTPConfig(hidden=192),
         latents=JEPAConfig(hidden=192),
     )
-
-
-def mixer_only(config: QuazimotoConfig) -> QuazimotoConfig:
-    """The same trunk without organs, refiners and heads: what the oscillators alone are worth."""
-    bare = replace(config.oscillators, phase_seed=None, controller=None, injections=())
-    return replace(config, oscillators=bare, refiners=(), drafts=None, latents=None)

@@ -6,30 +6,15 @@ With options that its own presets leave off it is GPT-2 or Llama: vectors of pla
 place of SwiGLU, another norm, vectors behind matrices, an output matrix of its own (`checkpoint.convert`).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from positronic.mixers.attention import AttentionConfig
 from positronic.mixers.feed_forward import FeedForwardConfig
 from positronic.mixers.swiglu import SwiGLUConfig
-from positronic.models.language_model import Anatomy, LayeredConfig
+from positronic.models.language_model import TINY, Anatomy, LayeredConfig
 from positronic.nn.norm import NormConfig, RMSNormConfig
 
-__all__ = [
-    "TransformerConfig",
-    "control_7m",
-    "control_10m",
-    "control_12m",
-    "control_38m",
-    "control_79m",
-    "control_91m",
-    "control_144m",
-    "control_mycel_tiny",
-    "control_mycel_tiny_mixer",
-    "control_tiny",
-    "control_tiny_mixer",
-    "tinygpt_15m",
-    "tinygpt_tiny",
-]
+__all__ = ["CONTROLS", "TransformerConfig", "control", "tinygpt_15m", "tinygpt_tiny"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,96 +42,31 @@ def tinygpt_15m() -> TransformerConfig:
 
 def tinygpt_tiny() -> TransformerConfig:
     """3.3 M parameters with a vocabulary of 2,048: trains in minutes on two CPU cores."""
-    return TransformerConfig(
-        vocab_size=2048,
-        d_model=256,
-        context=256,
-        max_positions=2048,
-        n_layers=4,
-        attention=AttentionConfig(n_heads=4, n_kv_heads=2, rank=128),
-        channel=SwiGLUConfig(hidden=640),
-    )
+    attention = AttentionConfig(n_heads=4, n_kv_heads=2, rank=128)
+    return TransformerConfig(d_model=256, n_layers=4, attention=attention, channel=SwiGLUConfig(hidden=640), **TINY)
 
 
-def _control(hidden: int) -> TransformerConfig:
-    """The trunk of the published models (10 layers of width 768) with SwiGLU in place of their mixers and organs."""
-    return TransformerConfig(
-        d_model=768, context=2024, n_layers=10, attention=AttentionConfig(), channel=SwiGLUConfig(hidden=hidden)
-    )
+_NARROW = AttentionConfig(n_heads=3, n_kv_heads=1, rank=96)
+_TINY = TransformerConfig(d_model=192, n_layers=3, attention=_NARROW, **TINY)
+_SMALL = TransformerConfig(d_model=256, attention=AttentionConfig(n_heads=4, n_kv_heads=2, rank=128))
+_PUBLISHED = TransformerConfig(d_model=768, n_layers=10, context=2024, attention=AttentionConfig())
+CONTROLS: dict[str, tuple[TransformerConfig, int]] = {
+    "control-tiny": (_TINY, 1104),  # positronic-tiny
+    "control-tiny-mixer": (_TINY, 232),  # its oscillators alone
+    "control-mycel-tiny": (_TINY, 1096),  # mycel-tiny
+    "control-mycel-tiny-mixer": (_TINY, 104),  # its colonies alone
+    "control-7m": (_SMALL, 416),  # the colonies of mycel-10m
+    "control-10m": (_SMALL, 992),  # mycel-10m
+    "control-12m": (tinygpt_15m(), 488),  # the oscillators of positronic-15m
+    "control-38m": (_PUBLISHED.replace(context=2048), 416),  # the colonies of mycel-79m
+    "control-79m": (_PUBLISHED.replace(context=2048), 2208),  # mycel-79m
+    "control-91m": (_PUBLISHED, 2688),  # the oscillators of positronic-144m, aligned to 128
+    "control-144m": (_PUBLISHED, 4992),  # positronic-144m
+}
+"""Trunks of the strange families, and the width of SwiGLU that spends mixers and organs within 1 %."""
 
 
-def control_144m() -> TransformerConfig:
-    """Matched to positronic-144m within 1 %: its mixers and organs spent on SwiGLU."""
-    return _control(4992)
-
-
-def control_12m() -> TransformerConfig:
-    """Matched within 1 % to the oscillators of positronic-15m alone."""
-    return replace(tinygpt_15m(), channel=SwiGLUConfig(hidden=488))
-
-
-def control_tiny() -> TransformerConfig:
-    """Matched within 1 % to positronic-tiny: its mixers and organs spent on SwiGLU."""
-    return _tiny_control(1104)
-
-
-def control_tiny_mixer() -> TransformerConfig:
-    """Matched within 1 % to the oscillators of positronic-tiny alone."""
-    return _tiny_control(232)
-
-
-def _tiny_control(hidden: int) -> TransformerConfig:
-    """The trunk of positronic-tiny and mycel-tiny with SwiGLU in place of their mixers."""
-    return TransformerConfig(
-        vocab_size=2048,
-        d_model=192,
-        context=256,
-        max_positions=2048,
-        n_layers=3,
-        attention=AttentionConfig(n_heads=3, n_kv_heads=1, rank=96),
-        channel=SwiGLUConfig(hidden=hidden),
-    )
-
-
-def control_91m() -> TransformerConfig:
-    """Matched to the oscillator mixer alone: SwiGLU of the mixer's size, aligned to 128."""
-    return _control(2688)
-
-
-def control_79m() -> TransformerConfig:
-    """Matched to mycel-79m within 1 %."""
-    return replace(_control(2208), context=2048)
-
-
-def control_38m() -> TransformerConfig:
-    """Matched within 1 % to the colonies of mycel-79m alone."""
-    return replace(_control(416), context=2048)
-
-
-def control_10m() -> TransformerConfig:
-    """Matched within 1 % to mycel-10m: its mixers and organs spent on SwiGLU."""
-    return _small_control(992)
-
-
-def control_7m() -> TransformerConfig:
-    """Matched within 1 % to the colonies of mycel-10m alone."""
-    return _small_control(416)
-
-
-def _small_control(hidden: int) -> TransformerConfig:
-    """The trunk of mycel-10m with SwiGLU in place of its mixers."""
-    return TransformerConfig(
-        d_model=256,
-        attention=AttentionConfig(n_heads=4, n_kv_heads=2, rank=128),
-        channel=SwiGLUConfig(hidden=hidden),
-    )
-
-
-def control_mycel_tiny() -> TransformerConfig:
-    """Matched within 1 % to mycel-tiny: its mixers and organs spent on SwiGLU."""
-    return _tiny_control(1096)
-
-
-def control_mycel_tiny_mixer() -> TransformerConfig:
-    """Matched within 1 % to the colonies of mycel-tiny alone."""
-    return _tiny_control(104)
+def control(name: str) -> TransformerConfig:
+    """The control of that name."""
+    trunk, hidden = CONTROLS[name]
+    return trunk.replace(channel=SwiGLUConfig(hidden=hidden))
