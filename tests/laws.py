@@ -238,6 +238,18 @@ def whole(mixer, x: Tensor, **wishes) -> Tensor:
     return mixer(x, Step.of(tokens, None, Step(tokens, tokens, **wishes)), None).y
 
 
+@pytest.mark.parametrize("name", MIXERS)
+def test_a_mixer_is_usable_as_built(name):
+    """Memory that nobody has filled is not a number here."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        built = MIXERS[name].build(D)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    unfilled = [path for path, tensor in (*built.named_parameters(), *built.named_buffers()) if tensor.isnan().any()]
+    assert not unfilled
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("room", [0, 32])
 @pytest.mark.parametrize("cut", CUTS)

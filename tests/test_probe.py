@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+import positronic.probe
 from positronic.errors import ConfigError
 from positronic.probe import Probe, capture, replace, summarise
 from positronic.state import Step
@@ -37,3 +38,15 @@ def test_a_tap_of_another_model_is_refused():
     tokens = torch.zeros(1, 1, dtype=torch.long)
     with pytest.raises(ConfigError, match="outside the probed model"):
         Organ()(torch.ones(1), Step(tokens, tokens, probe=Probe(nn.ModuleDict(), {})))
+
+
+def test_the_example_of_its_page_runs():
+    """The lines that the module's docstring shows."""
+    from positronic.models import build, preset
+
+    shown = [line.partition("->")[0].strip() for line in (positronic.probe.__doc__ or "").splitlines()]
+    lines = [line for line in shown if line.startswith(("probe =", "model("))]
+    names = {"model": build(preset("tinygpt-tiny")), "tokens": torch.tensor([[1, 2, 3]])}
+    names |= {"Probe": Probe, "Step": Step, "capture": capture}
+    exec("\n".join(lines), names)
+    assert len(names["probe"].seen["trunk.1.mixer:hidden"][0][0]) == 3

@@ -45,7 +45,7 @@ LAYER = {
     "low rank": 49_152,
     "ffn router": 2_304,
 }
-"""moa.md 5, line by line."""
+"""Of the published model, part by part."""
 GROUPS = {
     "mixture": 768 + 98_820 + 48,
     "local_conv": 1_183_488,

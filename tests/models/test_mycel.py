@@ -38,7 +38,7 @@ TABLE = {
     "jepa": 2_360_064,
     "head": 769,
 }
-"""mycel.md 4, line by line."""
+"""Of the published model, part by part."""
 FAMILY = [name for name in PRESETS if name.startswith("mycel")]
 MATCHED = {
     "mycel-79m": "control-79m",

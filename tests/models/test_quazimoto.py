@@ -25,7 +25,7 @@ TABLE = {
     "jepa": 2_360_064,
     "head": 769,
 }
-"""positronic.md 5, line by line."""
+"""Of the published model, part by part."""
 FAMILY = [name for name in PRESETS if name.startswith("positronic")]
 MATCHED = {
     "positronic-144m": "control-144m",
@@ -45,7 +45,7 @@ def test_the_published_model_has_every_parameter_of_its_table():
 
 
 def test_the_oscillators_begin_as_published():
-    """positronic.md 1: couplings of neighbours, no lag, a weak centre that turns."""
+    """Couplings of neighbours, no lag, a weak centre that turns."""
     bank = build(preset("positronic-tiny"), 1).trunk[1].mixer
     couplings = torch.eye(4) + 0.25 * (torch.eye(4).roll(1, 0).tril() + torch.eye(4).roll(-1, 0).triu())
     assert torch.equal(bank.coupling, couplings)

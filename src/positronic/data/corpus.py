@@ -72,7 +72,7 @@ def chat_mixture(
 ) -> Mixture:
     """The training side of conversations, packed whole, with `replay_share` of rows of plain text from `replay`.
 
-    A little of the pretraining text keeps a small model from forgetting it (training.md 6).
+    A little of the pretraining text keeps a small model from forgetting it.
     """
     if not 0 < replay_share < 1:
         raise DataError(f"The share of replayed text is {replay_share}; give a number between 0 and 1 (0.02 is usual).")

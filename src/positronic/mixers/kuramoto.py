@@ -122,6 +122,7 @@ class Kuramoto(nn.Module):
         self.up = linear(2 * n, 2 * n * config.readout)
         self.down = linear(2 * n * config.readout, d_model, residual_std(n_branches))
         self.gate = Gate(OPEN, leak=0)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         beside = torch.full((len(self.lag) - 1,), 0.25)

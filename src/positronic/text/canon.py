@@ -3,7 +3,7 @@
     canon[id] = the least id whose piece has the same form,   form = lower(NFKC(piece)) without one leading space
 
 Pieces that are not UTF-8, and control tokens, stand for themselves. So canon[canon[id]] = canon[id] <= id.
-Source   family.md 9; Engram, arXiv 2601.07372.
+Source   Engram, arXiv 2601.07372.
 """
 
 import unicodedata

@@ -13,7 +13,7 @@ message, never from its texts, which are encoded as untrusted. The newline behin
 the tokens of a prompt are the first tokens of the same chat with its answer. JSON is written as `json.dumps` does by
 default, but no character is escaped that need not be.
 
-Source   family.md 9; the form of tool definitions is ours.
+Source   the published models; the form of tool definitions is ours.
 """
 
 import json

@@ -17,7 +17,7 @@ among its pieces, at their ids, and the control tokens whose names it lacks behi
 decoder, whose `use_regex`, which no decoder reads, is false.
 
 A saved file also takes out the marks of the chat template (`text.special`); ids of all other text are the same.
-Source   family.md 9 (layout), ECOSYSTEM.md 5 (runtime form of spike); Radford et al. 2019, GPT-2 (alphabet).
+Source   the published models (layout); Radford et al. 2019, GPT-2 (alphabet).
 """
 
 import json

@@ -17,7 +17,6 @@ byte of it is not: that is known at the end alone, and `feed` raises `TokenizerE
 
 Cost     of a part, what encoding it and the held bytes costs: fed byte by byte, up to 16 times that of the whole for
          spike, and for BPE as many times as a word has bytes.
-Source   family.md 9 (streaming encoder).
 """
 
 import codecs

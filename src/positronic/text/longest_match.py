@@ -3,7 +3,7 @@
 At each position take the longest piece that fits, then go on behind it. Every byte is a piece, so there is always one.
 
 Cost     at most 16 look-ups a token; with words, one look-up a word that was seen before.
-Source   family.md 9 (encoding); Length-MAX tokenizer, arXiv 2511.20849.
+Source   Length-MAX tokenizer, arXiv 2511.20849.
 """
 
 import re

@@ -13,7 +13,7 @@ at a time. Ties: longer, then lexicographic.
 State    every byte string of 2..16 bytes that stands twice inside words is a node, numbered by length, then by bytes;
          node[n][p] is that of the n bytes from p on. A vocabulary is a flag a node, so a round is array look-ups.
 Cost     about 150 bytes of memory a byte of distinct words, of which 50 MB of English have 4.3 MB; time in proportion.
-Source   family.md 9; Length-MAX tokenizer, arXiv 2511.20849. Its score, count * (len - 1), is `gain` as long as tokens
+Source   Length-MAX tokenizer, arXiv 2511.20849. Its score, count * (len - 1), is `gain` as long as tokens
          are bytes. Later the two differ, and we keep to what the score stands for, the tokens saved.
 """
 

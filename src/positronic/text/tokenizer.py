@@ -1,11 +1,10 @@
 """Tokenizer: text to ids and back without loss, whatever the kind (spike, bpe, bytes).
 
-    encode(text)        untrusted text; what looks like a control token stays text
-    encode_bytes(data)  any bytes; the ids of `encode` where they are UTF-8
-    decode_bytes(ids)   exactly those bytes; control tokens spell none
-    encoder()           the ids of `encode`, of text that comes in parts; decoder() is its counterpart
+encode(text)        untrusted text; what looks like a control token stays text
+encode_bytes(data)  any bytes; the ids of `encode` where they are UTF-8
+decode_bytes(ids)   exactly those bytes; control tokens spell none
+encoder()           the ids of `encode`, of text that comes in parts; decoder() is its counterpart
 
-Source   family.md 9; README of the spec, point 7.
 """
 
 import codecs

@@ -14,7 +14,7 @@ Shapes   table (W, C) int16, C = N columns; value (B, T, N) float32, radians in 
 State    none: a token's row follows from its id.
 Cost     a row of N int16 a token, once for all layers; the table takes 0.2 s at W = 16,512, N = 508.
 Init     no parameters; the table follows from its two extents and is never saved. Its SHA-256 may be pinned.
-Source   family.md 8, whose rounding, start and order of test and angle are fixed here.
+Source   the published oscillator model; rounding, start and order of test and angle are fixed here.
 """
 
 import hashlib

@@ -5,9 +5,9 @@
 
 Shapes   hidden (N, D); targets (N,) int64; mask (N,) bool, 1 where the target counts, or its float weight;
          logits z (n, W), a slice.
-Cost     the head forward and back, once; a GPU reads the logits once and writes their gradient once.
-         is kept and nothing computed twice (checkpointing would repeat the head's product: a seventh of the step at
-         15 M parameters and 16,512 tokens of vocabulary).
+Cost     the head forward and back, once; a GPU reads the logits once and writes their gradient once. Each slice's
+         gradient is made with it, so that no slice is kept and nothing computed twice (checkpointing would repeat the
+         head's product: a seventh of the step at 15 M parameters and 16,512 tokens of vocabulary).
 Source   z-loss: Chowdhery et al. 2022, "PaLM", arXiv 2204.02311, section 5.
 """
 
