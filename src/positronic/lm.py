@@ -46,6 +46,8 @@ class Mixer(Protocol):
 
     The law: tokens fed at once, in pieces, one by one, or as a draft of which a part is then committed, give the same
     outputs and the same final state; padding changes nothing; documents do not see each other.
+    A mixer that wants something computed once a call, for all layers of its config, has also
+    `prepare(step) -> dict[str, Any]`, which the trunk asks and puts into `Step.shared`.
     """
 
     def init_state(self, batch: int, room: int = 0) -> State | None:

@@ -91,9 +91,10 @@ H = TypeVar("H", bound=HeadedConfig)
 
 def mixer_only(config: H) -> H:
     """The same trunk without organs, refiners and heads: what a family's mixers alone are worth."""
-    mixers = {field.name: getattr(config, field.name) for field in fields(config)}
-    bare = {name: part.without_organs() for name, part in mixers.items() if isinstance(part, MixerConfig)}
-    return config.replace(**bare, refiners=(), drafts=None, latents=None)
+    parts = {field.name: getattr(config, field.name) for field in fields(config)}
+    bare = {name: part.without_organs() for name, part in parts.items() if isinstance(part, MixerConfig)}
+    silent = {"refiners": (), "drafts": None, "latents": None}
+    return config.replace(**bare, **{name: part for name, part in silent.items() if name in parts})
 
 
 class LanguageModel(nn.Module):
