@@ -32,7 +32,7 @@ from positronic.models.transformer import TransformerConfig
 from positronic.nn.norm import LayerNormConfig
 from positronic.nn.rope import StretchConfig
 from positronic.probe import Probe, capture
-from positronic.state import DecodeState, Step
+from positronic.state import DecodeState, ForwardOptions, Step
 from positronic.train import NextTokenConfig
 from positronic.traits.engram import EngramConfig
 from positronic.traits.fractal_phase import FractalPhaseConfig
@@ -227,7 +227,7 @@ class Alone:
 
     def feed(self, x: Tensor, **wishes) -> Tensor:
         tokens = torch.zeros(x.shape[:2], dtype=torch.long)
-        step = Step.of(tokens, self.state, Step(tokens, tokens, **wishes))
+        step = Step.of(tokens, self.state, ForwardOptions(**wishes))
         y, layer, _ = self.mixer(x, step, self.state.layers[0])
         self.state = step.next_state(self.state, [layer])
         return y
@@ -235,7 +235,7 @@ class Alone:
 
 def whole(mixer, x: Tensor, **wishes) -> Tensor:
     tokens = torch.zeros(x.shape[:2], dtype=torch.long)
-    return mixer(x, Step.of(tokens, None, Step(tokens, tokens, **wishes)), None).y
+    return mixer(x, Step.of(tokens, None, ForwardOptions(**wishes)), None).y
 
 
 @pytest.mark.parametrize("name", MIXERS)
@@ -408,7 +408,7 @@ def test_config_to_json_to_config_is_identity(config):
 
 
 def logits_of(model, tokens: Tensor, **wishes) -> Tensor:
-    return model.logits(model(tokens, step=Step(tokens, tokens, **wishes) if wishes else None).hidden)
+    return model.logits(model(tokens, options=ForwardOptions(**wishes) if wishes else None).hidden)
 
 
 def stream(model, tokens: Tensor, cut, room: int = 0) -> tuple[Tensor, DecodeState]:
@@ -445,7 +445,7 @@ def test_a_document_that_ended_is_forgotten(model):
 def test_a_model_commits_over_document_ends(model, kept):
     tokens, draft, more = tokens_of(2, 9), tokens_of(2, 5, seed=2, end=True), tokens_of(2, 4, seed=3)
     state = model(tokens, model.init_state(2)).state
-    after = model(draft, state, Step(draft, draft, keep_trail=True)).state.commit(range(kept))
+    after = model(draft, state, ForwardOptions(keep_trail=True)).state.commit(range(kept))
     out = model(more, after)
     straight = torch.cat([tokens, draft[:, :kept], more], 1)
     assert (model.logits(out.hidden) - logits_of(model, straight)[:, -4:]).abs().max() < 1e-4
@@ -507,7 +507,7 @@ def test_a_commit_needs_a_trail_and_a_beginning(model):
     tokens = tokens_of(1, 5)
     with torch.no_grad():
         bare = model(tokens, model.init_state(1)).state
-        trailed = model(tokens, model.init_state(1), Step(tokens, tokens, keep_trail=True)).state
+        trailed = model(tokens, model.init_state(1), ForwardOptions(keep_trail=True)).state
     with pytest.raises(StateError, match="keep_trail"):
         bare.commit([0])
     with pytest.raises(StateError, match="no beginning"):

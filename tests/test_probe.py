@@ -5,7 +5,7 @@ from torch import nn
 import positronic.probe
 from positronic.errors import ConfigError
 from positronic.probe import Probe, capture, replace, summarise
-from positronic.state import Step
+from positronic.state import ForwardOptions, Step
 
 
 class Organ(nn.Module):
@@ -17,7 +17,7 @@ def watched(verbs):
     model = nn.ModuleDict({"a": Organ(), "b": Organ()})
     probe = Probe(model, verbs)
     tokens = torch.zeros(1, 1, dtype=torch.long)
-    step = Step(tokens, tokens, probe=probe)
+    step = Step(tokens, tokens, options=ForwardOptions(probe=probe))
     x = torch.ones(2)
     return probe, model["b"](model["a"](x, step), step)
 
@@ -37,7 +37,7 @@ def test_replace_silences_an_organ_and_later_taps_see_it():
 def test_a_tap_of_another_model_is_refused():
     tokens = torch.zeros(1, 1, dtype=torch.long)
     with pytest.raises(ConfigError, match="outside the probed model"):
-        Organ()(torch.ones(1), Step(tokens, tokens, probe=Probe(nn.ModuleDict(), {})))
+        Organ()(torch.ones(1), Step(tokens, tokens, options=ForwardOptions(probe=Probe(nn.ModuleDict(), {}))))
 
 
 def test_the_example_of_its_page_runs():
@@ -47,6 +47,6 @@ def test_the_example_of_its_page_runs():
     shown = [line.partition("->")[0].strip() for line in (positronic.probe.__doc__ or "").splitlines()]
     lines = [line for line in shown if line.startswith(("probe =", "model("))]
     names = {"model": build(preset("tinygpt-tiny")), "tokens": torch.tensor([[1, 2, 3]])}
-    names |= {"Probe": Probe, "Step": Step, "capture": capture}
+    names |= {"Probe": Probe, "ForwardOptions": ForwardOptions, "capture": capture}
     exec("\n".join(lines), names)
     assert len(names["probe"].seen["trunk.1.mixer:hidden"][0][0]) == 3

@@ -1,6 +1,6 @@
 import torch
 
-from positronic.state import DecodeState, Step
+from positronic.state import DecodeState, ForwardOptions, Step
 
 END = 5
 
@@ -8,7 +8,7 @@ END = 5
 def test_the_end_of_a_document_stands_alone_and_padding_belongs_to_none():
     tokens = torch.tensor([[0, 0, 1, END, 2, 3, END]])
     valid = torch.tensor([[False, False, True, True, True, True, True]])
-    step = Step.of(tokens, None, Step(tokens, tokens, valid=valid), END)
+    step = Step.of(tokens, None, ForwardOptions(valid=valid), END)
     assert step.segments.tolist() == [[-1, -1, 0, 1, 2, 2, 3]]
     assert step.positions.tolist() == [[0, 0, 0, 1, 2, 3, 4]]
 
@@ -16,7 +16,7 @@ def test_the_end_of_a_document_stands_alone_and_padding_belongs_to_none():
 def test_given_segments_add_boundaries_and_remove_none():
     tokens = torch.tensor([[1, END, 2, 3, 4]])
     given = torch.tensor([[0, 0, 0, 0, 1]])
-    step = Step.of(tokens, None, Step(tokens, tokens, segments=given), END)
+    step = Step.of(tokens, None, ForwardOptions(segments=given), END)
     assert step.segments.tolist() == [[0, 1, 2, 2, 3]]
 
 
@@ -43,13 +43,13 @@ def test_ends_are_cut_alike_in_one_call_and_in_two():
 def test_trailing_padding_moves_neither_position_nor_document():
     state = DecodeState.new([], 1, torch.device("cpu"))
     tokens = torch.tensor([[1, END, 0]])
-    step = Step.of(tokens, state, Step(tokens, tokens, valid=torch.tensor([[True, True, False]])), END)
+    step = Step.of(tokens, state, ForwardOptions(valid=torch.tensor([[True, True, False]])), END)
     after = step.next_state(state, [], END)
     assert (after.position.tolist(), after.segment.tolist()) == ([2], [2])
 
 
 def test_where_real_fills_padding_only():
     tokens = torch.zeros(1, 2, dtype=torch.long)
-    step = Step(tokens, tokens, valid=torch.tensor([[True, False]]))
+    step = Step(tokens, tokens, options=ForwardOptions(valid=torch.tensor([[True, False]])))
     assert step.where_real(torch.tensor([2.0, 3.0]), 1.0).tolist() == [[[2, 3], [1, 1]]]
     assert step.where_real(torch.full((1, 2, 1), 2.0), 0.0).tolist() == [[[2], [0]]]

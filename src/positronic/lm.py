@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from positronic.config import ModelConfig
-from positronic.state import DecodeState, State, Step
+from positronic.state import DecodeState, ForwardOptions, State, Step
 
 __all__ = [
     "FARTHEST",
@@ -161,7 +161,9 @@ class LM(Protocol):
 
     def init_state(self, batch: int, room: int = 0) -> DecodeState: ...
 
-    def __call__(self, tokens: Tensor, state: DecodeState | None = None, step: Step | None = None) -> LMOutput: ...
+    def __call__(
+        self, tokens: Tensor, state: DecodeState | None = None, options: ForwardOptions | None = None
+    ) -> LMOutput: ...
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., W), before any temperature or penalty."""

@@ -1,7 +1,7 @@
 """Looking inside: a probe watches named taps and captures, summarises or replaces what passes there.
 
     probe = Probe(model, {"trunk.*.mixer:hidden": capture})
-    model(tokens, step=Step(tokens, tokens, probe=probe))      ->     probe.seen["trunk.1.mixer:hidden"]
+    model(tokens, options=ForwardOptions(probe=probe))      ->     probe.seen["trunk.1.mixer:hidden"]
 
 A tap's address is the path of its module in the model and the tap's name. Patterns are shell-style (`*`, `?`, `[...]`).
 A verb takes the tensor and returns a pair: what to record (None: nothing) and what flows on.

@@ -1,11 +1,12 @@
 """What is remembered between calls, and how the tokens of one call sit in their sequences.
 
-A `Step` describes one forward call over `T` tokens; a `DecodeState` is all that a conversation has left behind so far.
-Both are values: a call returns the next state and changes nothing it was given.
+`ForwardOptions` are what a caller wants of one forward call over `T` tokens, a `Step` is what the layers see of it; a
+`DecodeState` is all that a conversation has left behind so far. All are values: a call returns the next state and
+changes nothing it was given.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -17,7 +18,7 @@ from positronic.errors import StateError
 if TYPE_CHECKING:
     from positronic.probe import Probe
 
-__all__ = ["PADDING_SEGMENT", "DecodeState", "Memory", "State", "Step"]
+__all__ = ["PADDING_SEGMENT", "DecodeState", "ForwardOptions", "Memory", "State", "Step"]
 
 PADDING_SEGMENT = -1
 """The document number of padding: equal to no real document's, so that nothing ever attends to it."""
@@ -45,49 +46,76 @@ class Memory(State, Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Step:
-    """One forward call over T tokens."""
+@dataclass(frozen=True, kw_only=True)
+class ForwardOptions:
+    """What a caller wants of one forward call over tokens (B, T)."""
 
-    tokens: Tensor
-    """(B, T) token ids."""
-    positions: Tensor
-    """(B, T) place in the sequence, counted over real tokens."""
     valid: Tensor | None = None
     """(B, T) False at padding, which changes nothing; None: no padding."""
     segments: Tensor | None = None
-    """(B, T) number of the document, -1 at padding; documents do not see each other. None: one document a row."""
+    """(B, T) numbers of documents: where they change another begins, besides where the tokens say so."""
     keep_trail: bool = False
     """Remember what the state was after every token, so that `commit` can choose."""
     write_memory: bool = True
     """False freezes test-time memories."""
     probe: "Probe | None" = None
     """Who watches the taps; None: nobody, at no cost."""
-    shared: Mapping[str, Any] = None  # type: ignore[assignment]
+
+
+USUAL = ForwardOptions()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One forward call over T tokens as the layers see it: what was wanted, and what the model has made of it."""
+
+    tokens: Tensor
+    """(B, T) token ids."""
+    positions: Tensor
+    """(B, T) place in the sequence, counted over real tokens."""
+    segments: Tensor | None = None
+    """(B, T) number of the document, -1 at padding; documents do not see each other. None: one document a row."""
+    options: ForwardOptions = USUAL
+    shared: Mapping[str, Any] = field(default_factory=dict)
     """What is computed once a call and read by many layers."""
 
-    def __post_init__(self) -> None:
-        if self.shared is None:
-            object.__setattr__(self, "shared", {})
+    @property
+    def valid(self) -> Tensor | None:
+        return self.options.valid
+
+    @property
+    def keep_trail(self) -> bool:
+        return self.options.keep_trail
+
+    @property
+    def write_memory(self) -> bool:
+        return self.options.write_memory
+
+    @property
+    def probe(self) -> "Probe | None":
+        return self.options.probe
 
     @staticmethod
     def of(
-        tokens: Tensor, state: "DecodeState | None" = None, step: "Step | None" = None, boundary_id: int | None = None
+        tokens: Tensor,
+        state: "DecodeState | None" = None,
+        options: ForwardOptions | None = None,
+        boundary_id: int | None = None,
     ) -> "Step":
         """The step for `tokens` (B, T) after `state`: positions counted on, documents cut at `boundary_id`.
 
         The token that ends a document stands between two and is one of its own: it sees nothing and nothing sees it,
         so that the first token of a text is predicted from it alone, in packed rows as in scoring. Where no
         boundaries are given, texts have even numbers and the ends behind them odd ones.
-        `step` brings the caller's wishes (`valid`, `keep_trail`, `probe`, ...); its `segments` may add boundaries to
-        those found in the tokens, never remove one. Positions are always counted here: padding does not advance them.
+        The options' `segments` may add boundaries to those found in the tokens, never remove one. Padding does not
+        advance positions.
         """
-        valid = None if step is None else step.valid
+        options = options or USUAL
+        valid, asked = options.valid, options.segments
         real = torch.ones_like(tokens) if valid is None else valid.long()
         started = torch.zeros_like(tokens[:, 0]) if state is None else state.position
         positions = (started[:, None] + real.cumsum(1) - 1).clamp(min=0)
         segments = None
-        asked = None if step is None else step.segments
         if boundary_id is not None or asked is not None or valid is not None or (state is not None):
             first = torch.zeros_like(tokens[:, 0]) if state is None else state.segment
             ends = torch.zeros_like(real) if boundary_id is None else (tokens == boundary_id).long() * real
@@ -96,8 +124,7 @@ class Step:
                 begins[:, 1:] += (asked[:, 1:] != asked[:, :-1]).long()
             segments = first[:, None] + begins.cumsum(1) + ends
             segments = segments.masked_fill(real == 0, PADDING_SEGMENT)
-        base = Step(tokens, positions) if step is None else step
-        return replace(base, tokens=tokens, positions=positions, segments=segments)
+        return Step(tokens, positions, segments, options)
 
     def where_real(self, x: Tensor, padding: float) -> Tensor:
         """(B, T, ...): `x`, broadcast over rows and tokens, at real tokens and `padding` elsewhere."""
@@ -162,7 +189,9 @@ class DecodeState:
     def commit(self, path: Sequence[int]) -> "DecodeState":
         """The state in which only the tokens `path` = 0, 1, ... of the last call have been consumed."""
         if self.trail is None:
-            raise StateError("This state kept no trail of its last call; make that call with Step(keep_trail=True).")
+            raise StateError(
+                "This state kept no trail of its last call; make that call with ForwardOptions(keep_trail=True)."
+            )
         counted, segment = self.trail
         if list(path) != list(range(len(path))) or len(path) >= counted.shape[1]:
             raise StateError(

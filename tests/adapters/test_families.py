@@ -32,7 +32,7 @@ import positronic
 from positronic.checkpoint import save
 from positronic.data.batch import TokenBatch
 from positronic.models import build
-from positronic.state import Step
+from positronic.state import ForwardOptions, Step
 from positronic.text import Message, byte_tokenizer, render
 from positronic.train import NextTokenConfig
 
@@ -151,7 +151,7 @@ def test_trl_and_trainer_train_on_our_whole_loss(family, folders, tmp_path):
         places, mask = batch.get("position_ids"), batch.get("attention_mask")
         valid = None if mask is None else mask.bool()
         documents = None if places is None else (places == 0).cumsum(1)
-        segments = Step.of(tokens, None, Step(tokens, tokens, valid, documents), TOKENIZER.eot_id).segments
+        segments = Step.of(tokens, None, ForwardOptions(valid=valid, segments=documents), TOKENIZER.eot_id).segments
         rows = TokenBatch(tokens, targets.clamp(min=0), targets != -100, segments, valid)
         with torch.no_grad():
             wanted = objective(model.lm, rows, objective.counts(rows)).total.item()

@@ -28,7 +28,7 @@ from positronic.models.quazimoto import QuazimotoConfig
 from positronic.models.transformer import TransformerConfig
 from positronic.nn.norm import LayerNormConfig
 from positronic.nn.rope import StretchConfig
-from positronic.state import Step
+from positronic.state import ForwardOptions, Step
 from positronic.traits.fractal_phase import FractalPhaseConfig
 from positronic.traits.hrm import HRMConfig
 from positronic.traits.jepa import JEPAConfig
@@ -215,7 +215,7 @@ def loud(config):
 
 
 def logits(model, tokens):
-    step = Step(tokens, tokens, write_memory=False)
+    step = Step(tokens, tokens, options=ForwardOptions(write_memory=False))
     return model.logits(model(tokens, model.init_state(1), step).hidden)[0]
 
 

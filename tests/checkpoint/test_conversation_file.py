@@ -14,7 +14,7 @@ from checkpoint_tokenizer import small_tokenizer
 from positronic.checkpoint import load_conversation, memory, save_conversation
 from positronic.errors import CheckpointError
 from positronic.generation import Conversation, generate
-from positronic.generation.wish import wish
+from positronic.state import ForwardOptions
 from remembering import equal_bits, ledger_of, remembering
 
 TOKENS = small_tokenizer()
@@ -88,7 +88,7 @@ def test_a_loaded_conversation_is_a_value(model, kept):
 def test_what_commit_needs_is_left_out(model, said, tmp_path):
     block = torch.tensor([[said.tokens[-1], 5, 6]])
     state = said.state.select(torch.tensor([0]))
-    state = model(block, state, wish(block, keep_trail=True)).state
+    state = model(block, state, ForwardOptions(keep_trail=True)).state
     trailed = replace(said, tokens=(*said.tokens, 5, 6, 7), state=state)
     assert trailed.state.trail is not None
     assert trailed.state.layers[-1].trail is not None

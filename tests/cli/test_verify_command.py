@@ -101,8 +101,8 @@ def test_a_cache_that_forgets_fails(monkeypatch):
     model = transformer()
     real = model.forward
 
-    def forgetful(tokens, state=None, step=None):
-        out = real(tokens, state, step)
+    def forgetful(tokens, state=None, options=None):
+        out = real(tokens, state, options)
         if state is not None and tokens.shape[1] == 1:
             out.hidden.add_(torch.randn(out.hidden.shape, generator=torch.Generator().manual_seed(0)) * 50)
         return out
@@ -118,8 +118,8 @@ def test_a_memory_that_stays_in_the_module_fails(monkeypatch):
     model = oscillators()
     real, left = model.forward, []
 
-    def leaking(tokens, state=None, step=None):
-        out = real(tokens, state, step)
+    def leaking(tokens, state=None, options=None):
+        out = real(tokens, state, options)
         out.hidden.add_(0.01 * len(left))
         if tokens.shape[1] > 1:
             left.append(tokens)

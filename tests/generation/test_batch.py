@@ -6,7 +6,7 @@ from drafting import EOT, small
 
 from positronic.errors import GenerationError
 from positronic.generation import GREEDY, Sampler, Stop, decode, generate, generate_batch, prefill
-from positronic.generation.wish import wish
+from positronic.state import ForwardOptions
 from positronic.text import Message, byte_tokenizer
 
 TOKENS = byte_tokenizer()
@@ -31,7 +31,7 @@ def test_logits_of_rows_equal_single_runs():
     state, _ = prefill(model, model.init_state(len(rows)), [row[:-1] for row in rows], chunk=16)
     for forced in range(3):
         block = torch.tensor([[row[-1]] if forced == 0 else [forced] for row in rows])
-        out = model(block, state, wish(block))
+        out = model(block, state, ForwardOptions())
         state = out.state
         for i, row in enumerate(rows):
             whole = torch.tensor([[*row, *range(1, forced + 1)]])

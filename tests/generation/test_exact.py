@@ -125,8 +125,8 @@ class Uneven:
     def init_state(self, batch, room=0):
         return self.model.init_state(batch, room)
 
-    def __call__(self, tokens, state=None, step=None):
-        out = self.model(tokens, state, step)
+    def __call__(self, tokens, state=None, options=None):
+        out = self.model(tokens, state, options)
         if self.only is not None and torch.get_num_threads() != self.only:
             return out
         ulp = 1 + 1e-6 * torch.arange(tokens.shape[1])[:, None]

@@ -32,9 +32,9 @@ class Counting:
     def init_state(self, batch, room=0):
         return self.model.init_state(batch, room)
 
-    def __call__(self, tokens, state=None, step=None):
+    def __call__(self, tokens, state=None, options=None):
         self.calls, self.tokens = self.calls + 1, self.tokens + tokens.numel()
-        return self.model(tokens, state, step)
+        return self.model(tokens, state, options)
 
     def logits(self, hidden):
         return self.model.logits(hidden)
@@ -47,9 +47,9 @@ class Scripted(Counting):
         super().__init__(model)
         self.first, self.script = prompt_tokens - 1, torch.tensor(list(script))
 
-    def __call__(self, tokens, state=None, step=None):
+    def __call__(self, tokens, state=None, options=None):
         at = int(state.position[0]) - self.first + torch.arange(tokens.shape[1])
-        out = super().__call__(tokens, state, step)
+        out = super().__call__(tokens, state, options)
         said = self.script[at.clamp(0, len(self.script) - 1)]
         return out._replace(hidden=torch.nn.functional.one_hot(said, VOCABULARY).float()[None] * 9)
 

@@ -107,8 +107,8 @@ class Foreseeing:
     def init_state(self, batch, room=0):
         return self.model.init_state(batch, room)
 
-    def __call__(self, tokens, state=None, step=None):
-        out = self.model(tokens, state, step)
+    def __call__(self, tokens, state=None, options=None):
+        out = self.model(tokens, state, options)
         return out._replace(hidden=nn.functional.one_hot((tokens + 1) % EOT, VOCABULARY).float())
 
     def logits(self, hidden):

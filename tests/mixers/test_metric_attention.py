@@ -14,7 +14,7 @@ from positronic.nn.init import initialize
 from positronic.nn.rope import rotate, rotation
 from positronic.observe.describe import state_bytes
 from positronic.probe import Probe, capture, replace
-from positronic.state import Step
+from positronic.state import ForwardOptions, Step
 
 D, T = 48, 12
 MHA = MetricMHAConfig(n_heads=4, n_kv_heads=4, head_dim=24)
@@ -38,8 +38,8 @@ def stream(length: int = T, rows: int = 2, seed: int = 0) -> Tensor:
 
 def run(mixer: MetricAttention, x: Tensor, state=None, probe: Probe | None = None, shift: int = 0):
     tokens = torch.arange(x.shape[1]).expand(len(x), -1)
-    step = Step.of(tokens, None, Step(tokens, tokens, probe=probe))
-    return mixer(x, Step(tokens, step.positions + shift, probe=probe), state)
+    step = Step.of(tokens, None, ForwardOptions(probe=probe))
+    return mixer(x, Step(tokens, step.positions + shift, options=step.options), state)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -221,7 +221,7 @@ def test_a_cache_holds_final_keys_and_gated_values():
     mixer, x = opened(MQA), stream()
     probe = Probe(mixer, {":energy": capture})
     tokens = torch.zeros(2, T, dtype=torch.long)
-    step = Step(tokens, torch.arange(T).expand(2, -1), segments=tokens, probe=probe)
+    step = Step(tokens, torch.arange(T).expand(2, -1), segments=tokens, options=ForwardOptions(probe=probe))
     state = mixer(x, step, mixer.init_state(2)).state
     kv, energy = state.kv, probe.seen[":energy"][0]
     assert kv.length == T + 1, "a sink and the tokens"

@@ -17,7 +17,7 @@ from positronic.mixers.mixture import MixtureConfig
 from positronic.mixers.value_projector import ValueProjectorConfig
 from positronic.nn.init import initialize
 from positronic.probe import Probe, capture, replace
-from positronic.state import Step
+from positronic.state import ForwardOptions, Step
 
 D, T = 32, 10
 HEADS = (
@@ -52,7 +52,7 @@ def stream(seed: int = 0) -> Tensor:
 def run(mixer, x: Tensor, verbs=None, **wishes):
     tokens = torch.zeros(2, T, dtype=torch.long)
     probe = Probe(mixer, verbs or {"*": capture})
-    out = mixer(x, Step.of(tokens, None, Step(tokens, tokens, probe=probe, **wishes)))
+    out = mixer(x, Step.of(tokens, None, ForwardOptions(probe=probe, **wishes)))
     return out, {name.lstrip(":"): found[0] for name, found in probe.seen.items()}
 
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from positronic.errors import ConfigError
 from positronic.mixers.moe import MoEConfig, largest
 from positronic.probe import Probe, capture
-from positronic.state import Step
+from positronic.state import ForwardOptions, Step
 
 D, HIDDEN = 32, 24
 
@@ -23,7 +23,7 @@ def lively(**settings):
 
 def run(mixer, x, **wishes):
     tokens = torch.zeros(x.shape[:2], dtype=torch.long)
-    return mixer(x, Step(tokens, tokens, **wishes))
+    return mixer(x, Step(tokens, tokens, options=ForwardOptions(**wishes)))
 
 
 def balance(mixer, x, **wishes) -> list[float]:

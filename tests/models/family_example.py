@@ -16,7 +16,7 @@ from positronic.models.quazimoto import positronic_tiny
 from positronic.nn.black_hole_rope import HorizonState
 from positronic.nn.stores import StoresState
 from positronic.nn.tail import TailState
-from positronic.state import Step
+from positronic.state import ForwardOptions
 from positronic.traits.engram import EngramWindow
 from positronic.traits.mtp import MTPConfig
 from positronic.traits.ring_controller import ControllerState
@@ -156,8 +156,7 @@ def tokens_of(batch: int, length: int, seed: int = 0) -> Tensor:
 
 
 def logits_of(model, tokens: Tensor, **wishes) -> Tensor:
-    step = Step(tokens, tokens, **wishes) if wishes else None
-    return model.logits(model(tokens, step=step).hidden)
+    return model.logits(model(tokens, options=ForwardOptions(**wishes)).hidden)
 
 
 def remembered(state: Any) -> list[Any]:

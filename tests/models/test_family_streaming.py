@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from positronic.generation import Heads, Uncached, find_exact, generate
-from positronic.generation.wish import wish
+from positronic.state import ForwardOptions
 from positronic.text import byte_tokenizer
 from remembering import equal_bits, tensors_of
 
@@ -150,7 +150,7 @@ def test_after_any_acceptance_the_state_is_that_of_plain_decoding(model, family,
     def after(state, tokens: list[int], kept: int):
         block = torch.tensor([tokens + [0] * (exact.width - len(tokens))])
         with exact.threads_set():
-            return model(block, state, wish(block, keep_trail=True)).state.commit(range(kept))
+            return model(block, state, ForwardOptions(keep_trail=True)).state.commit(range(kept))
 
     plain, drafted = (model.init_state(1, room=exact.room) for _ in range(2))
     done, ends = 0, 0
@@ -207,11 +207,11 @@ def test_a_row_of_a_batch_keeps_its_bits_whatever_stands_beside_it(model, family
         valid[1, : 3 + seed] = not padded
         state, seen = model.init_state(2), []
         for piece, real in zip(rows.split([25, 5, 1, 9], 1), valid.split([25, 5, 1, 9], 1), strict=True):
-            out = model(piece, state, wish(piece, valid=real))
+            out = model(piece, state, ForwardOptions(valid=real))
             state, seen = out.state, [*seen, out.hidden[0]]
         return [
             *seen,
-            model(rows, step=wish(rows, valid=valid)).hidden[0],
+            model(rows, options=ForwardOptions(valid=valid)).hidden[0],
             *tensors_of(state.select(torch.tensor([0]))),
         ]
 
@@ -315,7 +315,7 @@ def test_packed_documents_are_read_as_if_each_stood_alone(organ):
 def test_left_padding_changes_nothing(organ, cached):
     def logits(tokens, valid=None):
         state = organ.init_state(2) if cached else None
-        return organ.logits(organ(tokens, state, wish(tokens, valid=valid)).hidden)
+        return organ.logits(organ(tokens, state, ForwardOptions(valid=valid)).hidden)
 
     tokens = ended(13)
     padded = torch.cat([tokens_of(2, 6, seed=3), tokens], 1)

@@ -21,7 +21,7 @@ from positronic.observe.ablate import organs_of
 from positronic.observe.describe import parameter_groups, state_bytes
 from positronic.observe.health import health
 from positronic.probe import Probe, capture
-from positronic.state import Step
+from positronic.state import ForwardOptions, Step
 from positronic.text import byte_tokenizer
 from positronic.train import AdamWConfig, NextTokenConfig
 from remembering import equal_bits
@@ -378,7 +378,7 @@ def test_under_autocast_metrics_stay_in_single_precision():
     model, tokens = METRIC.opened(build(METRIC.small())), tokens_of(2, 40)
     probe = Probe(model, {"*": capture})
     with torch.autocast("cpu", torch.bfloat16):
-        out = model(tokens, step=Step(tokens, tokens, probe=probe))
+        out = model(tokens, options=ForwardOptions(probe=probe))
         loss = model.logits(out.hidden).float().square().mean() + out.aux["metric.triangle"].mean()
     loss.backward()
     seen = {name.removeprefix("trunk.0.mixer"): x[0] for name, x in probe.seen.items()}

@@ -21,7 +21,7 @@ from positronic.nn.init import initialize
 from positronic.observe import describe
 from positronic.observe.ablate import organs_of
 from positronic.probe import Probe, capture
-from positronic.state import Step
+from positronic.state import ForwardOptions, Step
 from positronic.text import byte_tokenizer
 from positronic.train import NextTokenConfig
 from positronic.traits.fractal_phase import FractalPhaseConfig
@@ -113,7 +113,7 @@ def test_the_bank_tells_organs_that_a_tip_has_three_axes():
 
 def seen_of(model, tokens) -> dict[str, list]:
     probe = Probe(model, {"*": capture})
-    model(tokens, step=Step(tokens, tokens, probe=probe))
+    model(tokens, options=ForwardOptions(probe=probe))
     return probe.seen
 
 
@@ -180,7 +180,7 @@ def test_a_new_colony_fills_the_ball_as_specified():
     probe = Probe(colony, {"*": capture})
     tokens = torch.zeros(1, 400, dtype=torch.long)
     x = torch.randn(1, 400, 768, generator=torch.Generator().manual_seed(0))
-    colony(x, Step(tokens, tokens, probe=probe))
+    colony(x, Step(tokens, tokens, options=ForwardOptions(probe=probe)))
     first = probe.seen[":first_positions"][0]
     assert first.std() == pytest.approx(0.33, abs=0.02)
     assert (first.norm(dim=-1) > 0.75).float().mean() == pytest.approx(0.16, abs=0.03)
@@ -198,7 +198,7 @@ def test_growth_against_density_spreads_the_tips():
     colony = new_colony()
     probe, x = Probe(colony, {"*": capture}), torch.randn(1, 100, 768, generator=torch.Generator().manual_seed(0))
     tokens = torch.zeros(1, 100, dtype=torch.long)
-    colony(x, Step(tokens, tokens, probe=probe))
+    colony(x, Step(tokens, tokens, options=ForwardOptions(probe=probe)))
     path = path_of(colony, {name[1:]: x[0] for name, x in probe.seen.items()})
     field = colony.field()
     gap = (field.centres[:, None] - path[..., None, :, :]).square().sum(-1)  # (1, T, G + 1, F, N)

@@ -17,6 +17,7 @@ from positronic.generation import generate
 from positronic.models import build
 from positronic.observe import ablate, describe, health
 from positronic.observe.ablate import mixers_of
+from positronic.state import ForwardOptions
 from positronic.text import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -79,7 +80,7 @@ def test_its_parts_are_looked_at_and_switched_off(toy):
     with torch.no_grad():
         whole = toy.logits(toy(rows).hidden)
         for probe in mixers_of(toy).values():
-            moved = toy.logits(toy(rows, step=laws.Step(rows, rows, probe=probe)).hidden)
+            moved = toy.logits(toy(rows, options=ForwardOptions(probe=probe)).hidden)
             assert not torch.equal(moved, whole)
     with pytest.raises(positronic.errors.PositronicError, match="organ"):
         ablate(toy, ["stations"])

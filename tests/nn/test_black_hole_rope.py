@@ -7,7 +7,7 @@ from torch import Tensor
 from positronic.errors import ConfigError
 from positronic.nn.black_hole_rope import BlackHoleRoPE, BlackHoleRoPEConfig
 from positronic.nn.rope import rotate
-from positronic.state import Step
+from positronic.state import ForwardOptions, Step
 
 G, PAIRS, D = 3, 28, 32
 
@@ -130,7 +130,7 @@ def test_waves_count_from_the_beginning_of_a_document():
     rope, n = opened(), stream(30, rows=2)
     tokens = torch.zeros(2, 30, dtype=torch.long)
     segments = torch.tensor([[0] * 11 + [1] * 19, [0] * 30])
-    packed, _ = rope.energy(n, Step.of(tokens, None, Step(tokens, tokens, segments=segments)))
+    packed, _ = rope.energy(n, Step.of(tokens, None, ForwardOptions(segments=segments)))
     alone, _ = rope.energy(n[:1, 11:], step_of(19))
     assert (packed[:1, 11:] - alone).abs().max() < 1e-6
     whole, _ = rope.energy(n, step_of(30, rows=2))

@@ -7,7 +7,7 @@ from positronic.errors import ConfigError
 from positronic.nn.norm import LayerNorm, LayerNormConfig
 from positronic.nn.positions import LearnedPositions
 from positronic.nn.rope import StretchConfig, rotation
-from positronic.state import DecodeState, Step
+from positronic.state import DecodeState, ForwardOptions, Step
 
 END = 7
 PLACES = LearnedPositions(32, 1)
@@ -18,7 +18,7 @@ with torch.no_grad():
 def places(tokens, state=None, kept=None, **wishes):
     """Which place each token has, and the conversation after the call."""
     tokens = torch.tensor(tokens)
-    step = Step.of(tokens, kept, Step(tokens, tokens, **wishes), END)
+    step = Step.of(tokens, kept, ForwardOptions(**wishes), END)
     y, after = PLACES(step, state)
     return y[..., 0].int().tolist(), after, step
 

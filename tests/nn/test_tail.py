@@ -8,7 +8,7 @@ from torch import Tensor
 
 from positronic.nn.causal_conv import CausalConv
 from positronic.nn.tail import TailState, look_back
-from positronic.state import DecodeState, Step
+from positronic.state import DecodeState, ForwardOptions, Step
 
 N, D, T = 3, 2, 14
 
@@ -41,9 +41,9 @@ def taps_of(x: Tensor, cut, valid: Tensor | None, segments: Tensor | None, cache
     for a, b in pairwise(bounds):
         tokens = torch.zeros(2, b - a, dtype=torch.long)
         part = {"valid": None if valid is None else valid[:, a:b]}
-        step = Step.of(tokens, state if cached else None, Step(tokens, tokens, **part))
+        step = Step.of(tokens, state if cached else None, ForwardOptions(**part))
         if segments is not None:  # the documents' own numbers: pieces need not know each other's
-            step = Step(tokens, step.positions, step.valid, segments[:, a:b])
+            step = Step(tokens, step.positions, segments[:, a:b], step.options)
         taps, after = look_back(x[:, a:b], N, step, state.layers[0])
         if cached:
             state = DecodeState((after,), state.position, state.start, state.segment)
@@ -74,7 +74,7 @@ def test_a_committed_tail_is_that_of_the_tokens_kept(padded, kept):
     x, valid, _ = sample(seed=3)
     tokens, part = torch.zeros(2, T, dtype=torch.long), valid if padded else None
     state = DecodeState.new([], 2, torch.device("cpu"))
-    step = Step.of(tokens, state, Step(tokens, tokens, part, keep_trail=True))
+    step = Step.of(tokens, state, ForwardOptions(valid=part, keep_trail=True))
     _, after = look_back(x, N, step, TailState.new(x, 2, N, D))
     committed = after.commit(range(kept))
     for b in range(2):

@@ -20,7 +20,7 @@ from positronic.models.transformer import TransformerConfig
 from positronic.nn.stack import Residual
 from positronic.observe import Change, ablate, changes, mixers_of, organs_of, verdict
 from positronic.probe import Probe, capture
-from positronic.state import Step
+from positronic.state import ForwardOptions
 from positronic.text import byte_tokenizer
 
 TOKENS = torch.randint(0, 256, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -86,7 +86,7 @@ def model():
 
 @torch.no_grad()
 def logits(model, probe=None):
-    return model.logits(model(TOKENS, step=Step(TOKENS, TOKENS, probe=probe)).hidden)
+    return model.logits(model(TOKENS, options=ForwardOptions(probe=probe)).hidden)
 
 
 def test_without_its_mixers_a_model_is_the_model_that_has_none(model):

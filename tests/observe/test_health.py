@@ -15,7 +15,7 @@ from positronic.observe.health.findings import CLOSED, FINDINGS
 from positronic.observe.health.organs import collapsed, evenness
 from positronic.observe.health.registry import Reading
 from positronic.probe import Probe, capture
-from positronic.state import Step
+from positronic.state import ForwardOptions
 
 ROWS = sample_rows([TOKENS.encode(text) for text in texts(60, seed=99)], TOKENS.eot_id, 32)[:16]
 PLANTED = {"dead gate", "NaN weight", "collapsed router", "saturated gate"}
@@ -135,7 +135,7 @@ def test_a_score_no_better_than_a_guess_is_said(model):
 def test_readings_are_those_of_the_tensors_that_pass(model):
     probe = Probe(model, {"trunk.1.mixer:phase": capture, "*:weights": capture, "trunk.3:branch": capture})
     with torch.no_grad():
-        model(ROWS, step=Step(ROWS, ROWS, probe=probe))
+        model(ROWS, options=ForwardOptions(probe=probe))
     read = {(line.organ, line.layer, line.reading): line.values for line in health(model, ROWS).lines}
     theta = probe.seen["trunk.1.mixer:phase"][0]
     order = [

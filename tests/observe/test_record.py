@@ -11,7 +11,7 @@ from positronic.models import build
 from positronic.models.transformer import TransformerConfig
 from positronic.observe.record import record
 from positronic.probe import Probe, capture
-from positronic.state import Step
+from positronic.state import ForwardOptions
 from positronic.text import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -56,7 +56,7 @@ def test_the_recorded_text_is_what_generate_says(model, recording):
 def test_expectations_and_taps_are_those_of_one_forward_over_the_whole_text(model, recording):
     tokens = torch.tensor([[m.read for m in recording.moments]])
     probe = Probe(model, dict.fromkeys(TAPS, capture))
-    log_p = model.logits(model(tokens, step=Step(tokens, tokens, probe=probe)).hidden)[0].log_softmax(-1)
+    log_p = model.logits(model(tokens, options=ForwardOptions(probe=probe)).hidden)[0].log_softmax(-1)
     assert set(probe.seen) == set(recording.moments[0].seen)
     for address, whole in probe.seen.items():
         assert torch.allclose(recording.tapped(address), whole[0][0], atol=1e-4), address

@@ -36,8 +36,8 @@ class WithHeads(nn.Module):
     def init_state(self, batch, room=0):
         return self.inner.init_state(batch, room)
 
-    def forward(self, tokens, state=None, step=None):
-        return self.inner(tokens, state, step)
+    def forward(self, tokens, state=None, options=None):
+        return self.inner(tokens, state, options)
 
     def logits(self, hidden):
         return self.inner.logits(hidden)
@@ -90,7 +90,7 @@ def test_what_stands_ahead_is_zero_beyond_the_row():
 @pytest.mark.parametrize("kind", KINDS)
 def test_draft_heads_learn_the_tokens_after_the_next(kind):
     model, batch = WithHeads(), batch_of(kind)
-    hidden = model(batch.tokens, step=batch.step()).hidden
+    hidden = model(batch.tokens, options=batch.options()).hidden
     objective = weighed(mtp=0.3, jepa=0.0).build()
     counts = objective.counts(batch)
     loss = objective(model, batch, counts)
@@ -113,7 +113,7 @@ def test_draft_heads_learn_the_tokens_after_the_next(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_latent_head_learns_the_direction_of_the_trunk_ahead(kind):
     model, batch = WithHeads(), batch_of(kind)
-    hidden = model(batch.tokens, step=batch.step()).hidden
+    hidden = model(batch.tokens, options=batch.options()).hidden
     objective = weighed(mtp=0.0, jepa=0.1).build()
     counts = objective.counts(batch)
     loss = objective(model, batch, counts)
@@ -137,7 +137,7 @@ class Given:
         self.hidden, self.drafts, self.latents = hidden, model.drafts, model.latents
         self.parameters, self.logits = model.parameters, model.logits
 
-    def __call__(self, tokens, step=None):
+    def __call__(self, tokens, options=None):
         return LMOutput(self.hidden)
 
 

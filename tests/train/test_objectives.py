@@ -84,7 +84,7 @@ def test_masked_targets_receive_no_gradient():
     batch = Stream(masked=True).next(4)
     hidden = torch.randn(4, 16, 32, requires_grad=True)
     spy = SimpleNamespace(parameters=model.parameters, logits=model.logits, drafts=None, latents=None)
-    front = type("Front", (), {"__call__": lambda self, tokens, step: LMOutput(hidden), **vars(spy)})()
+    front = type("Front", (), {"__call__": lambda self, tokens, options: LMOutput(hidden), **vars(spy)})()
     front.logits, front.parameters = model.logits, model.parameters
     objective(front, batch, objective.counts(batch)).total.backward()
     reached = hidden.grad.abs().sum(-1) > 0
@@ -113,8 +113,8 @@ class WithAuxiliary(nn.Module):
         self.inner = build(small_config(), seed=1)
         self.config, self.drafts, self.latents = self.inner.config, None, None
 
-    def forward(self, tokens, state=None, step=None):
-        output = self.inner(tokens, state, step)
+    def forward(self, tokens, state=None, options=None):
+        output = self.inner(tokens, state, options)
         return LMOutput(output.hidden, None, {"size.mean": self.inner.embed(tokens).square().mean()})
 
     def logits(self, hidden):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from positronic.nn.stack import SharedParts
-from positronic.state import DecodeState, Step
+from positronic.state import DecodeState, ForwardOptions, Step
 
 CUTS = [(17,), (1, 16), (7, 10), (3, 1, 13), (1,) * 17]
 
@@ -21,7 +21,7 @@ class Alone:
 
     def feed(self, tokens: Tensor, **wishes) -> Tensor:
         """Run the organ on the next `tokens` (B, t), which continue what was fed and committed before."""
-        step = Step.of(tokens, self.state, Step(tokens, tokens, **wishes))
+        step = Step.of(tokens, self.state, ForwardOptions(**wishes))
         step, after = self.shared(step, self.state.layers[1:])
         begin = self.fed
         y, layer = self.call(step, self.state.layers[0], begin, begin + tokens.shape[1])
@@ -36,7 +36,7 @@ class Alone:
 
 def at_once(call, tokens: Tensor, shared: SharedParts | None = None, **wishes) -> Tensor:
     """The same without a state, as in training."""
-    step = Step.of(tokens, None, Step(tokens, tokens, **wishes))
+    step = Step.of(tokens, None, ForwardOptions(**wishes))
     step, _ = (shared or SharedParts())(step)
     return call(step, None, 0, tokens.shape[1])[0]
 

@@ -11,7 +11,7 @@ from positronic.config import Config
 from positronic.errors import ConfigError, TokenizerError
 from positronic.nn.stack import SharedParts
 from positronic.probe import Probe, capture
-from positronic.state import DecodeState, Step
+from positronic.state import DecodeState, ForwardOptions, Step
 from positronic.traits.engram import EngramConfig, EngramTables, hash_constants, hashed_rows
 
 D, W, END = 32, 50, 7
@@ -67,7 +67,7 @@ def stream(part: EngramTables, tokens: Tensor, cut, valid: Tensor | None = None)
     state, values, at = DecodeState.new([part.init_state(len(tokens))], len(tokens), torch.device("cpu")), [], 0
     for piece in tokens.split(list(cut), 1):
         real = None if valid is None else valid[:, at : at + piece.shape[1]]
-        step = Step.of(piece, state, Step(piece, piece, valid=real), END)
+        step = Step.of(piece, state, ForwardOptions(valid=real), END)
         value, after = part(step, state.layers[0])
         values.append(value)
         state, at = step.next_state(state, [after], END), at + piece.shape[1]
@@ -154,7 +154,7 @@ def test_padding_anywhere_is_as_if_it_were_not_there(cut):
     for row in range(2):
         real = tokens[row, valid[row]][None]
         assert torch.equal(found[row, valid[row]], part(Step.of(real, boundary_id=END))[0][0])
-    whole, _ = part(Step.of(tokens, None, Step(tokens, tokens, valid=valid), END))
+    whole, _ = part(Step.of(tokens, None, ForwardOptions(valid=valid), END))
     assert torch.equal(whole[valid], found[valid])
 
 

@@ -10,7 +10,7 @@ from positronic.errors import ConfigError
 from positronic.nn import init
 from positronic.nn.stack import SharedParts
 from positronic.probe import Probe, capture
-from positronic.state import Step
+from positronic.state import ForwardOptions, Step
 from positronic.traits.ring_controller import ControllerState, RingControllerConfig, observe
 
 RINGS = (2, 3, 5, 8)
@@ -335,7 +335,7 @@ def test_the_compiled_training_step_equals_the_eager_one():
 
     def run(call):
         tokens = blank(phases)
-        step, _ = shared(Step.of(tokens, None, Step(tokens, tokens, valid=valid, segments=documents)))
+        step, _ = shared(Step.of(tokens, None, ForwardOptions(valid=valid, segments=documents)))
         modulation, _ = call(phases, frequencies_of(phases), step)
         slope = torch.autograd.grad(sum((m * m).sum() for m in modulation), shared["ring_controller"].decoder)
         return [*(m.detach() for m in modulation), *slope]

@@ -27,7 +27,7 @@ from positronic.nn.init import initialize
 from positronic.nn.kv import KVState
 from positronic.nn.positions import PlaceState
 from positronic.nn.stores import StoresState
-from positronic.state import DecodeState, Step
+from positronic.state import DecodeState, ForwardOptions, Step
 
 __all__ = ["Served", "ServedConfig", "register", "unservable"]
 
@@ -117,8 +117,7 @@ class Served(nn.Module):
     ) -> Tensor:
         """Hidden vectors (N, D) of N tokens of any requests."""
         state = replace(DecodeState.new(self.nothing, len(input_ids), input_ids.device), position=positions)
-        step = Step(input_ids[:, None], positions[:, None], write_memory=False)
-        return self.lm(input_ids[:, None], state, step).hidden[:, 0]
+        return self.lm(input_ids[:, None], state, ForwardOptions(write_memory=False)).hidden[:, 0]
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor:
         return self.lm.logits(hidden_states)

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from positronic.state import Step
+from positronic.state import ForwardOptions, Step
 
 __all__ = ["BatchSource", "TokenBatch"]
 
@@ -53,7 +53,7 @@ class TokenBatch:
         valid = None if real is None else real[:, :-1]
         if real is not None:
             loss_mask = loss_mask & real[:, 1:] & real[:, :-1]
-        segments = Step.of(tokens, step=Step(tokens, tokens, valid=valid), boundary_id=boundary_id).segments
+        segments = Step.of(tokens, options=ForwardOptions(valid=valid), boundary_id=boundary_id).segments
         spelled = None if spelled_bytes is None else (spelled_bytes[targets] * loss_mask).sum(1)
         return TokenBatch(tokens, targets, loss_mask, segments, valid, spelled)
 
@@ -71,9 +71,9 @@ class TokenBatch:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def step(self) -> Step:
+    def options(self) -> ForwardOptions:
         """What to tell the model beside the tokens: padding and documents."""
-        return Step.of(self.tokens, step=Step(self.tokens, self.tokens, valid=self.valid, segments=self.segments))
+        return ForwardOptions(valid=self.valid, segments=self.segments)
 
     def rows(self, which: slice) -> Self:
         """These rows alone: a micro-batch, or a rank's share."""

@@ -25,7 +25,7 @@ from positronic.data import Document
 from positronic.errors import ConfigError, DataError
 from positronic.lm import LM
 from positronic.probe import Probe
-from positronic.state import Step
+from positronic.state import ForwardOptions
 
 __all__ = [
     "SLICE",
@@ -242,8 +242,8 @@ def hidden_of(model: LM, rows: Sequence[Sequence[int]], device: torch.device, pr
     tokens = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
     valid = torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None]
     tokens = tokens.to(device)
-    step = Step(tokens, tokens, valid=None if bool(valid.all()) else valid.to(device), probe=probe)
-    return model(tokens, step=step).hidden
+    options = ForwardOptions(valid=None if bool(valid.all()) else valid.to(device), probe=probe)
+    return model(tokens, options=options).hidden
 
 
 @contextmanager

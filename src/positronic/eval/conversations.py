@@ -51,7 +51,7 @@ def assistant_bits_per_byte(
             size += batch.n_bytes
             moved = batch.to(device)
             counted = moved.loss_mask
-            logits = model.logits(model(moved.tokens, step=moved.step()).hidden[counted]).float()
+            logits = model.logits(model(moved.tokens, options=moved.options()).hidden[counted]).float()
             nats += F.cross_entropy(logits, moved.targets[counted], reduction="none").tolist()
     if not size:
         raise DataError("The conversations to score hold no word of an assistant. Give some that do.")

@@ -20,11 +20,10 @@ from positronic.generation.accept import accept
 from positronic.generation.exact import Exact
 from positronic.generation.propose import NOTHING, Proposer
 from positronic.generation.sampling import Sampler
-from positronic.generation.wish import wish
 from positronic.generation.writer import FREE, Constraint, Rows, Stop, Writer
 from positronic.lm import LM
 from positronic.probe import Probe
-from positronic.state import DecodeState
+from positronic.state import DecodeState, ForwardOptions
 
 __all__ = ["Emission", "decode"]
 
@@ -95,15 +94,15 @@ def _forward(
 ) -> tuple[Tensor, Tensor, DecodeState]:
     """hidden (1, T, D), logits of the live rows (n, W), and the state, with a trail where there is a choice."""
     device = state.position.device
-    ask = partial(wish, write_memory=write_memory, probe=probe)
+    ask = partial(ForwardOptions, write_memory=write_memory, probe=probe)
     if exact is None:
         block = torch.tensor([live], device=device)
-        out = model(block, state, ask(block, keep_trail=len(live) > 1))
+        out = model(block, state, ask(keep_trail=len(live) > 1))
         logits = model.logits(out.hidden[0])
     else:
         block = torch.tensor([[*live, *[0] * (exact.width - len(live))]], device=device)
         with exact.threads_set():
-            out = model(block, state, ask(block, keep_trail=True))
+            out = model(block, state, ask(keep_trail=True))
             logits = model.logits(out.hidden)[0, : len(live)]
     assert out.state is not None, "a call with a state returns one"
     return out.hidden, logits, out.state

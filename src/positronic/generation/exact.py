@@ -28,9 +28,8 @@ import torch
 from torch import Tensor
 
 from positronic.errors import GenerationError
-from positronic.generation.wish import wish
 from positronic.lm import LM
-from positronic.state import DecodeState
+from positronic.state import DecodeState, ForwardOptions
 
 __all__ = ["Exact", "find_exact", "rows_agree"]
 
@@ -121,6 +120,6 @@ class _Call(NamedTuple):
 def _call(model: LM, state: DecodeState, tokens: list[int]) -> _Call:
     """One forward over `tokens`."""
     block = torch.tensor([tokens], device=state.position.device)
-    out = model(block, state, wish(block, keep_trail=True))
+    out = model(block, state, ForwardOptions(keep_trail=True))
     assert out.state is not None, "a call with a state returns one"
     return _Call(out.hidden[0], model.logits(out.hidden)[0], out.state)

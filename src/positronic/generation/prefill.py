@@ -8,10 +8,9 @@ from torch import Tensor
 
 from positronic.generation.exact import Exact
 from positronic.generation.room import check_room
-from positronic.generation.wish import wish
 from positronic.lm import LM
 from positronic.probe import Probe
-from positronic.state import DecodeState
+from positronic.state import DecodeState, ForwardOptions
 
 __all__ = ["CHUNK", "prefill"]
 
@@ -48,7 +47,7 @@ def prefill(
             part = slice(first, first + chunk)
             block = tokens[:, part]
             real = None if valid is None else valid[:, part]
-            out = model(block, state, wish(block, valid=real, write_memory=write_memory, probe=probe))
+            out = model(block, state, ForwardOptions(valid=real, write_memory=write_memory, probe=probe))
             assert out.state is not None, "a call with a state returns one"
             state, hidden = out.state, out.hidden[:, -1]
     return state, hidden

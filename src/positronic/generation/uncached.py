@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from positronic.generation.wish import wish
 from positronic.lm import LM, LMOutput
-from positronic.state import DecodeState, Step
+from positronic.state import DecodeState, ForwardOptions, Step
 
 __all__ = ["Uncached"]
 
@@ -48,17 +47,19 @@ class Uncached:
         none = torch.zeros(batch, 0, dtype=torch.long, device=device)
         return DecodeState.new([Read(none, none.bool())], batch, device)
 
-    def __call__(self, tokens: Tensor, state: DecodeState | None = None, step: Step | None = None) -> LMOutput:
+    def __call__(
+        self, tokens: Tensor, state: DecodeState | None = None, options: ForwardOptions | None = None
+    ) -> LMOutput:
         assert state is not None, "only decoding comes here, and it brings a state"
         read = state.layers[0]
         assert isinstance(read, Read), "the state is one of ours"
         boundary = self.config.boundary_id
-        step = Step.of(tokens, state, step, boundary)
+        step = Step.of(tokens, state, options, boundary)
         new = torch.ones_like(tokens, dtype=torch.bool) if step.valid is None else step.valid
         after = Read(torch.cat([read.tokens, tokens], 1), torch.cat([read.valid, new], 1), read.tokens.shape[1])
         valid = None if bool(after.valid.all()) else after.valid
         out = self.model(
-            after.tokens, None, wish(after.tokens, valid=valid, write_memory=step.write_memory, probe=step.probe)
+            after.tokens, None, ForwardOptions(valid=valid, write_memory=step.write_memory, probe=step.probe)
         )
         hidden = out.hidden[:, read.tokens.shape[1] :]
         return LMOutput(hidden, step.next_state(state, [after], boundary), out.aux)

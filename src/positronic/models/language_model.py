@@ -22,7 +22,7 @@ from positronic.nn.linear import Embedding, linear
 from positronic.nn.norm import NormConfig, RMSNormConfig
 from positronic.nn.positions import LearnedPositions
 from positronic.nn.stack import Residual, SharedParts, Stack
-from positronic.state import DecodeState, State, Step
+from positronic.state import DecodeState, ForwardOptions, State, Step
 from positronic.traits.jepa import JEPAConfig
 from positronic.traits.mtp import MTPConfig
 
@@ -118,9 +118,11 @@ class LanguageModel(nn.Module):
             layers.append(self.positions.init_state(batch))
         return DecodeState.new(layers, batch, self.embed.weight.device)
 
-    def forward(self, tokens: Tensor, state: DecodeState | None = None, step: Step | None = None) -> LMOutput:
+    def forward(
+        self, tokens: Tensor, state: DecodeState | None = None, options: ForwardOptions | None = None
+    ) -> LMOutput:
         boundary = self.config.boundary_id
-        step = self.trunk.prepared(Step.of(tokens, state, step, boundary), whole_rows=state is None)
+        step = self.trunk.prepared(Step.of(tokens, state, options, boundary), whole_rows=state is None)
         trunk, shared, places = self._parted(state)
         step, shared_after = self.shared(step, shared)
         x, places_after = self._embedded(step, places)

@@ -39,12 +39,11 @@ import torch
 from torch import Tensor, nn
 
 from positronic.errors import ConfigError, DataError
-from positronic.generation.wish import wish
 from positronic.lm import LM, Modulation
 from positronic.nn.stack import Residual
 from positronic.observe.places import Place, kind_of, places
 from positronic.probe import Probe, Verb, capture, replace
-from positronic.state import Step
+from positronic.state import ForwardOptions
 
 __all__ = [
     "Change",
@@ -111,7 +110,7 @@ def organs_of(model: LM) -> dict[str, dict[str, Verb]]:
     module = cast(nn.Module, model)
     seen = Probe(module, {"*": capture})
     tokens = torch.zeros(1, 2, dtype=torch.long, device=next(module.parameters()).device)
-    model(tokens, step=Step(tokens, tokens, probe=seen))
+    model(tokens, options=ForwardOptions(probe=seen))
     found: dict[str, dict[str, Verb]] = {}
     for address in sorted(seen.seen):
         path, _, tap = address.partition(":")
@@ -141,7 +140,7 @@ def moved(model: LM, ids: Sequence[int], probes: Iterable[Probe]) -> list[Moved]
     tokens = torch.tensor([list(ids)], device=next(cast(nn.Module, model).parameters()).device)
 
     def logits(probe: Probe | None) -> Tensor:
-        return model.logits(model(tokens, step=wish(tokens, probe=probe)).hidden[0]).float()  # (T, W)
+        return model.logits(model(tokens, options=ForwardOptions(probe=probe)).hidden[0]).float()  # (T, W)
 
     whole, found = logits(None), []
     for probe in probes:

@@ -11,23 +11,23 @@ import torch
 from torch import Tensor
 
 from positronic.errors import GenerationError
-from positronic.state import Step
+from positronic.state import ForwardOptions
 
-__all__ = ["longest_document", "next_place", "refuse_unknown", "step_of"]
+__all__ = ["longest_document", "next_place", "options_of", "refuse_unknown"]
 
 SAID_BY_POSITIONS = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
 """Where packed documents begin, in the words of other models' kernels; position_ids must say the same."""
 NOT_RETURNED = {"output_router_logits"}
 
 
-def step_of(
+def options_of(
     tokens: Tensor,
     attention_mask: Tensor | None,
     position_ids: Tensor | None,
     begun: Tensor | None = None,
     place: Tensor | None = None,
-) -> Step:
-    """The wishes for tokens (B, T): padding where the last T columns of the mask are 0, and a document wherever
+) -> ForwardOptions:
+    """What a call over tokens (B, T) wants: padding where the last T columns of the mask are 0, and a document wherever
     positions begin again at 0.
 
     begun (B,): real tokens that a cache holds, whose document the first ones here go on with, at positions place (B,).
@@ -49,7 +49,7 @@ def step_of(
         goes_on = None if begun is None or place is None else torch.where(begun > 0, place, -1)
         _check_order(places, real, begins, goes_on)
         segments = _segments(begins, valid, begun) if bool(begins.any()) else None
-    return Step(tokens, tokens, valid, segments)
+    return ForwardOptions(valid=valid, segments=segments)
 
 
 def _check_order(places: Tensor, real: Tensor, begins: Tensor, goes_on: Tensor | None) -> None:
@@ -94,11 +94,11 @@ def _segments(begins: Tensor, valid: Tensor | None, begun: Tensor | None) -> Ten
     return begins.cumsum(1) if bool(begins.any()) else None
 
 
-def longest_document(step: Step) -> int:
+def longest_document(tokens: Tensor, options: ForwardOptions) -> int:
     """Real tokens of the longest document in a call: a packed row may hold more of them than the model has positions,
     and a padded one more columns."""
-    documents = torch.zeros_like(step.tokens) if step.segments is None else step.segments
-    real = torch.ones_like(documents, dtype=torch.bool) if step.valid is None else step.valid
+    documents = torch.zeros_like(tokens) if options.segments is None else options.segments
+    real = torch.ones_like(documents, dtype=torch.bool) if options.valid is None else options.valid
     return max(int(row[there].bincount(minlength=1).max()) for row, there in zip(documents, real, strict=True))
 
 

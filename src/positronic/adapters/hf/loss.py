@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from positronic.data.batch import TokenBatch
 from positronic.lm import LM, LMOutput
-from positronic.state import Step
+from positronic.state import ForwardOptions, Step
 from positronic.train.objectives.next_token import NextToken, NextTokenConfig
 
 __all__ = ["IGNORED", "auxiliary_loss"]
@@ -23,10 +23,16 @@ IGNORED = -100
 
 
 def auxiliary_loss(
-    lm: LM, output: LMOutput, logits: Tensor, step: Step, labels: Tensor, num_items_in_batch: Tensor | int | None
+    lm: LM,
+    output: LMOutput,
+    logits: Tensor,
+    tokens: Tensor,
+    options: ForwardOptions,
+    labels: Tensor,
+    num_items_in_batch: Tensor | int | None,
 ) -> Tensor | float:
-    """To be added to the cross entropy of logits (B, T, W) and labels (B, T), which are the tokens themselves or
-    IGNORED."""
+    """To be added to the cross entropy of logits (B, T, W) and labels (B, T), which are the tokens (B, T) themselves
+    or IGNORED."""
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)  # (B, T)
     counted = targets != IGNORED
     here = int(counted.sum())
@@ -37,8 +43,8 @@ def auxiliary_loss(
     z = settings.z_loss * squares / (here if num_items_in_batch is None else num_items_in_batch)
     if not (output.aux or lm.drafts or lm.latents):
         return z
-    segments = Step.of(step.tokens, None, step, lm.config.boundary_id).segments
-    batch = TokenBatch(step.tokens, targets.clamp(min=0), counted, segments, step.valid)
+    segments = Step.of(tokens, None, options, lm.config.boundary_id).segments
+    batch = TokenBatch(tokens, targets.clamp(min=0), counted, segments, options.valid)
     objective = settings.build()
     counts = objective.counts(batch) if num_items_in_batch is None else _by_row(objective, batch, num_items_in_batch)
     return z + objective.auxiliary(lm, output, batch, counts)[0]

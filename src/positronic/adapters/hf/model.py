@@ -25,7 +25,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import can_return_tuple
 
 from positronic.adapters.hf.cache import StateCache
-from positronic.adapters.hf.call import longest_document, next_place, refuse_unknown, step_of
+from positronic.adapters.hf.call import longest_document, next_place, options_of, refuse_unknown
 from positronic.adapters.hf.checking import check_adapter, check_source, safe_wishes
 from positronic.adapters.hf.completing import complete
 from positronic.adapters.hf.configuration import PositronicConfig
@@ -40,7 +40,7 @@ from positronic.generation.room import check_room
 from positronic.lm import LM, LMOutput
 from positronic.nn import init
 from positronic.nn.stack import SharedParts
-from positronic.state import Step
+from positronic.state import ForwardOptions
 
 __all__ = ["PositronicForCausalLM", "PositronicModel", "PositronicPreTrainedModel"]
 
@@ -175,7 +175,7 @@ class PositronicPreTrainedModel(PreTrainedModel):
         refuse_unknown(others, position_ids)
         keep = self.config.use_cache and not self.training if use_cache is None else use_cache
         with self._watching(output_hidden_states, output_attentions) as seen:
-            out, _, cache = self._read(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, keep)
+            out, _, _, cache = self._read(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, keep)
         last = self.model.head.scaled(out.hidden)
         return BaseModelOutputWithPast(
             last_hidden_state=last,
@@ -198,8 +198,8 @@ class PositronicPreTrainedModel(PreTrainedModel):
         past_key_values: StateCache | None,
         inputs_embeds: Tensor | None,
         keep: bool,
-    ) -> tuple[LMOutput, Step, StateCache | None]:
-        """One call of the core: its output, the step it took, and the cache moved on, or None where none is kept."""
+    ) -> tuple[LMOutput, Tensor, ForwardOptions, StateCache | None]:
+        """One call of the core: its output, tokens and options, and the cache moved on, or None where none is kept."""
         one = self.config.tie_word_embeddings
         if one and ("base_layer" in self.model.embed._modules or not isinstance(self.lm_head, Window)):
             raise ConfigError(
@@ -218,17 +218,17 @@ class PositronicPreTrainedModel(PreTrainedModel):
             )
         columns, most = tokens.shape[1], self.config.max_position_embeddings
         begun, place = (None, None) if cache is None else (cache.state.position, cache.place)
-        step = step_of(tokens, attention_mask, position_ids, begun, place)
+        options = options_of(tokens, attention_mask, position_ids, begun, place)
         if columns + (0 if cache is None else cache.length) > most:  # padding counts as columns, not as positions
-            check_room(longest_document(step) + (0 if begun is None else int(begun.max())), most)
+            check_room(longest_document(tokens, options) + (0 if begun is None else int(begun.max())), most)
         if cache is not None and cache.recording:
-            step = replace(step, keep_trail=True)
+            options = replace(options, keep_trail=True)
         with self._embedded(inputs_embeds):
-            out = self.lm(tokens, None if cache is None else cache.state, step)
+            out = self.lm(tokens, None if cache is None else cache.state, options)
         if cache is not None:
             assert out.state is not None, "a call with a state returns one"
             cache.advance(out.state, columns, next_place(position_ids, attention_mask, cache.place, columns))
-        return out, step, cache
+        return out, tokens, options, cache
 
     def _tokens(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         """(B, T): those given; in place of vectors such as end no document."""
@@ -365,7 +365,8 @@ class PositronicForCausalLM(Generating, PositronicPreTrainedModel, GenerationMix
         wanted = self.config.use_cache and not self.training and labels is None if use_cache is None else use_cache
         keep = wanted and not (self.training and labels is not None)
         with self._watching(output_hidden_states, output_attentions) as seen:
-            out, step, cache = self._read(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, keep)
+            given = input_ids, attention_mask, position_ids, past_key_values, inputs_embeds
+            out, tokens, options, cache = self._read(*given, keep)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits, loss = self.lm.logits(out.hidden[:, kept]), None
         if labels is not None:
@@ -373,7 +374,7 @@ class PositronicForCausalLM(Generating, PositronicPreTrainedModel, GenerationMix
                 logits=logits, labels=labels, vocab_size=logits.shape[-1], num_items_in_batch=num_items_in_batch
             )
             if self.training:
-                loss = loss + auxiliary_loss(self.lm, out, logits, step, labels, num_items_in_batch)
+                loss = loss + auxiliary_loss(self.lm, out, logits, tokens, options, labels, num_items_in_batch)
         last = self.model.head.scaled(out.hidden) if seen.stream else out.hidden
         return CausalLMOutputWithPast(
             loss=loss,

@@ -20,7 +20,7 @@ from positronic.generation.accept import accept
 from positronic.generation.prefill import prefill
 from positronic.generation.propose import Heads, NGram, Proposer
 from positronic.generation.room import check_room
-from positronic.generation.wish import wish
+from positronic.state import ForwardOptions
 
 __all__ = ["speculative"]
 
@@ -48,7 +48,7 @@ def speculative(
         room = min(held, (stopping_criteria.max_length or held) - 1) - len(text.past)
         draft = proposer.propose(hidden, text.past, room).tokens[:room] if room > 0 else ()
         block = torch.tensor([[text.past[-1], *draft]], device=text.ids.device)
-        out = lm(block, state, wish(block, keep_trail=bool(draft)))
+        out = lm(block, state, ForwardOptions(keep_trail=bool(draft)))
         assert out.state is not None, "a call with a state returns one"
         tokens = accept(draft, partial(text.draw, lm.logits(out.hidden[0])), text.write)
         state = out.state.commit(range(len(tokens))) if draft else out.state

@@ -31,7 +31,7 @@ from positronic.observe.health.organs import rms
 from positronic.observe.health.registry import READERS, Reader, Reading, numbers
 from positronic.observe.places import place_of, places
 from positronic.probe import Probe, Verb, summarise
-from positronic.state import Step
+from positronic.state import ForwardOptions
 
 __all__ = ["Health", "Line", "health", "sample_rows", "worst"]
 
@@ -245,7 +245,7 @@ def _passing(model: LM, rows: Tensor) -> Iterator[Found]:
             readers.append((path, part, reader))
             verbs |= {f"{path}:{tap}": summarise(partial(look, part)) for tap, look in reader.taps.items()}
     probe = Probe(module, verbs)
-    hidden = model(rows, step=Step(rows, rows, probe=probe)).hidden
+    hidden = model(rows, options=ForwardOptions(probe=probe)).hidden
     for path, part in module.named_modules():
         if f"{path}:branch" in probe.seen and isinstance(part, Residual):
             size = probe.seen[f"{path}:branch"][0]

@@ -115,7 +115,7 @@ class DPO:
 
 def _answers(model: LM, batch: TokenBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
     """Summed log-probabilities (B, P, 2) of all answers, and the model's auxiliary losses."""
-    output = model(batch.tokens, step=batch.step())
+    output = model(batch.tokens, options=batch.options())
     counted = batch.loss_mask
     logits = model.logits(output.hidden[counted]).float()
     log_p = -F.cross_entropy(logits, batch.targets[counted], reduction="none")

@@ -83,7 +83,7 @@ class NextToken:
         return {"targets": targets, "tokens": tokens, "bytes": spelled} | count_ahead(batch)
 
     def __call__(self, model: LM, batch: TokenBatch, counts: Counts) -> Loss:
-        output = model(batch.tokens, step=batch.step())
+        output = model(batch.tokens, options=batch.options())
         read = _Reading(model, output.hidden, self.config)
         entropy = read.entropy(model.logits, batch.targets, batch.loss_mask, counts["targets"], self.config.z_loss)
         total, terms = entropy.total, {"cross_entropy": entropy.nats, "z": entropy.z}
