@@ -137,9 +137,8 @@ def test_documents_do_not_see_each_other():
 def test_the_documents_of_the_models_attention_are_used_as_they_are():
     m, phases = organ(), phases_of(2, 17)
     segments = torch.tensor([[0] * 6 + [1] * 11] * 2)
-    layout = SimpleNamespace(documents=Documents.of(segments))
     tokens = blank(phases)
-    shared = Step(tokens, tokens, shared={"attention": layout})  # its own segments name one document
+    shared = Step(tokens, tokens, shared={"documents": Documents.of(segments)})  # its own segments name one document
     assert torch.equal(m(phases, phases, shared).y, whole(m, phases, segments=segments))
 
 
