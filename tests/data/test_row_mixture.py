@@ -11,6 +11,7 @@ from positronic.data import Mixture, TokenBatch, Weighted
 from positronic.data.order import permutation, schedule
 from positronic.data.rows import Windows
 from positronic.errors import DataError
+from positronic.state import Step
 
 EOT = 0
 
@@ -146,6 +147,6 @@ def test_documents_and_padding_are_cut_as_a_step_cuts_them():
     batch = TokenBatch.of(windows, real=real, boundary_id=EOT)
     assert batch.segments.tolist() == [[0, 1, 2, 3, 4], [0, 1, 2, 3, -1]]
     assert batch.loss_mask.tolist() == [[True] * 5, [True, True, True, False, False]]
-    step = batch.step()
+    step = Step.of(batch.tokens, options=batch.options())
     first = step.segments[:, :, None] == step.segments[:, None]
     assert torch.equal(first, batch.segments[:, :, None] == batch.segments[:, None])

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from positronic.errors import ConfigError, DeviceError
 from positronic.lm import LM, LMOutput
-from positronic.state import DecodeState, Step
+from positronic.state import DecodeState, ForwardOptions
 
 __all__ = ["ALONE", "Ranks", "launched"]
 
@@ -135,8 +135,10 @@ class _Replica:
     def init_state(self, batch: int, room: int = 0) -> DecodeState:
         return self.model.init_state(batch, room)
 
-    def __call__(self, tokens: Tensor, state: DecodeState | None = None, step: Step | None = None) -> LMOutput:
-        return self.ddp(tokens, state, step)
+    def __call__(
+        self, tokens: Tensor, state: DecodeState | None = None, options: ForwardOptions | None = None
+    ) -> LMOutput:
+        return self.ddp(tokens, state, options)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.model.logits(hidden)
