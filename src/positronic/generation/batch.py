@@ -22,7 +22,7 @@ from positronic.generation.sampling import Sampler
 from positronic.generation.stream import TextStream
 from positronic.generation.writer import FREE, Constraint, Rows, Stop, Writer
 from positronic.lm import LM
-from positronic.state import DecodeState, ForwardOptions
+from positronic.state import DecodeState
 from positronic.text import Tokenizer
 
 __all__ = ["BatchEmission", "decode_batch", "generate_batch", "read_batch"]
@@ -126,6 +126,6 @@ def decode_batch(
 def _forward(model: LM, last: Sequence[int], state: DecodeState) -> tuple[Tensor, DecodeState]:
     """Logits (B, W) after one token a row."""
     block = torch.tensor(last, device=state.position.device)[:, None]
-    out = model(block, state, ForwardOptions())
+    out = model(block, state)
     assert out.state is not None, "a call with a state returns one"
     return model.logits(out.hidden[:, -1]), out.state

@@ -262,12 +262,7 @@ class PositronicPreTrainedModel(PreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Another embedding of the same extent; a head without a matrix of its own multiplies by it too."""
-        shape, asked = tuple(self.model.embed.weight.shape), tuple(cast(Tensor, value.weight).shape)
-        if asked != shape:
-            raise ConfigError(
-                f"An embedding of {asked[0]} x {asked[1]} does not fit this model of {shape[0]} x {shape[1]}; "
-                f"resize_token_embeddings changes the number of tokens."
-            )
+        _check_extent("An embedding", value, self.model.embed)
         self.model.embed = value
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
@@ -276,12 +271,7 @@ class PositronicPreTrainedModel(PreTrainedModel):
             if new_embeddings.weight is not self.model.embed.weight:
                 raise ConfigError("The head of this model multiplies by its embedding; call set_input_embeddings.")
             return
-        shape, asked = tuple(self.model.unembed.weight.shape), tuple(cast(Tensor, new_embeddings.weight).shape)
-        if asked != shape:
-            raise ConfigError(
-                f"A head of {asked[0]} x {asked[1]} does not fit this model of {shape[0]} x {shape[1]}; "
-                f"resize_token_embeddings changes the number of tokens."
-            )
+        _check_extent("A head", new_embeddings, self.model.unembed)
         self.model.unembed = new_embeddings
 
     def resize_token_embeddings(
@@ -325,6 +315,16 @@ class PositronicPreTrainedModel(PreTrainedModel):
                 f"none; leave it out."
             )
         self.gradient_checkpointing = self.model.trunk.recompute = enable
+
+
+def _check_extent(what: str, given: nn.Module, held: nn.Module) -> None:
+    """Raise unless the matrix of `given` may stand in the place of that of `held`."""
+    asked, shape = (tuple(cast(Tensor, module.weight).shape) for module in (given, held))
+    if asked != shape:
+        raise ConfigError(
+            f"{what} of {asked[0]} x {asked[1]} does not fit this model of {shape[0]} x {shape[1]}; "
+            f"resize_token_embeddings changes the number of tokens."
+        )
 
 
 class PositronicModel(PositronicPreTrainedModel):
