@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "positronic"
 FLOORS = [
-    {"config", "state", "lm", "probe", "errors"},
+    {"config", "state", "tree", "lm", "probe", "errors"},
     {"kernels", "text"},
     {"nn", "memory"},
     {"mixers", "traits"},

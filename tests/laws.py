@@ -194,7 +194,7 @@ class Alone:
 
     def __init__(self, mixer, batch: int, room: int = 0):
         layers = [mixer.init_state(batch, room)]
-        self.mixer, self.state = mixer, DecodeState.new(layers, batch, torch.device("cpu"))
+        self.mixer, self.state = mixer, DecodeState.new(layers, batch, torch.device("cpu"), room)
 
     def feed(self, x: Tensor, **wishes) -> Tensor:
         tokens = torch.zeros(x.shape[:2], dtype=torch.long)
@@ -334,6 +334,30 @@ def test_rows_of_a_state_that_holds_nothing_can_be_selected(mixer, begun, room):
     fresh = Alone(mixer, 3, room)
     assert relative_error(alone.feed(x), fresh.feed(x)) < 1e-5
     assert relative_error(alone.feed(x), fresh.feed(x)) < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("room", [0, 128])
+def test_joined_rows_go_on_as_each_alone_while_rows_leave_and_return(mixer, room):
+    lengths = (5, 37, 90)
+    alone = [Alone(mixer, 1, room) for _ in lengths]
+    for row, length in zip(alone, lengths, strict=True):
+        row.feed(vectors_of(1, length, seed=length))
+    together = Alone(mixer, 0, room)
+    together.state = DecodeState.join([row.state for row in alone])
+    apart: list[DecodeState] = []
+    for rows, tokens in (((0, 1, 2), 3), ((0, 2), 1), ((2,), 20), ((2, 1), 4), ((2, 1, 0), 1)):
+        here = [row for row in range(3) if row not in rows]
+        together.state = DecodeState.join([together.state, *apart])
+        order = getattr(together, "order", [0, 1, 2])
+        apart = [together.state.select(torch.tensor([order.index(row)])) for row in here]
+        together.state = together.state.select(torch.tensor([order.index(row) for row in rows]))
+        together.order = [*rows, *here]
+        x = vectors_of(3, tokens, seed=tokens)
+        said = together.feed(x[list(rows)])
+        for i, row in enumerate(rows):
+            expected = alone[row].feed(x[row : row + 1])
+            assert relative_error(said[i : i + 1], expected) < 1e-5, f"row {row} of {rows}"
 
 
 @torch.no_grad()

@@ -1,43 +1,37 @@
 """The smallest mixer with a test-time memory, and a small model with it: for tests of what requests leave behind."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from positronic import models
+from positronic import models, tree
 from positronic.lm import MixerOutput
 from positronic.mixers.attention import AttentionConfig
 from positronic.mixers.swiglu import SwiGLUConfig
 from positronic.models.language_model import LanguageModel
 from positronic.models.transformer import TransformerConfig
 from positronic.nn.stack import Residual
-from positronic.state import Step
+from positronic.state import DecodeState, Memory, State, Step
 
 
 @dataclass(frozen=True)
-class Place:
-    document: Tensor
-    """(B,)"""
-
-
-@dataclass(frozen=True)
-class LedgerState:
+class Page(Memory):
     memory: Tensor
     """(B, D)"""
-    places: tuple[Place, ...]
+    trail: tuple[Tensor] | None = None
+    """(B, T+1, D) before the last call and after each of its tokens."""
+
+
+@dataclass(frozen=True)
+class LedgerState(State):
+    pages: tuple[Page, ...]
     label: str | None = None
-    trail: tuple[tuple[Tensor, Tensor], ...] | None = None
-    """Memory and document before the last call and after each of its tokens."""
 
-    def commit(self, path: Sequence[int]) -> "LedgerState":
-        memory, document = self.trail[len(path)]
-        return LedgerState(memory, (Place(document),), self.label)
-
-    def select(self, rows: Tensor) -> "LedgerState":
-        return LedgerState(self.memory[rows], (Place(self.places[0].document[rows]),), self.label, self.trail)
+    @property
+    def memory(self) -> Tensor:
+        return self.pages[0].memory
 
 
 class Ledger(nn.Module):
@@ -45,26 +39,25 @@ class Ledger(nn.Module):
 
     def __init__(self, d_model: int):
         super().__init__()
+        self.config = None
         self.scale = nn.Parameter(torch.full((d_model,), 4.0))
 
     def init_state(self, batch: int, room: int = 0) -> LedgerState:
-        zero = torch.zeros(batch, dtype=torch.long)
-        return LedgerState(self.scale.new_zeros(batch, len(self.scale)), (Place(zero),))
+        return LedgerState((Page(self.scale.new_zeros(batch, len(self.scale))),))
 
     def forward(self, x: Tensor, step: Step, state: LedgerState | None = None) -> MixerOutput:
         before = self.init_state(len(x)) if state is None else state
-        m, document = before.memory, before.places[0].document
-        documents, trail, read = step.documents(document), [(m, document)], []
+        m, read = before.memory, []
+        trail, fresh = [m], step.fresh
         valid = torch.ones_like(step.tokens, dtype=torch.bool) if step.valid is None else step.valid
         for t in range(x.shape[1]):
-            m = m * (documents[:, t] == document)[:, None]
+            m = m.masked_fill(fresh[:, t, None], 0.0)
             read.append(m)
             if step.write_memory:
                 m = torch.where(valid[:, t, None], 0.5 * (m + torch.tanh(x[:, t])), m)
-            document = documents[:, t]
-            trail.append((m, document))
+            trail.append(m)
         y = self.scale * torch.stack(read, 1)
-        after = LedgerState(m, (Place(document),), before.label, tuple(trail) if step.keep_trail else None)
+        after = LedgerState((Page(m, (torch.stack(trail, 1),) if step.keep_trail else None),), before.label)
         return MixerOutput(y, None if state is None else after)
 
 
@@ -92,19 +85,13 @@ def ledger_of(conversation: Any) -> Tensor:
     return conversation.state.layers[-1].memory
 
 
-def tensors_of(value: Any) -> list[Tensor]:
-    """Every tensor of a state, in order, without what lies behind a buffer's length."""
-    if isinstance(value, Tensor):
-        return [value]
-    if hasattr(value, "buffer"):
-        n = value.length
-        return [value.buffer.keys[:, :, :n], value.buffer.values[:, :, :n], value.buffer.segments[:, :n]]
-    if isinstance(value, tuple | list):
-        return [tensor for part in value for tensor in tensors_of(part)]
-    return [tensor for part in getattr(value, "__dict__", {}).values() for tensor in tensors_of(part)]
+def tensors_of(state: State) -> list[Tensor]:
+    """Every tensor of a state, in order, without room."""
+    read = tree.extended(state, state.length) if isinstance(state, DecodeState) else state
+    return [tensor for _, tensor, _ in tree.tensors(read)]
 
 
-def equal_bits(a: Any, b: Any) -> bool:
+def equal_bits(a: State, b: State) -> bool:
     """Whether two states hold the same tensors."""
     one, other = tensors_of(a), tensors_of(b)
     return len(one) == len(other) > 0 and all(torch.equal(x, y) for x, y in zip(one, other, strict=True))

@@ -3,16 +3,20 @@
 `ForwardOptions` are what a caller wants of one forward call over `T` tokens, a `Step` is what the layers see of it; a
 `DecodeState` is all that a conversation has left behind so far. All are values: a call returns the next state and
 changes nothing it was given.
+
+Each row of a batch stands at a place of its own: the token at position p of a row has row p of whatever keeps one
+entry a token, and what stands behind the newest token's is room. So rows of any lengths can be joined.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from positronic import tree
 from positronic.errors import StateError
 
 if TYPE_CHECKING:
@@ -23,27 +27,16 @@ __all__ = ["PADDING_SEGMENT", "DecodeState", "ForwardOptions", "Memory", "State"
 PADDING_SEGMENT = -1
 """The document number of padding: equal to no real document's, so that nothing ever attends to it."""
 
-
-@runtime_checkable
-class State(Protocol):
-    """What one mixer remembers: a frozen dataclass of tensors, batch first."""
-
-    def commit(self, path: Sequence[int]) -> Self:
-        """Keep these tokens of the last call, from its first on, and forget the rest of it (needs `keep_trail`)."""
-        ...
-
-    def select(self, rows: Tensor) -> Self:
-        """A copy with these rows, (n,) indices into the batch: to fork, to reorder, to join or to leave a batch."""
-        ...
+State = tree.Node
+"""What one mixer remembers: a frozen dataclass whose fields say what can be done to it (`positronic.tree`)."""
 
 
-@runtime_checkable
-class Memory(State, Protocol):
+class Memory(State):
     """A state that may outlive its conversation: what was learned while reading, not what was read."""
 
     def carried(self) -> Self:
         """The same memory where another conversation begins."""
-        ...
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +71,14 @@ class Step:
     options: ForwardOptions = USUAL
     shared: Mapping[str, Any] = field(default_factory=dict)
     """What is computed once a call and read by many layers."""
+    began: Tensor | None = None
+    """(B, T) position of the first token of each token's document; None: 0."""
+    entries: Tensor | None = None
+    """(B, T) where states keep the entry of each token; None: at its position."""
+    reach: int = 0
+    """With a state: how many entries of a row may be read."""
+    first: int | None = None
+    """With a state: where the entries of this call begin, if in all rows alike; None: only the device knows."""
 
     @property
     def valid(self) -> Tensor | None:
@@ -94,6 +95,19 @@ class Step:
     @property
     def probe(self) -> "Probe | None":
         return self.options.probe
+
+    @property
+    def place(self) -> Tensor:
+        """(B, T) real tokens of its document before each token; of no meaning at padding."""
+        return self.positions if self.began is None else self.positions - self.began
+
+    @property
+    def fresh(self) -> Tensor:
+        """(B, T) True at the first token of a document, except of the one that a sequence begins with."""
+        if self.began is None:
+            return torch.zeros_like(self.tokens, dtype=torch.bool)
+        begins = (self.positions == self.began) & (self.began > 0)
+        return begins if self.valid is None else begins & self.valid
 
     @staticmethod
     def of(
@@ -113,18 +127,31 @@ class Step:
         options = options or USUAL
         valid, asked = options.valid, options.segments
         real = torch.ones_like(tokens) if valid is None else valid.long()
-        started = torch.zeros_like(tokens[:, 0]) if state is None else state.position
-        positions = (started[:, None] + real.cumsum(1) - 1).clamp(min=0)
-        segments = None
-        if boundary_id is not None or asked is not None or valid is not None or (state is not None):
-            first = torch.zeros_like(tokens[:, 0]) if state is None else state.segment
-            ends = torch.zeros_like(real) if boundary_id is None else (tokens == boundary_id).long() * real
-            begins = 2 * F.pad(ends[:, :-1], (1, 0))
-            if asked is not None:
-                begins[:, 1:] += (asked[:, 1:] != asked[:, :-1]).long()
-            segments = first[:, None] + begins.cumsum(1) + ends
-            segments = segments.masked_fill(real == 0, PADDING_SEGMENT)
-        return Step(tokens, positions, segments, options)
+        counted = real.cumsum(1) - 1
+        counted = counted if state is None else state.position[:, None] + counted
+        positions = counted if valid is None else counted.clamp(min=0)
+        if boundary_id is None and asked is None and valid is None and state is None:
+            return Step(tokens, positions, None, options)
+        first = torch.zeros_like(tokens[:, 0]) if state is None else state.segment
+        ends = torch.zeros_like(real) if boundary_id is None else (tokens == boundary_id).long() * real
+        begins = 2 * F.pad(ends[:, :-1], (1, 0))
+        if asked is not None:
+            begins[:, 1:] += (asked[:, 1:] != asked[:, :-1]).long()
+        segments = first[:, None] + begins.cumsum(1) + ends
+        segments = segments.masked_fill(real == 0, PADDING_SEGMENT)
+        of_each = torch.cat([first[:, None], segments], 1).cummax(1).values  # padding is of the document before it
+        anew = torch.where(of_each[:, 1:] != of_each[:, :-1], positions, 0)
+        if state is None:
+            return Step(tokens, positions, segments, options, began=anew.cummax(1).values)
+        if state.owner is not None:
+            state.owner.claim(tokens.shape[1])
+        began = torch.cat([state.began[:, None], anew], 1).cummax(1).values[:, 1:]
+        entries = None
+        if valid is not None:  # padding goes behind all real tokens of its row
+            entries = torch.where(valid, counted, counted[:, -1:] + (~valid).cumsum(1))
+        at = state.length if state.level and valid is None else None
+        reach = max(state.capacity, state.length + tokens.shape[1])
+        return Step(tokens, positions, segments, options, {}, began, entries, reach, at)
 
     def where_real(self, x: Tensor, padding: float) -> Tensor:
         """(B, T, ...): `x`, broadcast over rows and tokens, at real tokens and `padding` elsewhere."""
@@ -134,16 +161,11 @@ class Step:
             return x
         return x.masked_fill(~self.valid.reshape(*self.valid.shape, *[1] * (x.dim() - 2)), padding)
 
-    def documents(self, before: Tensor | None = None) -> Tensor:
-        """(B, T) number of each token's document; padding belongs to the document before it.
-
-        before (B,): the document that a state belongs to, whose memory a token reads only if it is in that document;
-        None: a call without a state, whose first document is number 0.
-        """
-        first = torch.zeros_like(self.tokens[:, 0]) if before is None else before
+    def documents(self) -> Tensor:
+        """(B, T) number of each token's document in a call without a state; padding belongs to the one before it."""
         if self.segments is None:
-            return first[:, None].expand_as(self.tokens)
-        return torch.cat([first[:, None], self.segments], 1).cummax(1).values[:, 1:]
+            return torch.zeros_like(self.tokens)
+        return self.segments.clamp(min=0).cummax(1).values
 
     def tap(self, owner: nn.Module, name: str, x: Tensor) -> Tensor:
         """`x` itself while nobody watches; otherwise what the probe makes of it at `path.of.owner:name`."""
@@ -155,53 +177,140 @@ class Step:
         """The state after this call, given the layers' states after it; None when the call had none (training)."""
         if state is None:
             return None
+        assert self.segments is not None, "a step that continues a state knows its documents"
+        assert self.began is not None, "and where they began"
         real = torch.ones_like(self.tokens) if self.valid is None else self.valid.long()
-        counted = torch.cat([state.position[:, None], state.position[:, None] + real.cumsum(1)], 1)  # (B, T+1)
+        position = torch.cat([state.position[:, None], state.position[:, None] + real.cumsum(1)], 1)  # (B, T+1)
         ends = torch.zeros_like(real) if boundary_id is None else (self.tokens == boundary_id).long() * real
-        inside = self.segments if self.segments is not None else state.segment[:, None].expand_as(real)
-        after = torch.where(real > 0, inside + ends, PADDING_SEGMENT)
-        after = torch.cat([state.segment[:, None], after], 1).cummax(1).values  # padding keeps the document before it
-        trail = (counted, after) if self.keep_trail else None
-        return DecodeState(tuple(layers), counted[:, -1], state.position, after[:, -1], trail)
+        segment = torch.where(real > 0, self.segments + ends, PADDING_SEGMENT)
+        segment = torch.cat([state.segment[:, None], segment], 1).cummax(1).values  # padding keeps the one before it
+        began = torch.cat([state.began[:, None], torch.where(ends > 0, position[:, 1:], self.began)], 1)
+        began = began.cummax(1).values
+        return DecodeState(
+            tuple(layers),
+            position[:, -1],
+            began[:, -1],
+            segment[:, -1],
+            (position, began, segment) if self.keep_trail else None,
+            length=state.length + self.tokens.shape[1],
+            level=state.level and self.valid is None,
+            capacity=state.capacity,
+            owner=state.owner.next() if state.owner else None,
+        )
+
+
+class Log:
+    """Whose entries stand in tensors that states share: for each call so far, its mark and how many tokens of it."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, int]] = []
 
 
 @dataclass(frozen=True)
-class DecodeState:
+class Owner:
+    """The last call of a state in its log."""
+
+    log: Log = field(default_factory=Log)
+    call: int = 0
+    """Calls so far."""
+    mark: object = None
+    """Of the last one."""
+    kept: int = 0
+    """Tokens of the last one that the state still has."""
+
+    def check(self) -> None:
+        if not self.call:
+            return
+        mark, kept = self.log.calls[self.call - 1] if self.call <= len(self.log.calls) else (None, 0)
+        if mark is not self.mark or kept < self.kept:
+            raise StateError(
+                "This state's keys were overwritten when an older state of the same conversation was continued. "
+                "Branch with state.select(rows) before continuing twice."
+            )
+
+    def claim(self, tokens: int) -> None:
+        """A call of so many tokens will write behind this state's entries."""
+        self.check()
+        calls = self.log.calls
+        if self.call:
+            calls[self.call - 1] = self.mark, self.kept
+        calls[self.call :] = [(object(), tokens)]
+
+    def next(self) -> "Owner":
+        mark, kept = self.log.calls[self.call]
+        return Owner(self.log, self.call + 1, mark, kept)
+
+
+@dataclass(frozen=True)
+class DecodeState(State):
     """The whole conversation so far."""
 
     layers: tuple[State | None, ...]
     """One state a mixer, None for those that remember nothing."""
     position: Tensor
     """(B,) tokens consumed."""
-    start: Tensor
-    """(B,) the same before the last call; `commit` counts from here."""
+    began: Tensor
+    """(B,) position of the first token of the document that the next token belongs to."""
     segment: Tensor
-    """(B,) number of the document the next token belongs to."""
-    trail: tuple[Tensor, Tensor] | None = None
-    """(B, T+1) each: `position` and `segment` before the last call and after each of its tokens."""
+    """(B,) number of that document."""
+    trail: tuple[Tensor, Tensor, Tensor] | None = None
+    """(B, T+1) each: the three before the last call and after each of its tokens."""
+    length: int = 0
+    """No row is longer than this."""
+    level: bool = True
+    """Whether every row is exactly as long, so that all write at one place."""
+    capacity: int = 0
+    """Above 0: all rows look at this many entries, so that no bit depends on the length or on the calls before."""
+    owner: Owner | None = None
+    """Whose entries stand in tensors that grow; None: no tensor does."""
 
     @staticmethod
-    def new(layers: Sequence[State | None], batch: int, device: torch.device) -> "DecodeState":
+    def new(layers: Sequence[State | None], batch: int, device: torch.device, capacity: int = 0) -> "DecodeState":
         """The state of `batch` conversations that have not begun."""
         zero = torch.zeros(batch, dtype=torch.long, device=device)
-        return DecodeState(tuple(layers), zero, zero, zero)
+        return DecodeState(tuple(layers), zero, zero, zero, capacity=capacity)._owned()
 
     def commit(self, path: Sequence[int]) -> "DecodeState":
         """The state in which only the tokens `path` = 0, 1, ... of the last call have been consumed."""
         if self.trail is None:
+            raise StateError(tree.NO_TRAIL)
+        tokens, kept = self.trail[0].shape[1] - 1, len(path)
+        if list(path) != list(range(kept)) or kept > tokens:
             raise StateError(
-                "This state kept no trail of its last call; make that call with ForwardOptions(keep_trail=True)."
-            )
-        counted, segment = self.trail
-        if list(path) != list(range(len(path))) or len(path) >= counted.shape[1]:
-            raise StateError(
-                f"Path {list(path)} is no beginning of the {counted.shape[1] - 1} tokens of the last call; "
+                f"Path {list(path)} is no beginning of the {tokens} tokens of the last call; "
                 f"commit 0, 1, ... up to the last token to keep."
             )
-        layers = tuple(None if layer is None else layer.commit(path) for layer in self.layers)
-        return DecodeState(layers, counted[:, len(path)], self.start, segment[:, len(path)])
+        owner = None if self.owner is None else replace(self.owner, kept=kept)
+        return replace(super().commit(path), length=self.length - tokens + kept, owner=owner)
 
     def select(self, rows: Tensor) -> "DecodeState":
-        """A copy with these rows, (n,) indices; the copy shares no buffer with this state."""
-        layers = tuple(None if layer is None else layer.select(rows) for layer in self.layers)
-        return DecodeState(layers, self.position[rows], self.start[rows], self.segment[rows])
+        """A copy with these rows, (n,) indices; the copy shares no tensor with this state."""
+        if self.owner is not None:
+            self.owner.check()
+        copy = super().select(rows)
+        longest = self.length if self.level or not len(rows) else int(copy.position.max())
+        return replace(copy, length=longest)._owned()
+
+    @staticmethod
+    def join(states: Sequence["DecodeState"]) -> "DecodeState":
+        """The rows of all as one batch, in order; the batch shares no tensor with them."""
+        for state in states:
+            if state.owner is not None:
+                state.owner.check()
+        lengths = {state.length for state in states}
+        return replace(
+            tree.joined(states),
+            length=max(lengths),
+            level=all(state.level for state in states) and len(lengths) == 1,
+            capacity=max(state.capacity for state in states),
+        )._owned()
+
+    def with_capacity(self, capacity: int) -> "DecodeState":
+        """A copy whose rows all look at so many entries."""
+        copy = tree.mapped(tree.extended(self, capacity), lambda x, _: x.clone())
+        return replace(copy, capacity=capacity)._owned()
+
+    def _owned(self) -> "DecodeState":
+        """The same as the first state of a log of its own."""
+        shared = any(axis is not None for _, _, axis in tree.tensors(self.layers))
+        return replace(self, owner=Owner() if shared else None)

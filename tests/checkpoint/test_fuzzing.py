@@ -188,7 +188,7 @@ def test_a_harmed_kept_conversation_is_refused_or_goes_on(seed, kept, tmp_path):
         tensors = harmed_tensors(tensors, draw)
         body["tensors"] = {name: digest(name, tensor) for name, tensor in tensors.items()}
     else:
-        place = draw.choice(["exact", "writes", "values", "values", None])
+        place = draw.choice(["exact", "writes", "tensors", None])
         body = harmed(body, draw) if place is None else body | {place: harmed(body[place], draw)}
     if draw.random() < 0.2:
         body["exact"] = {"width": draw.choice([5, 8, 10**9]), "threads": draw.choice([1, 10**9]), "room": 10**9}

@@ -9,9 +9,9 @@ from positronic import generation
 from positronic.checkpoint import load, load_conversation, save
 from positronic.cli import main
 from positronic.cli.demo_drafts import with_and_without_drafts
-from positronic.mixers.kuramoto import OrgansState
 from positronic.models import build, preset
 from positronic.models.transformer import tinygpt_tiny
+from positronic.nn.parts import PartsState
 from positronic.nn.stores import StoresState
 from positronic.text import byte_tokenizer
 
@@ -148,7 +148,7 @@ def test_frozen_memories_stay_empty(folder, tmp_path, capsys):
 
 def _stores(state):
     """What all specialists keep."""
-    organs = [organ for layer in state.layers if isinstance(layer, OrgansState) for organ in layer.organs]
+    organs = [organ for layer in state.layers if isinstance(layer, PartsState) for organ in layer.parts]
     return torch.cat([organ.stores for organ in organs if isinstance(organ, StoresState)])
 
 

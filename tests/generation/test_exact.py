@@ -9,11 +9,11 @@ import torch
 from drafting import PROMPT, Blind, Oracle, Wavering, ids, run, small
 from torch import Tensor
 
+from positronic import tree
 from positronic.errors import GenerationError
 from positronic.generation import GREEDY, Exact, NGram, Sampler, find_exact
 from positronic.generation import exact as module
 from positronic.generation.exact import rows_agree
-from positronic.nn.kv import KVState
 
 N = 205
 
@@ -36,13 +36,8 @@ def digest(state):
         sha.update(str((tuple(tensor.shape), tensor.dtype)).encode())
         sha.update(tensor.contiguous().numpy().tobytes())
 
-    for layer in state.layers:
-        if isinstance(layer, KVState):
-            add(layer.buffer.keys[:, :, : layer.length])
-            add(layer.buffer.values[:, :, : layer.length])
-            add(layer.buffer.segments[:, : layer.length])
-    add(state.position)
-    add(state.segment)
+    for _, tensor, _ in tree.tensors(tree.extended(state, state.length)):
+        add(tensor)
     return sha.hexdigest()
 
 

@@ -9,7 +9,9 @@ from drafting import Oracle
 
 from positronic.errors import GenerationError
 from positronic.generation import Exact, NGram, generate
+from positronic.state import Memory
 from positronic.text import Message, byte_tokenizer
+from positronic.tree import exchanged
 from remembering import equal_bits, ledger_of, remembering
 
 TOKENS = byte_tokenizer()
@@ -45,8 +47,10 @@ def test_a_frozen_request_that_stands_alone_leaves_memories_empty_and_still_read
     alone = ask(model, "Remember this", freeze_memory=True).state
     assert not ledger_of(alone).any()
     first = ask(model, "Remember this").state
-    forgetful = replace(first.state.layers[-1], memory=torch.zeros_like(ledger_of(first)))
-    emptied = replace(first, state=replace(first.state, layers=(*first.state.layers[:-1], forgetful)))
+    empty = exchanged(
+        first.state.layers, Memory, lambda memory: replace(memory, memory=torch.zeros_like(memory.memory))
+    )
+    emptied = replace(first, state=replace(first.state.select(torch.tensor([0])), layers=empty))
     said = [ask(model, " and", freeze_memory=True, seed=2, state=state).tokens for state in (first, emptied)]
     assert said[0] != said[1], "a frozen memory was not read"
 

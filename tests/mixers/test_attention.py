@@ -10,14 +10,19 @@ from positronic.kernels.attention import Documents, attention_reference, causal_
 from positronic.kernels.soft_clamp import soft_clamp
 from positronic.mixers import attention
 from positronic.mixers.attention import AttentionConfig, without_own
-from positronic.state import DecodeState, Step
+from positronic.state import DecodeState, ForwardOptions, Step
+from positronic.tree import n_bytes
 
 
-def feed(mixer, state, length):
+def begun(mixer, capacity=0):
+    return DecodeState.new([mixer.init_state(1, capacity)], 1, torch.device("cpu"), capacity)
+
+
+def feed(mixer, state, length, **wishes):
     x, tokens = torch.randn(1, length, 32), torch.zeros(1, length, dtype=torch.long)
-    conversation = DecodeState.new([state], 1, torch.device("cpu"))
+    step = Step.of(tokens, state, ForwardOptions(**wishes))
     with torch.no_grad():
-        return mixer(x, Step.of(tokens, conversation), state).state
+        return step.next_state(state, [mixer(x, step, state.layers[0]).state])
 
 
 def mixer(**changes):
@@ -58,7 +63,7 @@ def test_a_row_that_may_see_nothing_is_zero_not_nan():
 
 def test_the_overtaken_state_says_how_to_branch():
     m = mixer()
-    old = feed(m, m.init_state(1), 5)
+    old = feed(m, begun(m), 5)
     overtaken = feed(m, old, 3)
     feed(m, old, 2)
     with pytest.raises(StateError, match="select"):
@@ -67,24 +72,28 @@ def test_the_overtaken_state_says_how_to_branch():
         overtaken.select(torch.tensor([0]))
 
 
-def test_committing_nothing_leaves_the_rows_before_intact():
+def test_what_was_committed_is_overtaken_by_what_takes_more_of_the_same_call_back():
     m = mixer()
-    old = feed(m, m.init_state(1), 5)
-    none_kept = feed(m, old, 3).commit([])
-    assert (none_kept.length, none_kept.stamp) == (5, old.stamp)
+    call = feed(m, feed(m, begun(m), 5), 3, keep_trail=True)
+    two, one = call.commit([0, 1]), call.commit([0])
+    assert feed(m, two, 1).length == 8
+    feed(m, one, 1)
+    with pytest.raises(StateError, match="select"):
+        feed(m, two, 1)
+    assert feed(m, call.commit([]), 1).length == 6
 
 
 def test_a_preallocated_buffer_grows_when_its_room_is_spent():
     m = mixer()
-    state = m.init_state(1, room=4)
+    state = begun(m, capacity=4)
     for _ in range(3):
         state = feed(m, state, 3)
     assert state.length == 9
 
 
 def test_the_cache_holds_two_numbers_a_group_dimension_and_token():
-    state = feed(mixer(), mixer().init_state(1), 5)
-    assert state.buffer.keys[:, :, :5].numel() + state.buffer.values[:, :, :5].numel() == 5 * 2 * 2 * 16
+    state = feed(mixer(), begun(mixer(), capacity=5), 5)
+    assert n_bytes(state.layers) == 5 * 2 * 2 * 16 * 4
 
 
 def heads(groups=2, tokens=12, width=16, scale=1.0):
@@ -131,7 +140,7 @@ def test_options_that_are_off_never_run(monkeypatch):
         monkeypatch.setattr(module, "soft_clamp", refuse)
     monkeypatch.setattr(kernels, "attention_reference", refuse)
     m = mixer()
-    feed(m, feed(m, m.init_state(1), 5), 3)
+    feed(m, feed(m, begun(m), 5), 3)
     tokens = torch.zeros(1, 5, dtype=torch.long)
     m(torch.randn(1, 5, 32), Step.of(tokens))
 

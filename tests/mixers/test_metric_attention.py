@@ -12,9 +12,9 @@ from positronic.mixers.metric_scores import CosineConfig, DotConfig, L2Config, M
 from positronic.mixers.radius import BallConfig, PairConfig
 from positronic.nn.init import initialize
 from positronic.nn.rope import rotate, rotation
-from positronic.observe.describe import state_bytes
 from positronic.probe import Probe, capture, replace
-from positronic.state import ForwardOptions, Step
+from positronic.state import DecodeState, ForwardOptions, Step
+from positronic.tree import n_bytes
 
 D, T = 48, 12
 MHA = MetricMHAConfig(n_heads=4, n_kv_heads=4, head_dim=24)
@@ -221,16 +221,16 @@ def test_a_cache_holds_final_keys_and_gated_values():
     mixer, x = opened(MQA), stream()
     probe = Probe(mixer, {":energy": capture})
     tokens = torch.zeros(2, T, dtype=torch.long)
-    step = Step(tokens, torch.arange(T).expand(2, -1), segments=tokens, options=ForwardOptions(probe=probe))
-    state = mixer(x, step, mixer.init_state(2)).state
+    begun = DecodeState.new([mixer.init_state(2)], 2, x.device)
+    state = mixer(x, Step.of(tokens, begun, ForwardOptions(probe=probe)), begun.layers[0]).state
     kv, energy = state.kv, probe.seen[":energy"][0]
-    assert kv.length == T + 1, "a sink and the tokens"
+    assert kv.lead == 1, "a sink in front of the tokens"
     v = mixer.qkv(x)[..., -24:] * energy
-    assert (kv.buffer.values[:, 0, 1 : T + 1] - v).abs().max() < 1e-6
-    k = kv.buffer.keys[:, 0, 1 : T + 1]
+    assert (kv.values[:, 0, 1 : T + 1] - v).abs().max() < 1e-6
+    k = kv.keys[:, 0, 1 : T + 1]
     assert (k[..., 16:19].sum(-1) + k[..., :16].square().sum(-1) / 4).abs().max() < 1e-5
-    grown = state_bytes(MQA.build(D).init_state(1, 128)) - state_bytes(MQA.build(D).init_state(1, 64))
-    assert grown == 64 * (2 * 24 * 4 + 8)
+    grown = n_bytes(MQA.build(D).init_state(1, 128)) - n_bytes(MQA.build(D).init_state(1, 64))
+    assert grown == 64 * 2 * 24 * 4
 
 
 def crossed(mixer: MetricAttention) -> MetricAttention:
@@ -282,7 +282,8 @@ def test_the_triangle_loss_reaches_queries_keys_and_metric_and_nothing_else():
 def test_a_cached_call_has_no_triangle_loss_and_neither_has_a_dot_product():
     tokens = torch.zeros(2, T, dtype=torch.long)
     mixer = MHA.build(D)
-    assert not mixer(stream(), Step(tokens, tokens, segments=tokens), mixer.init_state(2)).aux
+    begun = DecodeState.new([mixer.init_state(2)], 2, torch.device("cpu"))
+    assert not mixer(stream(), Step.of(tokens, begun), begun.layers[0]).aux
     assert not run(MHA.replace(score=DotConfig(), triangles=0).build(D), stream()).aux
 
 

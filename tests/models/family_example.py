@@ -13,13 +13,13 @@ from positronic.models import build
 from positronic.models.metric import moa_tiny
 from positronic.models.mycel import mycel_tiny
 from positronic.models.quazimoto import positronic_tiny
-from positronic.nn.black_hole_rope import HorizonState
 from positronic.nn.stores import StoresState
 from positronic.nn.tail import TailState
 from positronic.state import ForwardOptions
 from positronic.traits.engram import EngramWindow
 from positronic.traits.mtp import MTPConfig
 from positronic.traits.ring_controller import ControllerState
+from positronic.tree import nodes
 
 BYTES, EOT = 384, 256
 """Vocabulary of the byte tokenizer, and its end of a document."""
@@ -116,7 +116,7 @@ QUAZIMOTO = Family(
         **REFINERS,
     },
     {StoresState, ControllerState, EngramWindow},
-    n_tensors=2 * 3 + 2 * (3 + 3 + 2) + 2 + 3,
+    n_tensors=2 * 2 + 2 * (2 + 1 + 2) + 1 + 3,
     fine="coupling",  # four times as strong, rings amplify a rounding a hundredfold
     seed=1,
     loudness=(6.0, 4.0),
@@ -125,7 +125,7 @@ MYCEL = Family(
     mycel_tiny,
     {"phase_seed": "seed_gate.", "stations": "stations.", **REFINERS},
     {StoresState},
-    n_tensors=2 * 3 + 2 * 2 + 3,
+    n_tensors=2 * 2 + 2 * 1 + 3,
     fine="centres",
     seed=5,
     loudness=(4.0, 5.0),
@@ -140,8 +140,8 @@ METRIC = Family(
         "all": "",
         "none": "no parameter's name",
     },
-    {TailState, HorizonState, MetricState},
-    n_tensors=2 * (2 + 6 + 6 + 2) + 3,
+    {TailState, MetricState},
+    n_tensors=2 * (1 + 3 + 3 + 1) + 3,
     fine="bend",
     seed=5,
     loudness=(1.0, 6.0),
@@ -159,15 +159,8 @@ def logits_of(model, tokens: Tensor, **wishes) -> Tensor:
     return model.logits(model(tokens, options=ForwardOptions(**wishes)).hidden)
 
 
-def remembered(state: Any) -> list[Any]:
-    """The states inside a state, itself first, parents before their parts."""
-    parts = state if isinstance(state, tuple) else vars(state).values() if hasattr(state, "commit") else ()
-    own = [state] if hasattr(state, "commit") else []
-    return own + [inner for part in parts for inner in remembered(part)]
-
-
 def memories(conversation: Any) -> list[Tensor]:
     """Stores and fast weights of all layers."""
-    states = remembered(conversation.state)
+    states = list(nodes(conversation.state))
     stores = [state.stores for state in states if isinstance(state, StoresState)]
     return stores + [state.weight for state in states if isinstance(state, ControllerState)]

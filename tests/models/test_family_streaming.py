@@ -1,19 +1,19 @@
 """A family says the same however it is read: cached, anew, in pieces, by drafts, beside other requests."""
 
 import random
-from dataclasses import replace
 from itertools import pairwise, zip_longest
 
 import pytest
 import torch
 from drafting import PROMPT, Blind, Oracle, ids, run
-from family_example import BYTES, EOT, FAMILIES, logits_of, memories, remembered, tokens_of
+from family_example import BYTES, EOT, FAMILIES, logits_of, memories, tokens_of
 from torch import Tensor
 from torch.nn import functional as F
 
 from positronic.generation import Heads, Uncached, find_exact, generate
 from positronic.state import ForwardOptions
 from positronic.text import byte_tokenizer
+from positronic.tree import nodes
 from remembering import equal_bits, tensors_of
 
 TOKENS = byte_tokenizer()
@@ -87,11 +87,6 @@ class Noted:
         return total
 
 
-def resting(state):
-    """A state without where its last call began, which differs with how tokens were grouped."""
-    return replace(state, start=state.position)
-
-
 def relative_error(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
@@ -126,7 +121,7 @@ def test_drafts_change_no_bit(model, n_threads):
         assert ids(emissions) == text
         for e in emissions:
             assert e.hidden is None or torch.equal(e.hidden, hidden[e.position]), e.position
-        assert equal_bits(resting(emissions[-1].state), resting(plain[-1].state))
+        assert equal_bits((emissions[-1].state), (plain[-1].state))
         assert emissions[-1].forwards + emissions[-1].accepted == N
         return emissions[-1]
 
@@ -161,11 +156,11 @@ def test_after_any_acceptance_the_state_is_that_of_plain_decoding(model, family,
         for token in truth[done : done + kept]:
             plain, ends = after(plain, [token], 1), ends + (token == EOT)
         done += kept
-        assert equal_bits(resting(drafted), resting(plain)), done
+        assert equal_bits(drafted, plain), done
     assert ends > 2
-    kinds = {type(state) for state in remembered(plain)}
+    kinds = {type(state) for state in nodes(plain)}
     assert kinds >= family.states, "an organ's state was not compared"
-    assert len(tensors_of(resting(plain))) == family.n_tensors
+    assert len(tensors_of(plain)) == family.n_tensors
 
 
 def ask(model, prompt: str, **how):
@@ -259,7 +254,7 @@ def test_kept_memory_goes_on_as_one_long_conversation(model, exact, speculative)
     for _ in range(2):
         parts.append(ask(model, "", max_new_tokens=12, state=parts[-1].state, **how))
     assert sum((part.tokens for part in parts), ()) == whole.tokens
-    assert equal_bits(resting(parts[-1].state.state), resting(whole.state.state))
+    assert equal_bits((parts[-1].state.state), (whole.state.state))
     assert torch.equal(parts[-1].state.hidden, whole.state.hidden)
     forgotten = ask(model, "", max_new_tokens=12, **how)
     assert forgotten.tokens != parts[1].tokens, "nothing was remembered"

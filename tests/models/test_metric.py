@@ -18,12 +18,13 @@ from positronic.models.metric import moa_metric_150m, moa_tiny, scored_by
 from positronic.nn.parts import PartsState
 from positronic.observe import describe
 from positronic.observe.ablate import organs_of
-from positronic.observe.describe import parameter_groups, state_bytes
+from positronic.observe.describe import parameter_groups
 from positronic.observe.health import health
 from positronic.probe import Probe, capture
 from positronic.state import ForwardOptions, Step
 from positronic.text import byte_tokenizer
 from positronic.train import AdamWConfig, NextTokenConfig
+from positronic.tree import n_bytes
 from remembering import equal_bits
 
 LAYER = {
@@ -100,15 +101,15 @@ def test_the_published_model_has_every_parameter_of_its_table():
 
 
 def test_the_cache_of_the_published_model_has_the_layout_of_its_table():
-    """1,664 values a token and layer, and the number of its document in each of two buffers."""
+    """1,664 values a token and layer."""
     found = describe(moa_metric_150m())
-    assert found.state_per_token == 12 * (1664 * 4 + 2 * 8)
+    assert found.state_per_token == 12 * 1664 * 4
     model = build(moa_metric_150m(), device="meta")
     state = model.init_state(1)
     tails = [state.layers[0].parts[0].rows, state.layers[1].rows]
     assert [tuple(tail.shape) for tail in tails] == [(1, 4, 768)] * 2
     for attention in (state.layers[0].parts[i] for i in (1, 3)):
-        assert tuple(attention.horizon.previous.rows.shape) == (1, 1, 768)
+        assert tuple(attention.previous.rows.shape) == (1, 1, 768)
     assert isinstance(state.layers[0], PartsState)
 
 
@@ -392,8 +393,8 @@ def test_under_autocast_metrics_stay_in_single_precision():
 def test_what_a_hyper_ffn_remembers_is_four_vectors():
     model = build(METRIC.small())
     state = model(tokens_of(1, 9), model.init_state(1)).state
-    fixed = state_bytes(state.layers[1::2])
-    assert fixed == 2 * (4 * 48 * 4 + 4 * 8)
+    fixed = n_bytes(state.layers[1::2])
+    assert fixed == 2 * 4 * 48 * 4
 
 
 def test_weight_decay_falls_on_matrices_and_on_nothing_that_makes_a_metric():

@@ -15,12 +15,10 @@ with torch.no_grad():
     PLACES.weight.copy_(torch.arange(32.0)[:, None])
 
 
-def places(tokens, state=None, kept=None, **wishes):
+def places(tokens, state=None, **wishes):
     """Which place each token has, and the conversation after the call."""
-    tokens = torch.tensor(tokens)
-    step = Step.of(tokens, kept, ForwardOptions(**wishes), END)
-    y, after = PLACES(step, state)
-    return y[..., 0].int().tolist(), after, step
+    step = Step.of(torch.tensor(tokens), state, ForwardOptions(**wishes), END)
+    return PLACES(step)[..., 0].int().tolist(), step.next_state(state, [], END)
 
 
 def test_a_document_begins_at_place_0_and_its_end_is_one_of_its_own():
@@ -29,7 +27,7 @@ def test_a_document_begins_at_place_0_and_its_end_is_one_of_its_own():
 
 def test_padding_is_at_no_place():
     valid = torch.tensor([[False, False, True, True, False, True], [True, True, True, True, False, False]])
-    found, _, _ = places([[0, 0, 1, 2, 0, 3], [1, END, 2, 3, 0, 0]], valid=valid)
+    found, _ = places([[0, 0, 1, 2, 0, 3], [1, END, 2, 3, 0, 0]], valid=valid)
     assert [found[0][i] for i in (2, 3, 5)] == [0, 1, 2]
     assert found[1][:4] == [0, 0, 0, 1]
     assert max(map(max, found)) < 3, "padding behind a full document is not beyond the table"
@@ -38,20 +36,18 @@ def test_padding_is_at_no_place():
 @pytest.mark.parametrize("cut", range(1, 9))
 def test_a_state_goes_on_counting(cut):
     tokens = [[1, 2, END, 3, 4, 5, END, 6, 8], [1, 2, 3, 4, 5, 6, 8, 9, 9]]
-    whole, _, _ = places(tokens)
-    kept, state = DecodeState.new([None], 2, torch.device("cpu")), PLACES.init_state(2)
+    whole, _ = places(tokens)
+    state = DecodeState.new([], 2, torch.device("cpu"))
     found = [[], []]
     for piece in ([row[:cut] for row in tokens], [row[cut:] for row in tokens]):
-        read, state, step = places(piece, state, kept)
-        kept = step.next_state(kept, [None], END)
+        read, state = places(piece, state)
         found = [a + b for a, b in zip(found, read, strict=True)]
     assert found == whole
 
 
 def test_without_a_state_a_call_goes_on_where_its_positions_say():
     tokens = torch.tensor([[1], [2]])
-    y, after = PLACES(Step(tokens, torch.tensor([[3], [9]])))
-    assert (y[..., 0].int().tolist(), after) == ([[3], [9]], None)
+    assert PLACES(Step(tokens, torch.tensor([[3], [9]])))[..., 0].int().tolist() == [[3], [9]]
 
 
 def test_a_stretch_moves_slow_pairs_alone():

@@ -1,5 +1,6 @@
 """Looking back: taps are the real tokens before, of the same document, however calls are cut; and the convolution."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -36,17 +37,19 @@ def by_hand(x: Tensor, valid: Tensor, segments: Tensor) -> Tensor:
 
 def taps_of(x: Tensor, cut, valid: Tensor | None, segments: Tensor | None, cached: bool = True) -> Tensor:
     state = DecodeState.new([TailState.new(x, 2, N, D) if cached else None], 2, torch.device("cpu"))
-    seen = []
+    seen, began = [], None
+    if segments is not None:  # the documents' own numbers: pieces need not know each other's
+        began = Step.of(torch.zeros(2, T, dtype=torch.long), None, ForwardOptions(valid=valid, segments=segments)).began
     bounds = torch.tensor([0, *cut]).cumsum(0).tolist()
     for a, b in pairwise(bounds):
         tokens = torch.zeros(2, b - a, dtype=torch.long)
         part = {"valid": None if valid is None else valid[:, a:b]}
         step = Step.of(tokens, state if cached else None, ForwardOptions(**part))
-        if segments is not None:  # the documents' own numbers: pieces need not know each other's
-            step = Step(tokens, step.positions, segments[:, a:b], step.options)
+        if segments is not None:
+            step = replace(step, segments=segments[:, a:b], began=began[:, a:b])
         taps, after = look_back(x[:, a:b], N, step, state.layers[0])
         if cached:
-            state = DecodeState((after,), state.position, state.start, state.segment)
+            state = step.next_state(state, [after])
         seen.append(torch.stack(taps, 2))
     return torch.cat(seen, 1)
 
@@ -60,11 +63,10 @@ def test_taps_are_the_last_real_tokens_of_the_document(cut, padded, several):
     segments = segments if several else torch.zeros_like(segments)
     truth = by_hand(x, valid, segments)
     assert truth.any()
-    shown = segments.masked_fill(~valid, -1)
-    found = taps_of(x, cut, valid if padded else None, shown)
+    found = taps_of(x, cut, valid if padded else None, segments)
     assert torch.equal(found[valid], truth[valid])
     if cut == (T,):
-        whole = taps_of(x, cut, valid if padded else None, shown if several or padded else None, cached=False)
+        whole = taps_of(x, cut, valid if padded else None, segments if several or padded else None, cached=False)
         assert torch.equal(whole[valid], truth[valid])
 
 
@@ -91,11 +93,12 @@ def test_a_convolution_is_the_librarys_and_keeps_its_bits_however_calls_are_cut(
     weight = torch.cat([conv.past.flip(0), conv.now[None]]).T[:, None]  # (D, 1, 5), oldest tap first
     truth = torch.nn.functional.conv1d(torch.nn.functional.pad(x.mT, (4, 0)), weight, groups=D).mT
     tokens = torch.zeros(2, T, dtype=torch.long)
-    whole, _ = conv(x, Step(tokens, tokens))
+    places = torch.arange(T).expand(2, -1)
+    whole, _ = conv(x, Step(tokens, places))
     assert (whole - truth).abs().max() < 1e-6
     state, pieces = conv.init_state(2), []
-    for piece in x.split(list(cut), 1):
-        z, state = conv(piece, Step(tokens[:, : piece.shape[1]], tokens, segments=tokens[:, : piece.shape[1]]), state)
+    for piece, at in zip(x.split(list(cut), 1), places.split(list(cut), 1), strict=True):
+        z, state = conv(piece, Step(tokens[:, : piece.shape[1]], at, segments=tokens[:, : piece.shape[1]]), state)
         pieces.append(z)
     assert torch.equal(torch.cat(pieces, 1), whole)
 

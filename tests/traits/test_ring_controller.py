@@ -61,7 +61,10 @@ def streaming(phases: Tensor, shared: SharedParts | None = None) -> Alone:
 
 def feed(alone: Alone, documents: Tensor, **wishes) -> Tensor:
     """Feed as many tokens as `documents` (B, t) has, a new document where its number is another than before."""
-    alone.state = replace(alone.state, segment=documents[:, 0])
+    before = getattr(alone, "document", torch.zeros_like(documents[:, 0]))
+    state = alone.state
+    alone.state = replace(state, began=torch.where(documents[:, 0] == before, state.began, state.position))
+    alone.document = documents[:, -1]
     return alone.feed(torch.zeros_like(documents), segments=documents, **wishes)
 
 
@@ -70,7 +73,7 @@ def memory(alone: Alone) -> ControllerState:
 
 
 def same_memory(a: Alone, b: Alone) -> bool:
-    pairs = zip(*((m.weight, m.last, m.document) for m in (memory(a), memory(b))), strict=True)
+    pairs = zip(*((m.weight, m.last) for m in (memory(a), memory(b))), strict=True)
     return all(torch.equal(x, y) for x, y in pairs)
 
 

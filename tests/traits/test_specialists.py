@@ -128,7 +128,6 @@ def test_committing_equals_replaying_with_padding_in_place_of_the_rest(kept):
     replayed.feed(draft, valid=valid, segments=torch.tensor([[0, 0, 1, 1, 2]] * 2))
     a, b = drafted.state.layers[0], replayed.state.layers[0]
     assert torch.equal(a.stores, b.stores)
-    assert a.document.tolist() == [[0, 0, 0, 1, 1, 2][kept]] * 2
     assert a.trail is None
 
 
@@ -202,7 +201,7 @@ def test_documents_do_not_read_each_other(tokens):
     alone = Alone(specialists, reading(specialists, x), 2)
     pieces = zip(tokens_of(2, tokens).split([4, tokens - 4], 1), segments.split([4, tokens - 4], 1), strict=True)
     assert relative_error(torch.cat([alone.feed(p, segments=s) for p, s in pieces], 1), apart) < 1e-5
-    assert alone.state.layers[0].document.tolist() == [1, 1]
+    assert alone.state.segment.tolist() == [1, 1]
 
 
 @torch.no_grad()

@@ -9,8 +9,8 @@ were always empty: `--hf-overrides '{"freeze_memory": true}'`. A request is one 
 inside a prompt does not hide what stands before it, as it does elsewhere.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Iterable
+from dataclasses import fields, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import positronic.models  # noqa: F401  the engine's own process has to know the families' configs
+from positronic import tree
 from positronic.adapters.hf.configuration import PositronicConfig
 from positronic.config import ModelConfig
 from positronic.errors import ConfigError
@@ -25,9 +26,8 @@ from positronic.lm import MixerOutput
 from positronic.mixers.attention import Attention
 from positronic.nn.init import initialize
 from positronic.nn.kv import KVState
-from positronic.nn.positions import PlaceState
 from positronic.nn.stores import StoresState
-from positronic.state import DecodeState, ForwardOptions, Step
+from positronic.state import DecodeState, ForwardOptions, State, Step
 
 __all__ = ["Served", "ServedConfig", "register", "unservable"]
 
@@ -150,8 +150,7 @@ def unservable(lm: Any, frozen: bool) -> str | None:
             "would say something else. Talk to it with `positronic chat`."
         )
     layers = zip_longest(lm.init_state(1).layers, attention, fillvalue=False)  # behind the trunk's, shared parts'
-    beyond = [kept for layer, paged in layers if not paged for kept in _kept(layer)]
-    beyond = [kept for kept in beyond if not isinstance(kept, PlaceState)]  # the engine knows where a token stands
+    beyond = [kept for layer, paged in layers if not paged for kept in tree.nodes(layer) if _keeps(kept)]
     others = {type(kept): kept for kept in beyond if not isinstance(kept, StoresState)}
     if not others and (frozen or not beyond):
         return None
@@ -173,12 +172,6 @@ def _named(kind: type) -> str:
     return (kind.__doc__ or kind.__name__).splitlines()[0].rstrip(".")
 
 
-def _kept(state: Any) -> Iterator[Any]:
-    """The states of mechanisms inside a state that only holds others."""
-    inside = [getattr(state, f.name) for f in fields(state)] if is_dataclass(state) else []
-    parts = [x for value in inside for x in (value if isinstance(value, tuple | list) else (value,))]
-    if isinstance(state, KVState) or any(isinstance(x, Tensor) for x in parts):
-        yield state
-        return
-    for part in parts:
-        yield from _kept(part)
+def _keeps(node: State) -> bool:
+    """Whether a state remembers something itself, and not only by the states inside it."""
+    return any("." not in path for path, _, _ in tree.tensors(node))

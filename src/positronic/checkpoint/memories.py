@@ -1,21 +1,21 @@
 """Memories alone in one file: what specialists, stations and controllers hold, without what was said.
 
-    tensors    each field of each memory of the state, by its number in the order of the model: 3.stores, 3.document
+    tensors    each field of each memory of the state, by its number in the order of the model: 3.stores
     metadata   one JSON value, "memories": the format, the model's fingerprint, a digest of each tensor
 
 They are read into the memories of the model's own `init_state`, whose types and extents they must have.
 """
 
-import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from positronic import tree
 from positronic.checkpoint.atomic import replace
 from positronic.checkpoint.memory import fingerprint
 from positronic.checkpoint.reading import parse_json, reason
@@ -25,6 +25,7 @@ from positronic.errors import CheckpointError
 from positronic.generation import Conversation
 from positronic.generation.memories import memories_in
 from positronic.lm import LM
+from positronic.state import Memory
 
 __all__ = ["load_memories", "save_memories"]
 
@@ -58,24 +59,16 @@ def load_memories(path: str | os.PathLike[str], model: LM) -> Conversation:
         raise CheckpointError(f"{target} holds memories of another build of positronic. {ANEW}")
     if not all(bool(tensor.isfinite().all()) for tensor in found.values()):
         raise CheckpointError(f"{target} holds memories that are not finite. {ANEW}")
-    filled: list[Any] = []
-    for number, memory in enumerate(fresh):
-        own = {name: found[f"{number}.{name}"].to(tensor.device) for name, tensor in _fields(memory).items()}
-        filled.append(dataclasses.replace(memory, **own).carried())  # type: ignore[type-var]
-    return Conversation(begun=tuple(filled))
+    kept = tree.filled(tuple(fresh), {name: tensor.to(wanted[name].device) for name, tensor in found.items()})
+    return Conversation(begun=tuple(memory.carried() for memory in kept))
 
 
 def _body(model: LM, digests: dict[str, str]) -> dict[str, Any]:
     return {"format": FORMAT, "model": fingerprint(model), "tensors": digests}
 
 
-def _tensors(memories: Any) -> dict[str, Tensor]:
-    return {f"{n}.{name}": tensor for n, memory in enumerate(memories) for name, tensor in _fields(memory).items()}
-
-
-def _fields(memory: Any) -> dict[str, Tensor]:
-    values = {field.name: getattr(memory, field.name) for field in dataclasses.fields(memory)}
-    return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+def _tensors(memories: Sequence[Memory]) -> dict[str, Tensor]:
+    return {path: tensor for path, tensor, _ in tree.tensors(tuple(memories))}
 
 
 def _read(path: Path, model: LM) -> dict[str, Tensor]:

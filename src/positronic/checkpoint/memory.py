@@ -1,29 +1,31 @@
 """A conversation in one file: its tokens and what the model made of them, to go on from in another process.
 
-    tensors    tokens, hidden, and every tensor of the state by its path: state.layers.3.buffer.keys
-    metadata   one JSON value, "conversation": the numbers of the state by path, a digest of each tensor, the model's
-               fingerprint, the tokenizer's hash, and a digest of all this
+    tensors    tokens, hidden, and every tensor of the state by its path: state.layers.3.keys
+    metadata   one JSON value, "conversation": a digest of each tensor, the model's fingerprint, the tokenizer's hash,
+               and a digest of all this
 
-A state is written field by field, whatever dataclasses it is made of, and read into the structure of the model's own
+A state is written as the tree that it is (`positronic.tree`) and read into the structure of the model's own
 `init_state`. The file names fields and never a class, so reading it runs nothing. What a state keeps for `commit`, its
-`trail`, is left out. So are stamps, which tell the calls of one process apart: they begin anew.
+`trail`, is left out, and so is room that holds no token's entry.
 
 Whoever can write the file can make its digests fit, so nothing in it is taken on trust: every tensor has the type and
-the extents that the model's own state has (a buffer of keys may have more rows), every number is one that so many
-tokens can have left behind, and all of them are finite.
+the extents that the model's own state has, one entry a token where it grows, every number is one that so many tokens
+can have left behind, and all of them are finite.
 """
 
 import dataclasses
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from positronic.checkpoint.atomic import replace
+from positronic import tree
+from positronic.checkpoint.atomic import replace as put_in_place
 from positronic.checkpoint.manifest import json_digest
 from positronic.checkpoint.reading import parse_json, reason
 from positronic.checkpoint.tensors import check_types, digest
@@ -32,17 +34,14 @@ from positronic.errors import CheckpointError
 from positronic.generation import Conversation, Exact
 from positronic.generation.exact import BEGINNING, WIDTHS, rows_agree
 from positronic.lm import LM
-from positronic.nn.kv import KVBuffer, KVState
 from positronic.state import DecodeState
 from positronic.text import Tokenizer
 
 __all__ = ["fingerprint", "load_conversation", "save_conversation"]
 
-FORMAT = 1
-FIELDS = {"format", "model", "tokenizer", "exact", "writes", "values", "tensors", "digest"}
+FORMAT = 2
+FIELDS = {"format", "model", "tokenizer", "exact", "writes", "tensors", "digest"}
 KEY, TOKENS, HIDDEN, STATE = "conversation", "tokens", "hidden", "state"
-TRAIL = "trail"
-"""The field of a state that only `commit` reads, by the convention of `positronic.state`."""
 ANEW = "Name another file, or delete this one to begin a new conversation."
 
 
@@ -53,26 +52,26 @@ def save_conversation(
 
     With a tokenizer, its hash is kept too, and another one is refused on loading.
     """
-    target, parts = Path(path), _Parts({TOKENS: torch.tensor(conversation.tokens, dtype=torch.long)}, {})
+    target, found = Path(path), {TOKENS: torch.tensor(conversation.tokens, dtype=torch.long)}
     state, hidden, exact = conversation.state, conversation.hidden, conversation.exact
     if state is not None and bool(state.position[0] > 0):
-        parts.take(state.select(torch.zeros(1, dtype=torch.long, device=state.position.device)), STATE)
+        read = tree.extended(state, int(state.position[0]))
+        found |= {f"{STATE}.{name}": tensor[:1] for name, tensor, _ in tree.tensors(read)}
         if hidden is not None:
-            parts.tensors[HIDDEN] = hidden
-    check_types(parts.tensors)
-    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in parts.tensors.items()}
+            found[HIDDEN] = hidden
+    check_types(found)
+    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in found.items()}
     body = {
         "format": FORMAT,
         "model": fingerprint(model),
         "tokenizer": None if tokenizer is None else tokenizer.sha256,
         "exact": None if exact is None else dataclasses.asdict(exact),
         "writes": conversation.writes,
-        "values": parts.values,
         "tensors": {name: digest(name, tensor) for name, tensor in tensors.items()},
     }
     raw = to_safetensors(tensors, {KEY: canonical_json(body | {"digest": json_digest(body)})})
     try:
-        replace(target, raw)
+        put_in_place(target, raw)
     except OSError as error:
         raise CheckpointError(
             f"The conversation could not be written to {target}: {reason(error)}. What stood there before still "
@@ -95,14 +94,13 @@ def load_conversation(path: str | os.PathLike[str], model: LM, tokenizer: Tokeni
     writes = _writes(target, body["writes"], len(tokens))
     exact = _exact(target, body["exact"], model.config.max_positions)
     runs_here = exact is None or (exact.threads <= _threads_here() and rows_agree(model, exact))
-    if not body["values"] or not runs_here:
+    if not tensors or not runs_here:
         return Conversation(tokens, writes=writes)
     like = model.init_state(1, 0 if exact is None else exact.room)
-    device = like.position.device
-    hidden = tensors.pop(HIDDEN).to(device, copy=True) if HIDDEN in tensors else None
-    state = cast(DecodeState, _Parts(tensors, body["values"]).put_whole(like, STATE, device))
+    hidden = tensors.pop(HIDDEN).to(like.position.device, copy=True) if HIDDEN in tensors else None
+    state = _state(tensors, like, len(tokens))
     _check_hidden(hidden, model)
-    _check_state(state, len(tokens), max(2 * len(tokens), model.config.vocab_size))
+    _check_state(state, max(2 * len(tokens), model.config.vocab_size))
     return Conversation(tokens, state, hidden, exact, writes)
 
 
@@ -113,47 +111,32 @@ def fingerprint(model: LM) -> str:
     return json_digest({"config": model.config.to_json(), "weights": digests})
 
 
-class _Parts(NamedTuple):
-    """A state taken apart: what lies at each path."""
+def _state(found: dict[str, Tensor], like: DecodeState, n_tokens: int) -> DecodeState:
+    """The state of one row whose tensors were found, in the structure of `like`; what does not fit raises."""
+    wanted = {f"{STATE}.{path}": (tensor, axis) for path, tensor, axis in tree.tensors(like)}
+    for name in sorted(wanted.keys() | found.keys()):
+        tensor, (own, axis) = found.get(name), wanted.get(name, (None, None))
+        if own is None:
+            _misfit(name, "no place")
+        if tensor is None or tensor.dtype != own.dtype or not _same_extents(own, tensor, axis):
+            _misfit(name, f"{list(own.shape)} of {own.dtype}")
+    device = like.position.device
+    state = tree.filled(like, {name: tensor.to(device, copy=True) for name, tensor in found.items()}, f"{STATE}.")
+    read = int(state.position)
+    if not 0 < read < n_tokens:
+        _misfit(f"{STATE}.position", f"no place after {read} of {n_tokens} tokens")
+    _check_entries(state, read)
+    if like.capacity:
+        return replace(state, length=read).with_capacity(like.capacity)
+    return replace(state, length=read)
 
-    tensors: dict[str, Tensor]
-    values: dict[str, bool | int | float | str | None]
 
-    def take(self, value: Any, path: str) -> None:
-        """Put the parts of `value` under their paths."""
-        if isinstance(value, Tensor):
-            self.tensors[path] = value
-        elif value is None or type(value) in (bool, int, float, str):
-            self.values[path] = value
-        elif not _begins_anew(value):
-            for name, part in _inside(value, path).items():
-                self.take(part, f"{path}.{name}")
-
-    def put_whole(self, like: Any, path: str, device: torch.device) -> Any:
-        """The value at `path`, in the structure of `like`; parts that have no place there raise."""
-        value = self.put(like, path, device)
-        if self.tensors or self.values:
-            _misfit(min([*self.tensors, *self.values]), "no place")
-        return value
-
-    def put(self, like: Any, path: str, device: torch.device, rows: int | None = None) -> Any:
-        """The value at `path`; rows: the extent of a buffer that grows, which its tensors may have in any size."""
-        if isinstance(like, Tensor):
-            tensor = self.tensors.pop(path, None)
-            if tensor is None or tensor.dtype != like.dtype or not _same_extents(like, tensor, rows):
-                _misfit(path, f"{list(like.shape)} of {like.dtype}")
-            return tensor.to(device, copy=True)
-        if _begins_anew(like):
-            return like
-        if like is None or type(like) in (bool, int, float, str):
-            value = self.values.pop(path, None)
-            if type(value) is not type(like):
-                _misfit(path, f"a value like {like!r:.80}")
-            return value
-        inside = _inside(like, path)
-        grows = {"keys": 2, "values": 2, "segments": 1} if isinstance(like, KVBuffer) else {}
-        parts = {name: self.put(part, f"{path}.{name}", device, grows.get(name)) for name, part in inside.items()}
-        return tuple(parts.values()) if isinstance(like, tuple) else dataclasses.replace(like, **parts)
+def _check_entries(state: DecodeState, read: int) -> None:
+    """Raise unless tensors that grow hold one entry for each token that was read."""
+    for node in tree.nodes(state.layers):
+        for path, tensor, axis in tree.tensors(node):
+            if "." not in path and axis is not None and tensor.shape[axis] != node.lead + read:
+                _misfit(f"{STATE}.layers: {path}", f"{node.lead + read} rows of keys")
 
 
 def _tokens(path: Path, found: Tensor | None, vocab_size: int) -> tuple[int, ...]:
@@ -202,29 +185,15 @@ def _check_hidden(hidden: Tensor | None, model: LM) -> None:
     _check_numbers(hidden, HIDDEN, 0)
 
 
-def _check_state(state: DecodeState, n_tokens: int, most: int) -> None:
-    """Raise unless this many tokens can have left the state behind; no whole number in it is above `most`."""
-    position = int(state.position)
-    if not 0 <= int(state.start) <= position < n_tokens or position == 0:
-        _misfit(f"{STATE}.position", f"no place after {position} of {n_tokens} tokens")
-    if not 0 <= int(state.segment) <= 2 * position:  # each end of a document counts two: itself, and what follows
-        _misfit(f"{STATE}.segment", f"no document {int(state.segment)} in {position} tokens")
-    _check_inside(state, STATE, position, most)
-
-
-def _check_inside(value: Any, path: str, position: int, most: int) -> None:
-    if isinstance(value, Tensor):
-        _check_numbers(value, path, most)
-        return
-    if isinstance(value, KVState):
-        rows = {value.buffer.keys.shape[2], value.buffer.values.shape[2], value.buffer.segments.shape[1]}
-        if value.length != position + value.lead or not 0 <= value.start <= value.length or len(rows) > 1:
-            _misfit(f"{path}.length", f"{position + value.lead} rows of keys")
-        if min(rows) < value.length:
-            _misfit(f"{path}.buffer", f"{value.length} rows of keys or more")
-    if isinstance(value, tuple) or dataclasses.is_dataclass(value):
-        for name, part in _inside(value, path).items():
-            _check_inside(part, f"{path}.{name}", position, most)
+def _check_state(state: DecodeState, most: int) -> None:
+    """Raise unless what was read can have left the state behind; no whole number in it is above `most`."""
+    position, segment = int(state.position), int(state.segment)
+    if not 0 <= segment <= 2 * position:  # each end of a document counts two: itself, and what follows
+        _misfit(f"{STATE}.segment", f"no document {segment} in {position} tokens")
+    if not 0 <= int(state.began) <= position:
+        _misfit(f"{STATE}.began", f"no document that begins at {int(state.began)} in {position} tokens")
+    for path, tensor, _ in tree.tensors(state):
+        _check_numbers(tensor, f"{STATE}.{path}", most)
 
 
 def _check_numbers(tensor: Tensor, path: str, most: int) -> None:
@@ -241,23 +210,6 @@ def _hold(path: Path, what: str, found: str, ours: str) -> None:
             f"--keep-memory {path} belongs to another {what}: its fingerprint begins {found[:12]}, this one's "
             f"{ours[:12]}. Go on with the checkpoint that it was kept with, or name another file."
         )
-
-
-def _inside(value: Any, path: str) -> dict[str, Any]:
-    """The parts of a dataclass or of a tuple by name."""
-    if type(value) is tuple:
-        return {str(index): part for index, part in enumerate(value)}
-    if not dataclasses.is_dataclass(value):
-        raise CheckpointError(
-            f"{path} of the state is a {type(value).__name__}, which a file cannot hold; keep tensors, numbers and "
-            f"dataclasses of these in states."
-        )
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.name != TRAIL}
-
-
-def _begins_anew(value: Any) -> bool:
-    """Whether this is a stamp or a log of stamps."""
-    return type(value) in (object, list)
 
 
 def _same_extents(like: Tensor, tensor: Tensor, free: int | None) -> bool:
@@ -294,6 +246,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise CheckpointError(
             f"{path} was kept in format {version}, and this build reads up to {FORMAT}. Upgrade positronic."
         )
+    if version == 1:
+        raise CheckpointError(f"{path} was kept by an earlier build of positronic, whose states were others. {ANEW}")
     if version != FORMAT or type(version) is not int or body.keys() != FIELDS:
         _damaged(path, "it does not say what a kept conversation says")
     if json_digest({name: part for name, part in body.items() if name != "digest"}) != body["digest"]:
@@ -301,9 +255,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     check_types(tensors)
     if {name: digest(name, tensor) for name, tensor in tensors.items()} != body["tensors"]:
         _damaged(path, "it was changed or damaged")
-    values = body["values"]
-    if not isinstance(values, dict) or any(isinstance(value, dict | list) for value in values.values()):
-        _damaged(path, "its state has values that are none")
     if not isinstance(body["model"], str) or not isinstance(body["tokenizer"], str | None):
         _damaged(path, "it does not say whose it is")
     return body, tensors

@@ -11,18 +11,19 @@ import torch
 from torch import Tensor
 
 from positronic.lm import LM, LMOutput
-from positronic.state import DecodeState, ForwardOptions, Step
+from positronic.state import DecodeState, ForwardOptions, State, Step
+from positronic.tree import grows
 
 __all__ = ["Uncached"]
 
 
 @dataclass(frozen=True)
-class Read:
+class Read(State):
     """What was read so far."""
 
-    tokens: Tensor
+    tokens: Tensor = grows(1)
     """(B, S)"""
-    valid: Tensor
+    valid: Tensor = grows(1)
     """(B, S) False at padding."""
     start: int = 0
     """Length before the last call."""
@@ -30,9 +31,6 @@ class Read:
     def commit(self, path: Sequence[int]) -> "Read":
         kept = self.start + len(path)
         return Read(self.tokens[:, :kept], self.valid[:, :kept], self.start)
-
-    def select(self, rows: Tensor) -> "Read":
-        return Read(self.tokens[rows], self.valid[rows], self.start)
 
 
 class Uncached:

@@ -30,7 +30,7 @@ from positronic.errors import ConfigError
 from positronic.kernels.attention import causal_attention, masked_attention
 from positronic.lm import MixerOutput
 from positronic.nn.documents import documents_of
-from positronic.nn.kv import KVState
+from positronic.nn.kv import KVState, prepare_seen
 from positronic.nn.linear import linear, residual_std
 from positronic.nn.norm import NormConfig, RMSNorm, RMSNormConfig
 from positronic.nn.rope import StretchConfig, rotate, rotation
@@ -129,14 +129,14 @@ class Attention(nn.Module):
         if state is None:
             o, after = causal_attention(q, k, v, documents_of(step), self.config.score_cap), None
         else:
-            keys, values, allowed, after = state.extend(k, v, step.segments)
+            keys, values, allowed, after = state.extend(k, v, step)
             o = masked_attention(q, keys, values, allowed, self.config.score_cap)
         return MixerOutput(self.close(o, v, step), after)
 
     def prepare(self, step: Step) -> dict[str, Any]:
-        """Cosines and sines, which all layers that turn alike share in a call."""
+        """Cosines and sines, which all layers that turn alike share in a call, and who sees whom."""
         c = self.config
-        return {self.turning: rotation(step.positions, c.rope_dims, c.rope_base, c.rope_stretch)}
+        return {self.turning: rotation(step.positions, c.rope_dims, c.rope_base, c.rope_stretch)} | prepare_seen(step)
 
     def heads(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """What meets in the scores: q (B, H, T, K) and k, v (B, G, T, K), normed and rotated."""

@@ -18,7 +18,7 @@ Source   Kuramoto 1975; phase lag: Sakaguchi and Kuramoto 1986; order parameters
          rings and the rotating centre are ours.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
@@ -35,9 +35,10 @@ from positronic.nn import init
 from positronic.nn.gate import OPEN, Gate
 from positronic.nn.linear import linear, residual_std
 from positronic.nn.norm import RMSNorm
+from positronic.nn.parts import PartsState, prepared_by
 from positronic.state import State, Step
 
-__all__ = ["Kuramoto", "KuramotoConfig", "OrgansState"]
+__all__ = ["Kuramoto", "KuramotoConfig"]
 
 PHASE_STD, FREQUENCY_STD = 0.065, 0.02
 CURRENT_BOUND, OUTPUT_BOUND = 4.0, 10.0
@@ -91,19 +92,6 @@ class KuramotoConfig(MixerConfig, kind="kuramoto"):
         return shared_by((self.phase_seed, self.controller, *self.injections), vocab_size, self.rings)
 
 
-@dataclass(frozen=True)
-class OrgansState:
-    """What a bank's organs remember, in the order of its injections, the controller last."""
-
-    organs: tuple[State | None, ...]
-
-    def commit(self, path: Sequence[int]) -> "OrgansState":
-        return OrgansState(tuple(None if organ is None else organ.commit(path) for organ in self.organs))
-
-    def select(self, rows: Tensor) -> "OrgansState":
-        return OrgansState(tuple(None if organ is None else organ.select(rows) for organ in self.organs))
-
-
 class Kuramoto(nn.Module):
     def __init__(self, config: KuramotoConfig, d_model: int, n_branches: int = 1):
         super().__init__()
@@ -132,12 +120,16 @@ class Kuramoto(nn.Module):
         init.zeros_(self.centre_phase)
         init.constant_(self.centre_speed, 0.5)
 
-    def init_state(self, batch: int, room: int = 0) -> OrgansState | None:
+    def init_state(self, batch: int, room: int = 0) -> PartsState | None:
         organs = [*self.injections] + ([] if self.controller is None else [self.controller])
-        return OrgansState(tuple(organ.init_state(batch, room) for organ in organs)) if organs else None
+        return PartsState(tuple(organ.init_state(batch, room) for organ in organs)) if organs else None
 
-    def forward(self, x: Tensor, step: Step, state: OrgansState | None = None) -> MixerOutput:
-        n, before = self.norm(x), iter(() if state is None else state.organs)
+    def prepare(self, step: Step) -> dict[str, Any]:
+        """What its organs want computed once a call."""
+        return prepared_by(self.injections, step)
+
+    def forward(self, x: Tensor, step: Step, state: PartsState | None = None) -> MixerOutput:
+        n, before = self.norm(x), iter(() if state is None else state.parts)
         phases, frequencies = self.bank(n).float().chunk(2, -1)  # (B, T, N) each
         if self.config.phase_seed is not None and self.seed_gate is not None:
             seed = self.seed_gate(step.shared[self.config.phase_seed.kind])
@@ -158,7 +150,7 @@ class Kuramoto(nn.Module):
         theta = step.tap(self, "phase", theta)
         features = torch.cat([theta.cos(), theta.sin()], -1).to(n.dtype)  # (B, T, 2N)
         y = self.gate(self.down(F.gelu(self.up(features))))
-        return MixerOutput(soft_clamp(y, OUTPUT_BOUND), None if state is None else OrgansState(tuple(after)))
+        return MixerOutput(soft_clamp(y, OUTPUT_BOUND), None if state is None else PartsState(tuple(after)))
 
     def _current(
         self, n: Tensor, phases: Tensor, step: Step, before: Iterator[State | None]

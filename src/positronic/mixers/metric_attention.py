@@ -18,9 +18,8 @@ Init     N(0, 0.02^2); W_o N(0, (0.02 / sqrt(residual branches))^2); sinks -8.
 Source   Kim et al. 2021, arXiv 2006.04710 (tied maps make it Lipschitz); Shazeer 2019, arXiv 1911.02150 (one key).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -33,20 +32,21 @@ from positronic.kernels.metric import (
     as_keys,
     causal_metric_attention,
     masked_metric_attention,
+    sink_row,
     triangles,
-    with_sink,
 )
 from positronic.lm import NONE, MixerOutput
 from positronic.mixers.metric_scores import MahaDiagConfig, ScoreConfig
 from positronic.mixers.radius import BallConfig, PairConfig, PruneConfig
 from positronic.mixers.value_projector import ValueProjectorConfig
 from positronic.nn import init
-from positronic.nn.black_hole_rope import BlackHoleRoPEConfig, HorizonState
+from positronic.nn.black_hole_rope import BlackHoleRoPEConfig
 from positronic.nn.documents import documents_of
-from positronic.nn.kv import KVState
+from positronic.nn.kv import KVState, prepare_seen
 from positronic.nn.linear import linear, residual_std
 from positronic.nn.rope import rotate
-from positronic.state import Step
+from positronic.nn.tail import TailState
+from positronic.state import State, Step
 
 __all__ = ["MetricAttention", "MetricAttentionConfig", "MetricMHAConfig", "MetricMQAConfig", "MetricState"]
 
@@ -127,17 +127,11 @@ class MetricMQAConfig(MetricAttentionConfig, kind="metric_mqa"):
 
 
 @dataclass(frozen=True)
-class MetricState:
-    """Keys and values so far, and what the energy of the next value needs."""
+class MetricState(State):
+    """Keys and values so far, and the token before, from which the energy of the next value starts."""
 
     kv: KVState
-    horizon: HorizonState
-
-    def commit(self, path: Sequence[int]) -> "MetricState":
-        return MetricState(self.kv.commit(path), self.horizon.commit(path))
-
-    def select(self, rows: Tensor) -> "MetricState":
-        return MetricState(self.kv.select(rows), self.horizon.select(rows))
+    previous: TailState
 
 
 class MetricAttention(nn.Module):
@@ -165,14 +159,19 @@ class MetricAttention(nn.Module):
             init.constant_(self.sink, FIRST_SINK)
 
     def init_state(self, batch: int, room: int = 0) -> MetricState:
-        c, sinks = self.config, 0 if self.sink is None else 1
-        kv = KVState.new(self.rope.level, batch, c.n_kv_heads, c.head_dim, room, lead=sinks)
+        c = self.config
+        front = None if self.sink is None else sink_row(self.rope.level.new_empty(1, 1, 1, c.head_dim))[0, 0]
+        kv = KVState.new(self.rope.level, batch, c.n_kv_heads, c.head_dim, room, front)
         return MetricState(kv, self.rope.init_state(batch, self.d_model))
+
+    def prepare(self, step: Step) -> dict[str, Any]:
+        """Who sees whom in a call that goes on from a state."""
+        return prepare_seen(step, 0 if self.sink is None else 1)
 
     def forward(self, x: Tensor, step: Step, state: MetricState | None = None) -> MixerOutput:
         c, metric = self.config, self._metric()
         q, k, v = self._heads(x)
-        energy, horizon = self.rope.energy(x, step, None if state is None else state.horizon)
+        energy, previous = self.rope.energy(x, step, None if state is None else state.previous)
         v = (v.float() * step.tap(self, "energy", energy).mT[..., None]).to(v.dtype)  # (B, G, T, V)
         penalty = None if self.ball is None else step.tap(self, "penalty", self.ball(k, self.score))
         q, k = self.score(q), step.tap(self, "keys", self.score(k))
@@ -181,15 +180,13 @@ class MetricAttention(nn.Module):
         group = c.n_heads // c.n_kv_heads
         q = rotate(q, cos.repeat_interleave(group, 1), sin.repeat_interleave(group, 1))
         k = rotate(k, cos, sin)
-        if state is None or horizon is None:
+        if state is None or previous is None:
             o, after = causal_metric_attention(q, k, penalty, v, metric, documents_of(step), c.fused), None
         else:
             keys = as_keys(k, penalty, metric, v.dtype)
-            if metric.sink is not None and not state.kv.length:
-                keys, v = with_sink(keys, v)
-            keys, values, allowed, kv = state.kv.extend(keys, v, step.segments)
+            keys, values, allowed, kv = state.kv.extend(keys, v, step)
             o = masked_metric_attention(q, keys, values, metric, allowed, c.fused)
-            after = MetricState(kv, horizon)
+            after = MetricState(kv, previous)
         o = step.tap(self, "heads", o).transpose(1, 2).flatten(2)
         if self.projector is not None:
             o = self.projector(o, step)

@@ -34,7 +34,7 @@ from positronic.mixers.moe import largest
 from positronic.nn import init
 from positronic.nn.linear import Router, linear
 from positronic.nn.norm import RMSNorm
-from positronic.nn.parts import PartsState
+from positronic.nn.parts import PartsState, prepared_by
 from positronic.state import Step
 
 __all__ = ["Mixture", "MixtureConfig"]
@@ -107,8 +107,7 @@ class Mixture(nn.Module):
 
     def prepare(self, step: Step) -> dict[str, Any]:
         """What its heads want computed once a call."""
-        wanted = (head.prepare(step) for head in self.heads if hasattr(head, "prepare"))  # type: ignore[operator]
-        return {name: value for each in wanted for name, value in each.items()}
+        return prepared_by(self.heads, step)
 
     def init_state(self, batch: int, room: int = 0) -> PartsState:
         return PartsState(tuple(head.init_state(batch, room) for head in self.heads))  # type: ignore[operator]

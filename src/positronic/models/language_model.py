@@ -8,7 +8,7 @@ and `latents` are found under these names by optimizers, checkpoints, adapters, 
 stand the parts that layers share, and what mixers want computed once a call rides in `Step.shared`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, TypeVar
 
@@ -22,7 +22,7 @@ from positronic.nn.linear import Embedding, linear
 from positronic.nn.norm import NormConfig, RMSNormConfig
 from positronic.nn.positions import LearnedPositions
 from positronic.nn.stack import Residual, SharedParts, Stack
-from positronic.state import DecodeState, ForwardOptions, State, Step
+from positronic.state import DecodeState, ForwardOptions, Step
 from positronic.traits.jepa import JEPAConfig
 from positronic.traits.mtp import MTPConfig
 
@@ -114,36 +114,21 @@ class LanguageModel(nn.Module):
 
     def init_state(self, batch: int, room: int = 0) -> DecodeState:
         layers = [*self.trunk.init_state(batch, room), *self.shared.init_state(batch, room)]
-        if self.positions is not None:
-            layers.append(self.positions.init_state(batch))
-        return DecodeState.new(layers, batch, self.embed.weight.device)
+        return DecodeState.new(layers, batch, self.embed.weight.device, room)
 
     def forward(
         self, tokens: Tensor, state: DecodeState | None = None, options: ForwardOptions | None = None
     ) -> LMOutput:
         boundary = self.config.boundary_id
         step = self.trunk.prepared(Step.of(tokens, state, options, boundary), whole_rows=state is None)
-        trunk, shared, places = self._parted(state)
+        depth = len(self.trunk)
+        trunk, shared = (None, None) if state is None else (state.layers[:depth], state.layers[depth:])
         step, shared_after = self.shared(step, shared)
-        x, places_after = self._embedded(step, places)
+        x = self.embed(step.tokens)
+        if self.positions is not None:
+            x = x + self.positions(step)
         x, trunk_after, aux = self.trunk(x, step, trunk)
-        return LMOutput(x, step.next_state(state, [*trunk_after, *shared_after, *places_after], boundary), aux)
+        return LMOutput(x, step.next_state(state, [*trunk_after, *shared_after], boundary), aux)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.head(hidden, self.embed) if self.unembed is None else self.unembed(self.head.scaled(hidden))
-
-    def _parted(self, state: DecodeState | None) -> tuple[Sequence[State | None] | None, ...]:
-        """The states of the trunk, of the shared parts and of the places; None in a call without any."""
-        if state is None:
-            return None, None, None
-        depth = len(self.trunk)
-        end = depth + len(self.shared)
-        return state.layers[:depth], state.layers[depth:end], state.layers[end:]
-
-    def _embedded(self, step: Step, places: Sequence[State | None] | None) -> tuple[Tensor, list[State | None]]:
-        """Tokens as vectors (B, T, D), and the state of the places after the call, if there are any."""
-        x = self.embed(step.tokens)
-        if self.positions is None:
-            return x, []
-        vectors, after = self.positions(step, places and places[0])
-        return x + vectors, [after]

@@ -10,7 +10,7 @@ Angles stay linear in the position p, so rotations form a group and scores depen
 The energy counts t from the beginning of the document.
 
 Shapes   n (B, T, D); positions (B, T); cos, sin (B, G, T, pairs), e (B, T, G) for G heads of keys, float32.
-State    n_t-1 and the position where the document began: D + 2 numbers a row.
+State    n_t-1: D numbers a row.
 Cost     2 G pairs sines and 32 G operations a token.
 Init     every coefficient 0: standard RoPE and e = 1 to the bit, as e is formed as 1 + (gate - gate at s = 0).
 Source   rotations: Su et al. 2021, arXiv 2104.09864. Bending, energy and discrepancy are of the model's published
@@ -18,7 +18,6 @@ Source   rotations: Su et al. 2021, arXiv 2104.09864. Bending, energy and discre
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -31,7 +30,7 @@ from positronic.nn import init
 from positronic.nn.tail import TailState, look_back
 from positronic.state import Step
 
-__all__ = ["BlackHoleRoPE", "BlackHoleRoPEConfig", "HorizonState"]
+__all__ = ["BlackHoleRoPE", "BlackHoleRoPEConfig"]
 
 MOST_BEND = 0.5
 SHORTEST_PERIOD = 8
@@ -68,24 +67,6 @@ class BlackHoleRoPEConfig(Config, kind="black_hole_rope"):
         return BlackHoleRoPE(self, groups, pairs)
 
 
-@dataclass(frozen=True)
-class HorizonState:
-    """The token before, and where its document began."""
-
-    previous: TailState
-    began: Tensor
-    """(B,) position of the document's first token."""
-    trail: Tensor | None = None
-    """(B, T+1) `began` before the last call and after each of its tokens."""
-
-    def commit(self, path: Sequence[int]) -> "HorizonState":
-        assert self.trail is not None, "DecodeState.commit asks for the trail"
-        return HorizonState(self.previous.commit(path), self.trail[:, len(path)])
-
-    def select(self, rows: Tensor) -> "HorizonState":
-        return HorizonState(self.previous.select(rows), self.began[rows])
-
-
 class BlackHoleRoPE(nn.Module):
     def __init__(self, config: BlackHoleRoPEConfig, groups: int, pairs: int):
         super().__init__()
@@ -100,9 +81,8 @@ class BlackHoleRoPE(nn.Module):
         for p in (self.bend, self.level, self.waves, self.surprise):
             init.zeros_(p)
 
-    def init_state(self, batch: int, d_model: int) -> HorizonState:
-        previous = TailState.new(self.level, batch, 1, d_model)
-        return HorizonState(previous, torch.zeros_like(previous.documents[:, 0]))
+    def init_state(self, batch: int, d_model: int) -> TailState:
+        return TailState.new(self.level, batch, 1, d_model)
 
     def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin (B, G, T, pairs) at positions (B, T); angles in float64, where the device has it."""
@@ -114,21 +94,17 @@ class BlackHoleRoPE(nn.Module):
         angles = positions[:, None, :, None].to(wide) * frequency[:, None].to(wide)  # (B, G, T, pairs)
         return angles.cos().float(), angles.sin().float()
 
-    def energy(self, n: Tensor, step: Step, state: HorizonState | None = None) -> tuple[Tensor, HorizonState | None]:
+    def energy(self, n: Tensor, step: Step, state: TailState | None = None) -> tuple[Tensor, TailState | None]:
         """e (B, T, G) of the tokens' values, from the normed stream n (B, T, D), and the state after the call."""
-        place, began = _places(step, state)
-        (before,), previous = look_back(n, 1, step, None if state is None else state.previous)
+        (before,), after = look_back(n, 1, step, state)
         frequency = 2.0 ** -torch.arange(self.config.periods, device=n.device) / SHORTEST_PERIOD
         longest = SHORTEST_PERIOD * 2 ** (self.config.periods - 1)  # a period of all waves: what is left is exact
-        s = self.level.float() + _waves((place % longest).float(), frequency, self.waves)
+        s = self.level.float() + _waves((step.place % longest).float(), frequency, self.waves)
         s = s + self.surprise.float() * _discrepancy(n.float(), before.float())[..., None]
         c = self.config
         span = c.most_energy - c.least_energy
         neutral = torch.full_like(s, math.log((1 - c.least_energy) / (c.most_energy - 1)))
-        e = 1 + span * (torch.sigmoid(neutral + s) - torch.sigmoid(neutral))
-        if previous is None or state is None:
-            return e, None
-        return e, HorizonState(previous, began[:, -1], began if step.keep_trail else None)
+        return 1 + span * (torch.sigmoid(neutral + s) - torch.sigmoid(neutral)), after
 
 
 def _waves(x: Tensor, frequency: Tensor, coefficients: Tensor) -> Tensor:
@@ -144,17 +120,3 @@ def _discrepancy(n: Tensor, before: Tensor) -> Tensor:
     size = before.norm(dim=-1)
     apart = (n - before).norm(dim=-1) / (n.norm(dim=-1) + size + 1e-6)
     return apart * (size > 0)
-
-
-def _places(step: Step, state: HorizonState | None) -> tuple[Tensor, Tensor]:
-    """(B, T) tokens of its document before each token; (B, T+1) where documents began, before and after each token."""
-    began = torch.zeros_like(step.positions[:, 0]) if state is None else state.began
-    if state is None and step.segments is None:
-        return step.positions, began[:, None]
-    document = None if state is None else state.previous.documents[:, -1]
-    own = step.documents(document)  # (B, T)
-    first = torch.zeros_like(began) if document is None else document
-    documents = torch.cat([first[:, None], own], 1)
-    anew = torch.where(documents[:, 1:] != documents[:, :-1], step.positions, began[:, None])
-    began = torch.cat([began[:, None], anew], 1).cummax(1).values
-    return step.positions - began[:, 1:], began

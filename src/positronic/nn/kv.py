@@ -1,141 +1,101 @@
-"""Keys and values of all tokens so far: a growing buffer, and states that say how much of it is theirs.
+"""Keys and values of all tokens so far, in tensors with room for more.
 
-Shapes   keys, values (B, G, S, K) for S tokens so far, G heads of width K; a call adds T tokens.
-State    2 G K numbers a token and its document's number. States of one conversation share the buffer: a commit moves a
-         length, and continuing from an older state writes over the rows after it.
-Cost     appending is amortised O(T); a token sees the tokens of its own document, itself included, never a later one.
+    entry lead + p of a row    key and value of the row's token at position p
+    allowed                    entries from where a token's document began up to the token itself, and those in front
+
+Shapes   keys, values (B, G, C, K) with room for C tokens, G heads of width K; a call adds T tokens.
+State    2 G K numbers a token. States of one conversation share the tensors: a commit moves a position, and continuing
+         from an older state writes over the entries behind it.
+Cost     appending is amortised O(T). Where all rows stand at one place it is a copy, else a scatter.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from positronic.errors import StateError
-from positronic.state import PADDING_SEGMENT
+from positronic.state import State, Step
+from positronic.tree import grows, with_room
 
-__all__ = ["KVBuffer", "KVState"]
+__all__ = ["KVState", "prepare_seen", "seen"]
 
-
-@dataclass
-class KVBuffer:
-    """Keys and values of all tokens so far, shared by the states of one conversation."""
-
-    keys: Tensor
-    """(B, G, capacity, K)"""
-    values: Tensor
-    """(B, G, capacity, K)"""
-    segments: Tensor
-    """(B, capacity) document numbers, -1 at padding."""
-    writes: list[tuple[int, int, object]] = field(default_factory=list)
-    """(first row, end, stamp) of each call whose rows still stand, in order: which rows are whose."""
-
-    def writer(self, length: int) -> object:
-        """The stamp of the call that wrote the last of `length` rows; None before the first row."""
-        return next((stamp for first, end, stamp in reversed(self.writes) if first < length <= end), None)
-
-    def write(self, at: int, keys: Tensor, values: Tensor, segments: Tensor) -> object:
-        """Put (B, G, T, K) keys and values at row `at`, over whatever stood there; returns the new stamp."""
-        end = at + keys.shape[2]
-        self.grow(end)
-        self.keys[:, :, at:end], self.values[:, :, at:end] = keys, values
-        self.segments[:, at:end] = segments
-        while self.writes and self.writes[-1][0] >= at:
-            self.writes.pop()
-        if self.writes:
-            first, _, mark = self.writes[-1]
-            self.writes[-1] = (first, at, mark)
-        stamp = object()
-        self.writes.append((at, end, stamp))
-        return stamp
-
-    def grow(self, rows: int) -> None:
-        """Room for `rows` tokens, doubling so that appending stays cheap."""
-        capacity = self.keys.shape[2]
-        if rows <= capacity:
-            return
-        more = max(rows, 2 * capacity, 64) - capacity
-        self.keys = torch.cat([self.keys, self.keys.new_zeros(*self.keys.shape[:2], more, self.keys.shape[3])], 2)
-        self.values = torch.cat(
-            [self.values, self.values.new_zeros(*self.values.shape[:2], more, self.keys.shape[3])], 2
-        )
-        self.segments = torch.cat([self.segments, self.segments.new_full((len(self.segments), more), -1)], 1)
+SMALLEST = 64
+"""Entries that are made room for at least."""
 
 
 @dataclass(frozen=True)
-class KVState:
-    """The first `length` rows of a buffer. Continuing from an older state takes the buffer over from the newer ones."""
+class KVState(State):
+    """Keys and values so far."""
 
-    buffer: KVBuffer
-    length: int = 0
-    start: int = 0
-    """Length before the last call."""
-    stamp: object = None
-    """The call that wrote the last rows."""
-    fixed: bool = False
-    """Read the whole buffer under a mask, so that no bit of a row depends on the length or on the calls before."""
-
+    keys: Tensor = grows(2)
+    """(B, G, lead + C, K)"""
+    values: Tensor = grows(2)
+    """(B, G, lead + C, K)"""
     lead: int = 0
-    """Rows that the first call writes in front of its tokens, and that every token sees."""
+    """Entries in front, which every token sees."""
 
     @staticmethod
-    def new(like: Tensor, batch: int, heads: int, width: int, room: int = 0, lead: int = 0) -> "KVState":
-        """No tokens yet, in the dtype and on the device of `like`; `room` > 0 fixes the rows of that many tokens."""
-        rows = room + lead if room else 0
-        shape = (batch, heads, rows, width)
-        segments = torch.full((batch, rows), PADDING_SEGMENT, dtype=torch.long, device=like.device)
-        return KVState(KVBuffer(like.new_zeros(shape), like.new_zeros(shape), segments), fixed=room > 0, lead=lead)
+    def new(
+        like: Tensor, batch: int, heads: int, width: int, capacity: int = 0, front: Tensor | None = None
+    ) -> "KVState":
+        """No tokens yet, in the dtype and on the device of `like`, with room for `capacity` of them.
 
-    def extend(self, keys: Tensor, values: Tensor, segments: Tensor | None) -> tuple[Tensor, Tensor, Tensor, "KVState"]:
-        """Append T tokens: keys, values (B, G, T, K) and their documents (B, T); in the first call behind `lead` rows.
+        front (n, K): keys in front of all tokens, whose values are 0.
+        """
+        lead = 0 if front is None else len(front)
+        keys, values = like.new_zeros(2, batch, heads, lead + capacity, width).unbind()
+        if front is not None:
+            keys[:, :, :lead] = front
+        return KVState(keys, values, lead)
+
+    def extend(self, keys: Tensor, values: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor, "KVState"]:
+        """Append the T tokens of a call, keys and values (B, G, T, K).
 
         Returns keys and values (B, G, S, K) of all tokens, who sees whom as (B, 1, T, S) bool, and the next state.
         """
-        self.check()
-        assert segments is not None, "a step that continues a state knows its documents"
-        n, buffer, tokens = self.length, self.buffer, segments.shape[1]
-        first = n + (0 if n else self.lead)  # row of the first token
-        assert keys.shape[2] == first - n + tokens, "the first call brings the rows in front"
-        stamp = buffer.write(
-            n,
-            keys.to(buffer.keys.dtype),
-            values.to(buffer.keys.dtype),
-            F.pad(segments, (first - n, 0), value=PADDING_SEGMENT),
-        )
-        end = first + tokens
-        extent = buffer.keys.shape[2] if self.fixed else end
-        ahead = torch.arange(extent, device=keys.device) - first > torch.arange(tokens, device=keys.device)[:, None]
-        allowed = (segments[:, :, None] == buffer.segments[:, None, :extent]) & ~ahead  # (B, T, S)
-        allowed[..., : self.lead] = True
-        all_keys, all_values = buffer.keys[:, :, :extent].to(keys.dtype), buffer.values[:, :, :extent].to(keys.dtype)
-        return all_keys, all_values, allowed[:, None], KVState(buffer, end, n, stamp, self.fixed, self.lead)
+        after = self._with_room(step.reach)
+        extent = self.lead + step.reach
+        for into, new in ((after.keys, keys), (after.values, values)):
+            _write(into, new.to(into.dtype), step, self.lead)
+        all_keys, all_values = after.keys[:, :, :extent].to(keys.dtype), after.values[:, :, :extent].to(keys.dtype)
+        return all_keys, all_values, seen(step, self.lead), after
 
-    def commit(self, path: Sequence[int]) -> "KVState":
-        """Keep the first rows of the last call; the rows after them are dead and will be written over."""
-        self.check()
-        kept = self.start + len(path)
-        kept += self.lead if path and not self.start else 0
-        return KVState(self.buffer, kept, self.start, self.buffer.writer(kept), self.fixed, self.lead)
+    def _with_room(self, tokens: int) -> "KVState":
+        """The same with room for so many tokens, doubled so that appending stays cheap."""
+        held = self.keys.shape[2] - self.lead
+        if tokens <= held:
+            return self
+        entries = self.lead + max(tokens, 2 * held, SMALLEST)
+        return KVState(with_room(self.keys, 2, entries), with_room(self.values, 2, entries), self.lead)
 
-    def select(self, rows: Tensor) -> "KVState":
-        """A copy with these rows and a buffer of its own."""
-        self.check()
-        keep = self.buffer.keys.shape[2] if self.fixed else self.length
-        stamp = object() if self.length else None
-        buffer = KVBuffer(
-            self.buffer.keys[rows, :, :keep],
-            self.buffer.values[rows, :, :keep],
-            self.buffer.segments[rows, :keep],
-            [(0, self.length, stamp)] if self.length else [],
-        )
-        return KVState(buffer, self.length, self.start, stamp, self.fixed, self.lead)
 
-    def check(self) -> None:
-        """Raise if another continuation has overwritten rows of this state."""
-        if self.buffer.writer(self.length) is not self.stamp:
-            raise StateError(
-                "This state's keys were overwritten when an older state of the same conversation was continued. "
-                "Branch with state.select(rows) before continuing twice."
-            )
+def seen(step: Step, lead: int = 0) -> Tensor:
+    """(B, 1, T, S) bool: which entries of a row each token of the call may look at."""
+    found: Tensor | None = step.shared.get(_name(lead))
+    return _seen(step, lead) if found is None else found
+
+
+def prepare_seen(step: Step, lead: int = 0) -> dict[str, Any]:
+    """For a mixer's `prepare`: `seen`, once a call; nothing in a call without a state."""
+    return {_name(lead): _seen(step, lead)} if step.reach else {}
+
+
+def _name(lead: int) -> str:
+    return f"seen {lead}"
+
+
+def _seen(step: Step, lead: int) -> Tensor:
+    assert step.began is not None, "a step that continues a state knows its documents"
+    entry = torch.arange(-lead, step.reach, device=step.tokens.device)
+    allowed = (entry <= step.positions[..., None]) & (entry >= step.began[..., None])
+    return (allowed | (entry < 0) if lead else allowed)[:, None]
+
+
+def _write(into: Tensor, new: Tensor, step: Step, lead: int) -> None:
+    """Put (B, G, T, K) where the entries of the call's tokens stand."""
+    if step.first is not None:
+        into.narrow(2, lead + step.first, new.shape[2]).copy_(new)
+        return
+    entries = (step.positions if step.entries is None else step.entries) + lead
+    into.scatter_(2, entries[:, None, :, None].expand_as(new), new)

@@ -1,23 +1,24 @@
-"""The state of a mixer made of parts that each remember something of their own."""
+"""A mixer made of parts: their states as one, and what they want computed once a call."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
+from torch import nn
 
-from positronic.state import State
+from positronic.state import State, Step
 
-__all__ = ["PartsState"]
+__all__ = ["PartsState", "prepared_by"]
 
 
 @dataclass(frozen=True)
-class PartsState:
+class PartsState(State):
     """States of several parts as one, None for a part that remembers nothing."""
 
     parts: tuple[State | None, ...]
 
-    def commit(self, path: Sequence[int]) -> "PartsState":
-        return PartsState(tuple(None if part is None else part.commit(path) for part in self.parts))
 
-    def select(self, rows: Tensor) -> "PartsState":
-        return PartsState(tuple(None if part is None else part.select(rows) for part in self.parts))
+def prepared_by(parts: Iterable[nn.Module], step: Step) -> dict[str, Any]:
+    """What the parts want computed once a call, for a mixer's `prepare`."""
+    wanted = (part.prepare(step) for part in parts if hasattr(part, "prepare"))  # type: ignore[operator]
+    return {name: value for each in wanted for name, value in each.items()}

@@ -11,7 +11,7 @@ from positronic.observe.ablate import (
     organs_of,
     verdict,
 )
-from positronic.observe.describe import Description, describe, state_bytes
+from positronic.observe.describe import Description, describe
 from positronic.observe.health import Health, health, sample_rows
 from positronic.observe.verify import Verified, verify
 
@@ -30,7 +30,6 @@ __all__ = [
     "moved",
     "organs_of",
     "sample_rows",
-    "state_bytes",
     "verdict",
     "verify",
 ]

@@ -1,17 +1,17 @@
 """What a model weighs and costs, counted on a model without memory: no weight is ever allocated."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from positronic.config import Config, ModelConfig
 from positronic.models import build
+from positronic.tree import n_bytes
 
-__all__ = ["Description", "describe", "parameter_groups", "state_bytes"]
+__all__ = ["Description", "describe", "parameter_groups"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def describe(config: ModelConfig) -> Description:
     """Build the model on the meta device and count."""
     model = _without_memory(config)
     groups = parameter_groups(model)
-    short, long = (state_bytes(model.init_state(1, room)) for room in (64, 128))
+    short, long = (n_bytes(model.init_state(1, room)) for room in (64, 128))
     per_token = (long - short) // 64
     total = sum(groups.values())
     heads = [head for head in (model.drafts, model.latents) if head is not None]
@@ -83,14 +83,3 @@ def parameter_groups(model: nn.Module) -> dict[str, int]:
         name = next((owner[prefix] for prefix in prefixes if prefix in owner), parts[0])
         groups[name] = groups.get(name, 0) + parameter.numel()
     return groups
-
-
-def state_bytes(state: Any) -> int:
-    """Bytes of all tensors in a state, whatever its shape."""
-    if isinstance(state, Tensor):
-        return state.numel() * state.element_size()
-    if dataclasses.is_dataclass(state):
-        return sum(state_bytes(getattr(state, field.name)) for field in dataclasses.fields(state))
-    if isinstance(state, tuple | list):
-        return sum(state_bytes(part) for part in state)
-    return 0

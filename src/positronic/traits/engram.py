@@ -37,7 +37,7 @@ from positronic.nn import init
 from positronic.nn.gate import Gate
 from positronic.nn.linear import INIT_STD, linear
 from positronic.nn.norm import EPSILON, RMSNorm
-from positronic.state import Step
+from positronic.state import State, Step
 
 __all__ = ["Engram", "EngramConfig", "EngramTables", "EngramWindow", "hash_constants", "hashed_rows"]
 
@@ -93,23 +93,13 @@ class EngramConfig(OrganConfig, kind="engram"):
 
 
 @dataclass(frozen=True)
-class EngramWindow:
+class EngramWindow(State):
     """The end of the token list, as far back as an n-gram reaches."""
 
     codes: Tensor
     """(B, orders - 1) codes of the last real tokens, newest first; 0 where their document had not begun."""
-    document: Tensor
-    """(B,) number of the document that they belong to."""
-    trail: tuple[Tensor, Tensor] | None = None
-    """(B, T+1, orders - 1) and (B, T+1): both before the last call and after each of its tokens."""
-
-    def commit(self, path: Sequence[int]) -> "EngramWindow":
-        assert self.trail is not None, "a state that is committed was made with keep_trail"
-        codes, document = self.trail
-        return EngramWindow(codes[:, len(path)], document[:, len(path)])
-
-    def select(self, rows: Tensor) -> "EngramWindow":
-        return EngramWindow(self.codes[rows], self.document[rows])
+    trail: tuple[Tensor] | None = None
+    """(B, T+1, orders - 1): the same before the last call and after each of its tokens."""
 
 
 def hash_constants(config: EngramConfig) -> tuple[Tensor, Tensor]:
@@ -176,20 +166,18 @@ class EngramTables(nn.Module):
 
     def init_state(self, batch: int, room: int = 0) -> EngramWindow:
         zero = self.canon.new_zeros(batch, dtype=torch.int64)
-        return EngramWindow(zero[:, None].repeat(1, self.config.orders - 1), zero)
+        return EngramWindow(zero[:, None].repeat(1, self.config.orders - 1))
 
     def forward(self, step: Step, state: EngramWindow | None = None) -> tuple[Tensor, EngramWindow | None]:
         before = self.init_state(len(step.tokens)) if state is None else state
-        documents = step.documents(before.document)
-        codes = _windows(self.canon[step.tokens].long() + 1, documents, step.valid, before)  # (B, T, orders)
+        codes = _windows(self.canon[step.tokens].long() + 1, step, before)  # (B, T, orders)
         rows = hashed_rows(codes, self.factors, self.last, self.config.rows)  # (B, T, slots, orders heads)
         tables = torch.arange(self.last.numel(), device=rows.device).view_as(self.last)
         value = F.embedding(rows + self.config.rows * tables, self.table.flatten(0, 2)).flatten(-2)
         if state is None:
             return value, None
         after = torch.cat([before.codes[:, None], codes[..., :-1]], 1)  # (B, T+1, orders - 1)
-        belongs = torch.cat([before.document[:, None], documents], 1)  # (B, T+1)
-        return value, EngramWindow(after[:, -1], belongs[:, -1], (after, belongs) if step.keep_trail else None)
+        return value, EngramWindow(after[:, -1], (after,) if step.keep_trail else None)
 
 
 class Engram(nn.Module):
@@ -229,23 +217,23 @@ class Engram(nn.Module):
         return MixerOutput(step.tap(self, "current", torch.stack(currents).sum(0)))  # (B, T, N)
 
 
-def _windows(codes: Tensor, documents: Tensor, valid: Tensor | None, before: EngramWindow) -> Tensor:
-    """codes, documents (B, T) -> (B, T, orders): the code of each real token and of the real tokens before it.
+def _windows(codes: Tensor, step: Step, before: EngramWindow) -> Tensor:
+    """codes (B, T) -> (B, T, orders): the code of each real token and of the real tokens before it.
 
     Newest first, 0 outside the token's document; padding has the window of the token before it.
     """
     past = before.codes.shape[1]
     codes = torch.cat([before.codes.flip(1), codes], 1)  # (B, past + T), as all that follows
-    documents = torch.cat([before.document[:, None].expand(-1, past), documents], 1)
     newest = torch.arange(codes.shape[1], device=codes.device).expand_as(codes)
-    if valid is not None:
-        newest = newest.masked_fill(~F.pad(valid, (past, 0), value=True), 0).cummax(1).values
-    place = newest[:, past:]
-    places = [place]
+    if step.valid is not None:
+        newest = newest.masked_fill(~F.pad(step.valid, (past, 0), value=True), 0).cummax(1).values
+    at = newest[:, past:]
+    places = [at]
     for _ in range(past):
-        place = newest.gather(1, (place - 1).clamp(min=0))
-        places.append(place)
-    reached = [codes.gather(1, p) * (documents.gather(1, p) == documents[:, past:]) for p in places]
+        at = newest.gather(1, (at - 1).clamp(min=0))
+        places.append(at)
+    place = step.place
+    reached = [codes.gather(1, p) * (place >= back) for back, p in enumerate(places)]
     return torch.stack(reached, -1)
 
 

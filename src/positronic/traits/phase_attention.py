@@ -21,7 +21,7 @@ import math
 from dataclasses import dataclass
 from functools import reduce
 from itertools import accumulate
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ from positronic.lm import MixerOutput
 from positronic.nn import init
 from positronic.nn.documents import documents_of
 from positronic.nn.gate import Gate
-from positronic.nn.kv import KVState
+from positronic.nn.kv import KVState, prepare_seen
 from positronic.nn.linear import linear
 from positronic.state import Step
 
@@ -103,12 +103,16 @@ class PhaseAttention(nn.Module):
     def init_state(self, batch: int, room: int = 0) -> KVState:
         return KVState.new(self.sharpness, batch, len(self.spans), self.config.dim, room)
 
+    def prepare(self, step: Step) -> dict[str, Any]:
+        """Who sees whom in a call that goes on from a state."""
+        return prepare_seen(step)
+
     def forward(self, x: Tensor, phases: Tensor, step: Step, state: KVState | None = None) -> MixerOutput:
         q, k, v = self._heads(phases)
         if state is None:
             o, after = causal_attention(q, k, v, documents_of(step)), None
         else:
-            keys, values, allowed, after = state.extend(k, v, step.segments)
+            keys, values, allowed, after = state.extend(k, v, step)
             o = masked_attention(q, keys, values, allowed)
         o = step.tap(self, "heads", o)
         return MixerOutput(step.tap(self, "current", self._current(o, phases.shape[-1])), after)

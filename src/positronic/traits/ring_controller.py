@@ -21,7 +21,6 @@ Init     D = 0: the modulation is exactly (1, 0, 1, 1).
 Source   ours; W follows normalised least mean squares (`kernels.predictor`).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +32,7 @@ from positronic.kernels.kuramoto import order_parameters
 from positronic.kernels.predictor import predict, predict_reference
 from positronic.lm import Modulation
 from positronic.nn import init
-from positronic.state import Step
+from positronic.state import Memory, Step
 
 __all__ = ["ControllerState", "RingController", "RingControllerConfig", "RingDecoder"]
 
@@ -69,28 +68,18 @@ class RingControllerConfig(OrganConfig, kind="ring_controller"):
 
 
 @dataclass(frozen=True)
-class ControllerState:
+class ControllerState(Memory):
     """What the controllers of one layer expect, and of what."""
 
     weight: Tensor
     """(B, R, 4, 5) W, float32."""
     last: Tensor
     """(B, R, 5) the last real token's observation, float32."""
-    document: Tensor
-    """(B,) number of the document that they belong to."""
-    trail: tuple[Tensor, Tensor, Tensor] | None = None
-    """(B, T+1, ...) each: all three before the last call and after each of its tokens."""
-
-    def commit(self, path: Sequence[int]) -> "ControllerState":
-        assert self.trail is not None, "a state that is committed was made with keep_trail"
-        weight, last, document = (x[:, len(path)] for x in self.trail)
-        return ControllerState(weight, last, document)
-
-    def select(self, rows: Tensor) -> "ControllerState":
-        return ControllerState(self.weight[rows], self.last[rows], self.document[rows])
+    trail: tuple[Tensor, Tensor] | None = None
+    """(B, T+1, ...) each: both before the last call and after each of its tokens."""
 
     def carried(self) -> "ControllerState":
-        return ControllerState(self.weight, torch.zeros_like(self.last), torch.zeros_like(self.document))
+        return ControllerState(self.weight, torch.zeros_like(self.last))
 
 
 class RingDecoder(nn.Module):
@@ -131,7 +120,7 @@ class RingController(nn.Module):
             return self.neutral.new_zeros(batch, *shape, dtype=torch.float32)
 
         n = len(self.rings)
-        return ControllerState(zeros(n, OBSERVED - 1, OBSERVED), zeros(n, OBSERVED), zeros().long())
+        return ControllerState(zeros(n, OBSERVED - 1, OBSERVED), zeros(n, OBSERVED))
 
     def forward(
         self, phases: Tensor, frequencies: Tensor, step: Step, state: ControllerState | None = None
@@ -145,8 +134,7 @@ class RingController(nn.Module):
     def _learn(self, x: Tensor, step: Step, state: ControllerState | None) -> tuple[Tensor, ControllerState | None]:
         """Observations x (B, T, R, 5) -> features (B, T, R, 13) and the state after them."""
         before = self.init_state(len(x)) if state is None else state
-        belongs = torch.cat([before.document[:, None], step.documents(before.document)], 1)  # (B, T+1)
-        continues = belongs[:, 1:] == belongs[:, :-1]
+        continues = ~step.fresh
         seen = _seen(x, step.valid, before.last)  # (B, T+1, R, 5)
         key = seen[:, :-1].masked_fill(~continues[..., None, None], 0.0)
         rate = step.where_real(x.new_full((), self.config.eta if step.write_memory else 0.0), padding=0.0)  # (B, T)
@@ -155,8 +143,8 @@ class RingController(nn.Module):
         features = torch.cat([x, ahead, step.tap(self, "error", error)], -1)
         if state is None:
             return features, None
-        kept = None if trail is None or not step.keep_trail else (trail, seen, belongs)
-        return features, ControllerState(weight, seen[:, -1], belongs[:, -1], kept)
+        kept = None if trail is None or not step.keep_trail else (trail, seen)
+        return features, ControllerState(weight, seen[:, -1], kept)
 
 
 def observe(theta: Tensor, omega: Tensor, rings: tuple[int, ...]) -> Tensor:

@@ -88,18 +88,17 @@ class Specialists(nn.Module):
 
     def forward(self, x: Tensor, phases: Tensor, step: Step, state: StoresState | None = None) -> MixerOutput:
         before = self.init_state(len(x)) if state is None else state
-        documents, fresh = before.documents(step)
         projected = self.project(x)
         if state is None and torch.is_grad_enabled():
             current, recalled = checkpoint(
-                self._consult, projected, fresh, before.stores, step, use_reentrant=False, preserve_rng_state=False
+                self._consult, projected, step.fresh, before.stores, step, use_reentrant=False, preserve_rng_state=False
             )
         else:
-            current, recalled = self._consult(projected, fresh, before.stores, step)
+            current, recalled = self._consult(projected, step.fresh, before.stores, step)
         current = step.tap(self, "current", current)
         step.tap(self, "choice", recalled.choice)
         step.tap(self, "memory", recalled.stores)
-        return MixerOutput(current, None if state is None else StoresState.after(recalled, documents, step))
+        return MixerOutput(current, None if state is None else StoresState.after(recalled, step))
 
     def _consult(self, projected: Tensor, fresh: Tensor, stores: Tensor, step: Step) -> tuple[Tensor, Recall]:
         """The gated current (B, T, N) and what it was made of."""

@@ -116,19 +116,18 @@ class Stations(nn.Module):
 
     def forward(self, x: Tensor, positions: Tensor, step: Step, state: StoresState | None = None) -> MixerOutput:
         before = self.init_state(len(x)) if state is None else state
-        documents, fresh = before.documents(step)
         projected = self.project(x)
         if state is None and torch.is_grad_enabled():
             again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
             engagement = step.tap(self, "engagement", again(self._engaged, positions))
-            y, recalled = again(self._consult, projected, engagement, fresh, before.stores, step)
+            y, recalled = again(self._consult, projected, engagement, step.fresh, before.stores, step)
         else:
             engagement = step.tap(self, "engagement", self._engaged(positions))
-            y, recalled = self._consult(projected, engagement, fresh, before.stores, step)
+            y, recalled = self._consult(projected, engagement, step.fresh, before.stores, step)
         y = step.tap(self, "current", y)
         step.tap(self, "choice", recalled.choice)
         step.tap(self, "memory", recalled.stores)
-        return MixerOutput(y, None if state is None else StoresState.after(recalled, documents, step))
+        return MixerOutput(y, None if state is None else StoresState.after(recalled, step))
 
     def _engaged(self, positions: Tensor) -> Tensor:
         """eng (B, T, P), float32."""

@@ -18,6 +18,7 @@ from positronic.kernels.attention import attention_reference, visible
 from positronic.lm import LM, MixerOutput
 from positronic.mixers.attention import Attention
 from positronic.nn.documents import documents_of
+from positronic.nn.kv import seen
 
 __all__ = ["Watched", "watching"]
 
@@ -70,9 +71,6 @@ def _weights(head: Attention, given: tuple[Any, ...], output: MixerOutput) -> Te
         allowed = visible(q, documents_of(step))
     else:
         after: Any = output.state
-        extent = torch.arange(after.length, device=q.device)
-        k = after.buffer.keys[:, :, : after.length].to(q.dtype)
-        past = extent - after.start <= torch.arange(q.shape[2], device=q.device)[:, None]
-        allowed = (past & (step.segments[:, :, None] == after.buffer.segments[:, None, : after.length]))[:, None]
+        k, allowed = after.keys[:, :, : step.reach].to(q.dtype), seen(step)
     values = torch.eye(k.shape[2], dtype=q.dtype, device=q.device).expand(*k.shape[:2], -1, -1)
     return attention_reference(q, k, values, allowed, head.config.score_cap)
