@@ -5,9 +5,10 @@ from torch import Tensor, compiler
 from positronic.kernels.dispatch import fused_form, fused_takes, reference_only
 from positronic.kernels.kuramoto.adjoint import integrate_adjoint
 from positronic.kernels.kuramoto.mean_field import integrate_mean_field, order_parameters, spread
-from positronic.kernels.kuramoto.reference import RingField, integrate_reference
+from positronic.kernels.kuramoto.reference import Modulation, RingField, integrate_reference
 
 __all__ = [
+    "Modulation",
     "RingField",
     "integrate",
     "integrate_adjoint",
