@@ -13,14 +13,12 @@ __all__ = [
     "FARTHEST",
     "LM",
     "NONE",
-    "Controller",
     "DraftHeads",
     "Injection",
     "LMOutput",
     "LatentHead",
     "Mixer",
     "MixerOutput",
-    "Modulation",
     "Readout",
     "Shared",
 ]
@@ -75,31 +73,6 @@ class Readout(Protocol):
 
     def __call__(self, x: Tensor, positions: Tensor, step: Step, state: State | None = None) -> MixerOutput:
         """x (B, T, D), normed by the mixer; positions (B, T, N, 3) after all growth -> y (B, T, D)."""
-        ...
-
-
-class Modulation(NamedTuple):
-    """What a ring controller does to the R rings of a bank, (B, T, R) each; its neutral values change no bit."""
-
-    gain: Tensor
-    """Factor of all couplings into a ring; neutral 1."""
-    lag: Tensor
-    """Added to a ring's phase lag, radians; neutral 0."""
-    centre: Tensor
-    """Factor of the pull of the rotating centre; neutral 1."""
-    drive: Tensor
-    """Factor of the injected current; neutral 1."""
-
-
-class Controller(Protocol):
-    """Watches the rings of an oscillator bank before they are integrated, and modulates them."""
-
-    def init_state(self, batch: int, room: int = 0) -> State | None: ...
-
-    def __call__(
-        self, phases: Tensor, frequencies: Tensor, step: Step, state: State | None = None
-    ) -> tuple[Modulation, State | None]:
-        """phases, frequencies (B, T, N)."""
         ...
 
 

@@ -3,10 +3,10 @@ from math import exp, sqrt
 import pytest
 import torch
 from colony_example import DT, STEPS, B, F, N, T, edges, error, field_of, tips_of
+from forms_example import standing_in
 from ring_example import draw
 from torch import Tensor
 
-from positronic.kernels import colony, dispatch
 from positronic.kernels.colony import (
     ColonyField,
     bounded,
@@ -308,7 +308,5 @@ def test_the_definition_runs_where_it_is_asked_for(monkeypatch):
 
 @pytest.mark.parametrize(("tips", "fits"), [(24, False), (32, True), (96, True), (160, False)])
 def test_triton_grows_only_tips_that_fill_a_warp_up_to_four_times(tips, fits, monkeypatch):
-    monkeypatch.setattr(dispatch, "INTERPRETED", True)
-    monkeypatch.setattr(colony, "grow_fused", lambda *given: None)
-    p, g = tips_of(1, n=tips, dtype=torch.float32)
-    assert (grow(p, g, field_of(dtype=torch.float32), STEPS, DT) is None) is fits
+    ran, (p, g) = standing_in(monkeypatch, "colony", "triton"), tips_of(1, n=tips, dtype=torch.float32)
+    assert (grow(p, g, field_of(dtype=torch.float32), STEPS, DT) is ran) is fits

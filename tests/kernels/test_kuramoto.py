@@ -8,6 +8,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from positronic.kernels.kuramoto import (
+    Modulation,
     RingField,
     integrate,
     integrate_adjoint,
@@ -16,7 +17,6 @@ from positronic.kernels.kuramoto import (
     order_parameters,
     spread,
 )
-from positronic.lm import Modulation
 
 FORMS = {"mean field": integrate_mean_field, "adjoint": integrate_adjoint}
 MOVES = {"index", "index_put", "index_put_", "index_add", "index_add_", "index_select", "gather", "take", "embedding"}

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from forms_example import standing_in
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -389,17 +390,16 @@ def test_what_runs_where(monkeypatch):
     assert relative_error(o, truth) < 1e-3
     with pytest.raises(DeviceError, match="float16"):
         causal_metric_attention(q, long, None, values, metric, None, fused=True)
-    ran = []
-    monkeypatch.setattr("positronic.kernels.metric.metric_key_bias", lambda *a: ran.append("key bias"))
-    monkeypatch.setattr("positronic.kernels.metric.metric_reference", lambda *a: ran.append("definition"))
-    monkeypatch.setattr("positronic.kernels.metric.metric_lanes", lambda *a: ran.append("lanes"))
+    lanes, key_bias, definition = (
+        standing_in(monkeypatch, "masked_metric_attention", form)
+        for form in ("torch (lanes)", "torch (key bias)", "reference")
+    )
     keys = as_keys(k, None, metric, torch.float32)
-    masked_metric_attention(q, keys, v, metric, causal())
-    masked_metric_attention(q, keys, v, metric, causal(), fused=False)
-    masked_metric_attention(q, keys, v, metric._replace(radius=2.0), causal())
+    assert masked_metric_attention(q, keys, v, metric, causal()) is lanes
+    assert masked_metric_attention(q, keys, v, metric, causal(), fused=False) is key_bias
+    assert masked_metric_attention(q, keys, v, metric._replace(radius=2.0), causal()) is key_bias
     monkeypatch.setenv("POSITRONIC_KERNELS", "reference")
-    masked_metric_attention(q, keys, v, metric, causal())
-    assert ran == ["lanes", "key bias", "key bias", "definition"]
+    assert masked_metric_attention(q, keys, v, metric, causal()) is definition
 
 
 def test_a_sink_row_is_read_by_its_mark_alone():

@@ -12,7 +12,8 @@ from positronic.config import Config
 from positronic.data import Document
 from positronic.errors import ConfigError, DataError
 from positronic.eval import Score, bits_per_byte, compare, document_scores
-from positronic.lm import MixerOutput, Modulation
+from positronic.kernels.kuramoto import Modulation
+from positronic.lm import MixerOutput
 from positronic.mixers.attention import AttentionConfig
 from positronic.mixers.swiglu import SwiGLUConfig
 from positronic.models import build

@@ -10,6 +10,7 @@ from train_example import Stream, small_config
 from positronic.config import Config
 from positronic.data import TokenBatch
 from positronic.errors import ConfigError, TrainingError
+from positronic.kernels.cross_entropy import cross_entropy_slice, slice_in_place, slice_reference
 from positronic.lm import LMOutput
 from positronic.models import build
 from positronic.train import AuxiliaryWeight, NextTokenConfig, SFTConfig
@@ -162,17 +163,29 @@ def test_a_micro_batch_without_a_target_adds_nothing():
     assert worst(gradients(model, objective, [batch.rows(slice(0, 2)), batch.rows(slice(2, 4))], counts), alone) == 0
 
 
+@pytest.mark.parametrize("asked", ["torch", "reference"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_a_slice_has_the_sums_and_the_gradient_of_its_definition(dtype, tolerance, asked, monkeypatch):
+    monkeypatch.setenv("POSITRONIC_KERNELS", asked)
+    torch.manual_seed(0)
+    z, targets, mask = (5 * torch.randn(40, 30)).to(dtype), torch.randint(0, 30, (40,)), torch.rand(40)
+    ours, right = cross_entropy_slice(z, targets, mask, 0.01, 1e-2), slice_reference(z, targets, mask, 0.01, 1e-2)
+    assert ours[1].dtype == dtype
+    torch.testing.assert_close(ours[0], right[0], rtol=1e-5, atol=1e-5)
+    assert (ours[1].float() - right[1].float()).norm() < tolerance * right[1].float().norm()
+    assert asked == "torch" or torch.equal(ours[1], right[1])
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the fused kernel runs on a GPU")
 @pytest.mark.parametrize("width", [30, 2048, 16_512])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
 def test_the_fused_kernel_gives_the_plain_ones_sums_and_gradient(width, dtype, tolerance):
-    from positronic.train.objectives.cross_entropy import _kernel
-    from positronic.train.objectives.cross_entropy_triton import slice_kernel
+    from positronic.kernels.cross_entropy.triton import slice_kernel
 
     torch.manual_seed(0)
     z = (5 * torch.randn(300, width, device="cuda")).to(dtype)
     targets, mask = torch.randint(0, width, (300,), device="cuda"), torch.rand(300, device="cuda") < 0.7
-    ours, theirs = slice_kernel(z, targets, mask, 0.01, 1e-2), _kernel(z, targets, mask, 0.01, 1e-2)
+    ours, theirs = slice_kernel(z, targets, mask, 0.01, 1e-2), slice_in_place(z, targets, mask, 0.01, 1e-2)
     torch.testing.assert_close(ours[0], theirs[0], rtol=1e-5, atol=1e-5)
     error = (ours[1].float() - theirs[1].float()).norm() / theirs[1].float().norm()
     assert error < tolerance

@@ -40,6 +40,7 @@ COMMANDS = {
     "reference": "learn a recipe's curve and its band from runs of several seeds",
     "health": "look at every organ of a model: is it alive, and what to do if not",
     "ablate": "what each organ and layer is worth, in bits per byte, or to one prompt",
+    "kernels": "which form of each kernel runs on this machine, and why the others do not",
     "verify": "try a checkpoint in all that its card says: loading, organs, cache, memories",
     "course": "build a language model by hand, in NumPy alone: scripts and chapters",
 }

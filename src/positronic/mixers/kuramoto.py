@@ -7,7 +7,7 @@
     y      = soft_clamp(gate(GELU([cos theta; sin theta] W_1) W_2), 10)
 
 Rings lie one after another in N, smallest first. Injections read n and the first phases; a controller reads the rings'
-order before they run and modulates coupling, lag, centre and current (lm.Modulation). Both finish before integration.
+order before they run and modulates coupling, lag, centre and current (`Modulation`). Both finish before integration.
 
 Shapes   x, y (B, T, D); theta, omega, u (B, T, N), float32 whatever x is; K (R, R); lag and centre gain (R,).
 State    that of the organs; without organs none: each token is mixed alone.
@@ -20,7 +20,7 @@ Source   Kuramoto 1975; phase lag: Sakaguchi and Kuramoto 1986; order parameters
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from positronic.config import AtMost, MixerConfig, OrganConfig, shared_by
 from positronic.errors import ConfigError
-from positronic.kernels.kuramoto import RingField, integrate, spread
+from positronic.kernels.kuramoto import Modulation, RingField, integrate, spread
 from positronic.kernels.soft_clamp import soft_clamp
 from positronic.lm import MixerOutput
 from positronic.nn import init
@@ -38,7 +38,7 @@ from positronic.nn.norm import RMSNorm
 from positronic.nn.parts import PartsState, prepared_by
 from positronic.state import State, Step
 
-__all__ = ["Kuramoto", "KuramotoConfig"]
+__all__ = ["Controller", "Kuramoto", "KuramotoConfig"]
 
 PHASE_STD, FREQUENCY_STD = 0.065, 0.02
 CURRENT_BOUND, OUTPUT_BOUND = 4.0, 10.0
@@ -92,6 +92,18 @@ class KuramotoConfig(MixerConfig, kind="kuramoto"):
         return shared_by((self.phase_seed, self.controller, *self.injections), vocab_size, self.rings)
 
 
+class Controller(Protocol):
+    """Watches the rings of an oscillator bank before they are integrated, and modulates them."""
+
+    def init_state(self, batch: int, room: int = 0) -> State | None: ...
+
+    def __call__(
+        self, phases: Tensor, frequencies: Tensor, step: Step, state: State | None = None
+    ) -> tuple[Modulation, State | None]:
+        """phases, frequencies (B, T, N)."""
+        ...
+
+
 class Kuramoto(nn.Module):
     def __init__(self, config: KuramotoConfig, d_model: int, n_branches: int = 1):
         super().__init__()
@@ -106,7 +118,8 @@ class Kuramoto(nn.Module):
         self.centre_speed = nn.Parameter(torch.empty(()))
         self.seed_gate = None if config.phase_seed is None else Gate(leak=0)
         self.injections = nn.ModuleList(organ.build(d_model, config.rings) for organ in config.injections)
-        self.controller = None if config.controller is None else config.controller.build(d_model, config.rings)
+        watching = config.controller
+        self.controller: Controller | None = None if watching is None else watching.build(d_model, config.rings)
         self.up = linear(2 * n, 2 * n * config.readout)
         self.down = linear(2 * n * config.readout, d_model, residual_std(n_branches))
         self.gate = Gate(OPEN, leak=0)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from positronic.kernels.dispatch import without_autocast
+from positronic.kernels.autocast import without_autocast
 from positronic.nn import init
 
 __all__ = ["INIT_STD", "Embedding", "Matrix", "Router", "linear", "residual_std"]

@@ -9,7 +9,7 @@ module is heard follows from the tap's name:
     penalty       of metric heads: what "ball" takes off the scores of keys   -> 0
     energy        of metric heads: factors of values, of "black_hole_rope"    -> 1
     phase_seed    of the bank: the phases that "fractal_phase" seeds          -> 0
-    modulation    of "ring_controller", its values on the last axis           -> 1, 0, 1, 1 (`lm.Modulation`)
+    modulation    of "ring_controller", its values on the last axis           -> 1, 0, 1, 1 (`Modulation`)
 
 A mechanism that taps one of the first two needs nothing here. Weights and state keep their shape, and an organ that is
 silenced still writes its memories. Switching a mechanism off says what the rest lost with it, not what it would have
@@ -39,7 +39,8 @@ import torch
 from torch import Tensor, nn
 
 from positronic.errors import ConfigError, DataError
-from positronic.lm import LM, Modulation
+from positronic.kernels.kuramoto import Modulation
+from positronic.lm import LM
 from positronic.nn.stack import Residual
 from positronic.observe.places import Place, kind_of, places
 from positronic.probe import Probe, Verb, capture, replace

@@ -28,9 +28,8 @@ from torch import Tensor, nn
 
 from positronic.config import OrganConfig
 from positronic.errors import ConfigError
-from positronic.kernels.kuramoto import order_parameters
+from positronic.kernels.kuramoto import Modulation, order_parameters
 from positronic.kernels.predictor import predict, predict_reference
-from positronic.lm import Modulation
 from positronic.nn import init
 from positronic.state import Memory, Step
 

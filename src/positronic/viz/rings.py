@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from positronic.kernels.kuramoto import RingField, integrate, order_parameters
-from positronic.lm import Modulation
+from positronic.kernels.kuramoto import Modulation, RingField, integrate, order_parameters
 from positronic.mixers.kuramoto import Kuramoto
 from positronic.observe.record import Recording
 from positronic.traits.engram import Engram

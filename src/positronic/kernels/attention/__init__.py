@@ -6,7 +6,7 @@ from torch import Tensor
 from positronic.kernels.attention import fused
 from positronic.kernels.attention.fused import Documents
 from positronic.kernels.attention.reference import attention_reference
-from positronic.kernels.dispatch import reference_only
+from positronic.kernels.registry import Form, best_form, register
 
 __all__ = ["Documents", "attention_reference", "causal_attention", "masked_attention", "visible"]
 
@@ -23,10 +23,8 @@ def causal_attention(
 
     A cap on the scores takes the block-sparse kernel, where there is one, or the definition: the others have no hook.
     """
-    blocks = documents is not None and documents.blocks is not None
-    if reference_only() or (cap is not None and not blocks):
-        return attention_reference(q, k, v, visible(q, documents), cap, scale)
-    return fused.causal_attention(q, k, v, documents, cap, scale)
+    o: Tensor = best_form("causal_attention", q, documents, cap)(q, k, v, documents, cap, scale)
+    return o
 
 
 def visible(q: Tensor, documents: Documents | None) -> Tensor:
@@ -40,6 +38,38 @@ def masked_attention(
     q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, cap: float | None = None, scale: float | None = None
 ) -> Tensor:
     """Cached calls: q (B, H, T, K), k and v (B, G, S, K), allowed (B, 1, T, S) bool -> (B, H, T, K)."""
-    if reference_only() or cap is not None:
-        return attention_reference(q, k, v, allowed, cap, scale)
-    return fused.masked_attention(q, k, v, allowed, scale)
+    o: Tensor = best_form("masked_attention", q, cap)(q, k, v, allowed, cap, scale)
+    return o
+
+
+def _causal_reference(
+    q: Tensor, k: Tensor, v: Tensor, documents: Documents | None, cap: float | None, scale: float | None
+) -> Tensor:
+    return attention_reference(q, k, v, visible(q, documents), cap, scale)
+
+
+def _capped_rows(q: Tensor, documents: Documents | None, cap: float | None) -> str | None:
+    blocks = documents is not None and documents.blocks is not None
+    return None if cap is None or blocks else "has no hook for a cap without a block mask"
+
+
+def _capped(q: Tensor, cap: float | None) -> str | None:
+    return None if cap is None else "has no hook for a cap on scores"
+
+
+register(
+    "causal_attention",
+    Form(
+        kind="torch",
+        name="fused",
+        run=fused.causal_attention,
+        takes="scores without a cap, and under a block mask with one",
+        refuses=_capped_rows,
+    ),
+    Form(kind="reference", run=_causal_reference),
+)
+register(
+    "masked_attention",
+    Form(kind="torch", name="fused", run=fused.masked_attention, takes="scores without a cap", refuses=_capped),
+    Form(kind="reference", run=attention_reference),
+)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
 
-from positronic.kernels.dispatch import reference_only
+from positronic.kernels.registry import kinds_asked
 from positronic.kernels.soft_clamp import soft_clamp
 
 __all__ = ["Documents", "causal_attention", "masked_attention", "sunk_attention"]
@@ -50,7 +50,7 @@ class Documents:
         rows, tokens = segments.shape
         if segments.device.type == "cpu" and bool((segments == segments[:, :1]).all()):
             return None  # no document ends inside a row: causal attention skips half the work that a mask does
-        if not segments.is_cuda or not torch.is_grad_enabled() or reference_only():
+        if not segments.is_cuda or not torch.is_grad_enabled() or "torch" not in kinds_asked("causal_attention"):
             return Documents(_visible(segments))
 
         whole = F.pad(segments, (0, -tokens % BLOCK), value=-1)
@@ -109,8 +109,11 @@ def sunk_attention(
     return (o * share[..., None].to(o.dtype))[:, :, :tokens]
 
 
-def masked_attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, scale: float | None = None) -> Tensor:
-    """Any rows: q (B, H, T, K), k and v (B, G, S, K), allowed (B or 1, 1, T, S) -> (B, H, T, K)."""
+def masked_attention(
+    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, cap: float | None = None, scale: float | None = None
+) -> Tensor:
+    """Any rows: q (B, H, T, K), k and v (B, G, S, K), allowed (B or 1, 1, T, S) -> (B, H, T, K). No cap."""
+    assert cap is None, "the library has no hook here"
     rows, heads, tokens, width = q.shape
     groups = k.shape[1]
     if heads != groups:

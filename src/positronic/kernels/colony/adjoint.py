@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from positronic.kernels.autocast import without_autocast
 from positronic.kernels.colony.reference import KNEE, SPEED_FLOOR, ColonyField, Grown, bounded, limited
-from positronic.kernels.dispatch import without_autocast
 
 __all__ = ["grow_adjoint"]
 

@@ -1,13 +1,15 @@
 """Phase oscillators on rings: the definition, and the mean field for compilers, for eager calls and for GPUs."""
 
+import torch
 from torch import Tensor, compiler
 
-from positronic.kernels.dispatch import fused_form, fused_takes, reference_only
 from positronic.kernels.kuramoto.adjoint import integrate_adjoint
 from positronic.kernels.kuramoto.mean_field import integrate_mean_field, order_parameters, spread
-from positronic.kernels.kuramoto.reference import RingField, integrate_reference
+from positronic.kernels.kuramoto.reference import Modulation, RingField, integrate_reference
+from positronic.kernels.registry import Form, best_form, register, triton_form
 
 __all__ = [
+    "Modulation",
     "RingField",
     "integrate",
     "integrate_adjoint",
@@ -16,8 +18,6 @@ __all__ = [
     "order_parameters",
     "spread",
 ]
-
-integrate_fused = fused_form(f"{__name__}.triton", "integrate_fused")
 
 
 def integrate(
@@ -28,15 +28,29 @@ def integrate(
     theta, omega, drive and the result are (..., N) float32, N = sum(rings) oscillators ring by ring; omega and drive
     in radians per unit of time; drive None is no current.
     """
-    if reference_only():
-        return integrate_reference(theta, omega, drive, field, rings, steps, dt)
-    if integrate_fused is not None and fused_takes(theta) and _fused_fits(rings):
-        after: Tensor = integrate_fused(theta, omega, drive, field, rings, steps, dt)
-        return after
-    if compiler.is_compiling():
-        return integrate_mean_field(theta, omega, drive, field, rings, steps, dt)
-    return integrate_adjoint(theta, omega, drive, field, rings, steps, dt)
+    after: Tensor = best_form("kuramoto", theta, rings)(theta, omega, drive, field, rings, steps, dt)
+    return after
 
 
-def _fused_fits(rings: tuple[int, ...]) -> bool:
-    return 3 <= len(rings) <= 7 and rings == tuple(4 << r for r in range(len(rings)))
+def _compiled(theta: Tensor, rings: tuple[int, ...]) -> str | None:
+    return "a compiler fuses the mean field better" if compiler.is_compiling() else None
+
+
+def _unfit(theta: Tensor, rings: tuple[int, ...]) -> str | None:
+    fits = 3 <= len(rings) <= 7 and rings == tuple(4 << r for r in range(len(rings)))
+    return None if fits else "takes 3 to 7 rings that double from 4"
+
+
+register(
+    "kuramoto",
+    triton_form(
+        f"{__name__}.triton",
+        "integrate_fused",
+        takes="float32 on CUDA, 3 to 7 rings that double from 4",
+        dtypes=(torch.float32,),
+        refuses=_unfit,
+    ),
+    Form(kind="torch", name="adjoint", run=integrate_adjoint, takes="eager calls", refuses=_compiled),
+    Form(kind="torch", name="mean field", run=integrate_mean_field),
+    Form(kind="reference", run=integrate_reference),
+)

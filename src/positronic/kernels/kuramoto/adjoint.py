@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from positronic.kernels.dispatch import without_autocast
+from positronic.kernels.autocast import without_autocast
 from positronic.kernels.kuramoto.mean_field import Table, tabulate
 from positronic.kernels.kuramoto.reference import RingField
 

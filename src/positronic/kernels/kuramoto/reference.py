@@ -15,9 +15,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from positronic.lm import Modulation
+__all__ = ["Modulation", "RingField", "integrate_reference"]
 
-__all__ = ["RingField", "integrate_reference"]
+
+class Modulation(NamedTuple):
+    """What a ring controller does to the R rings of a bank, (B, T, R) each; its neutral values change no bit."""
+
+    gain: Tensor
+    """Factor of all couplings into a ring; neutral 1."""
+    lag: Tensor
+    """Added to a ring's phase lag, radians; neutral 0."""
+    centre: Tensor
+    """Factor of the pull of the rotating centre; neutral 1."""
+    drive: Tensor
+    """Factor of the injected current; neutral 1."""
 
 
 class RingField(NamedTuple):

@@ -1,9 +1,10 @@
 """Attention by distance: the definition, its form with a bias on each key, and the library's fused kernels.
 
-What runs: the definition under POSITRONIC_KERNELS=reference; the key-bias form where keys must be within a radius of
-the query, a threshold on scores that fused kernels do not show, and in float16, which cannot hold a key's bias; the
-fused kernels otherwise.
+The fused kernels run unless keys must be within a radius of the query, a threshold on scores that they do not show, or
+lanes are float16, which cannot hold a key's bias: there the key-bias form runs.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,11 +12,11 @@ from torch.nn import functional as F
 
 from positronic.errors import DeviceError
 from positronic.kernels.attention import Documents, visible
-from positronic.kernels.dispatch import reference_only
 from positronic.kernels.metric.key_bias import metric_key_bias
 from positronic.kernels.metric.lanes import as_keys, as_queries, metric_lanes, metric_lanes_causal, sink_row, with_sink
 from positronic.kernels.metric.reference import PENALTY, SINK, SPARE, Metric, metric_reference
 from positronic.kernels.metric.triangle import Triangles, triangles
+from positronic.kernels.registry import Form, best_form, register
 
 __all__ = [
     "PENALTY",
@@ -48,12 +49,8 @@ def causal_metric_attention(
     fused: bool | None = None,
 ) -> Tensor:
     """Whole rows: q (B, H, T, K), k (B, G, T, K), penalty (B, G, T), v (B, G, T, V) -> (B, H, T, V), v's dtype."""
-    if _runs_fused(v.dtype, metric, fused):
-        return metric_lanes_causal(q, k, penalty, v, metric, documents)
-    keys, allowed = as_keys(k, penalty, metric, v.dtype), visible(q, documents)
-    if metric.sink is not None:
-        (keys, v), allowed = with_sink(keys, v), F.pad(allowed, (1, 0), value=True)
-    return _explicit(q, keys, v, metric, allowed)
+    o: Tensor = best_form("causal_metric_attention", v, metric, fused)(q, k, penalty, v, metric, documents)
+    return o
 
 
 def masked_metric_attention(
@@ -63,24 +60,54 @@ def masked_metric_attention(
 
     If there is a sink, one of the rows is `sink_row`.
     """
-    if _runs_fused(keys.dtype, metric, fused):
-        return metric_lanes(q, keys, v, metric, allowed)
-    return _explicit(q, keys, v, metric, allowed)
+    o: Tensor = best_form("masked_metric_attention", keys, metric, fused)(q, keys, v, metric, allowed)
+    return o
 
 
-def _runs_fused(dtype: torch.dtype, metric: Metric, fused: bool | None) -> bool:
-    if reference_only() or fused is False or metric.radius is not None:
-        return False
-    if dtype != torch.float16:
-        return True
+Masked = Callable[[Tensor, Tensor, Tensor, Metric, Tensor], Tensor]
+Causal = Callable[[Tensor, Tensor, Tensor | None, Tensor, Metric, Documents | None], Tensor]
+
+
+def _whole_rows(masked: Masked) -> Causal:
+    """A form for cached calls, given whole rows."""
+
+    def causal(
+        q: Tensor, k: Tensor, penalty: Tensor | None, v: Tensor, metric: Metric, documents: Documents | None
+    ) -> Tensor:
+        keys, allowed = as_keys(k, penalty, metric, v.dtype), visible(q, documents)
+        if metric.sink is not None:
+            (keys, v), allowed = with_sink(keys, v), F.pad(allowed, (1, 0), value=True)
+        return masked(q, keys, v, metric, allowed)
+
+    return causal
+
+
+def _hidden_scores(lanes: Tensor, metric: Metric, fused: bool | None) -> str | None:
+    if fused is False:
+        return "was told not to run, by fused=False"
+    if metric.radius is not None:
+        return "does not show the scores that a radius is a threshold on"
+    if lanes.dtype != torch.float16:
+        return None
     if fused:
         raise DeviceError(
             "Fused metric attention was asked for in float16, which cannot hold the bias of a long key. "
             "Use bfloat16 or float32, or leave `fused` unset."
         )
-    return False
+    return "float16 cannot hold the bias of a long key"
 
 
-def _explicit(q: Tensor, keys: Tensor, v: Tensor, metric: Metric, allowed: Tensor) -> Tensor:
-    run = metric_reference if reference_only() else metric_key_bias
-    return run(q, keys, v, metric, allowed)
+LANES = "all but float16 and keys within a radius"
+
+register(
+    "causal_metric_attention",
+    Form(kind="torch", name="lanes", run=metric_lanes_causal, takes=LANES, refuses=_hidden_scores),
+    Form(kind="torch", name="key bias", run=_whole_rows(metric_key_bias)),
+    Form(kind="reference", run=_whole_rows(metric_reference)),
+)
+register(
+    "masked_metric_attention",
+    Form(kind="torch", name="lanes", run=metric_lanes, takes=LANES, refuses=_hidden_scores),
+    Form(kind="torch", name="key bias", run=metric_key_bias),
+    Form(kind="reference", run=metric_reference),
+)

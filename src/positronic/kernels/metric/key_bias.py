@@ -11,7 +11,7 @@ nothing overflows in float16; where keys must be within a radius of the query, a
 import torch
 from torch import Tensor
 
-from positronic.kernels.dispatch import without_autocast
+from positronic.kernels.autocast import without_autocast
 from positronic.kernels.metric.reference import PENALTY, SINK, Metric
 
 __all__ = ["metric_key_bias"]

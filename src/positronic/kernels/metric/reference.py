@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from positronic.kernels.dispatch import without_autocast
+from positronic.kernels.autocast import without_autocast
 
 __all__ = ["PENALTY", "SINK", "SPARE", "Metric", "metric_reference"]
 

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from positronic.kernels.dispatch import reference_only
 from positronic.kernels.predictor.chunked import predict_chunked
 from positronic.kernels.predictor.reference import Prediction, predict_reference
+from positronic.kernels.registry import Form, best_form, register
 
 __all__ = ["LOOP", "Prediction", "predict", "predict_chunked", "predict_reference"]
 
@@ -14,5 +14,16 @@ LOOP = 16
 
 def predict(x: Tensor, key: Tensor, rate: Tensor, continues: Tensor, weight: Tensor) -> Prediction:
     """Errors and predictions along T tokens: x, key (B, T, R, M), rate, continues (B, T), weight (B, R, M-1, M)."""
-    loop = x.shape[1] <= LOOP or reference_only()
-    return (predict_reference if loop else predict_chunked)(x, key, rate, continues, weight)
+    found: Prediction = best_form("predictor", x)(x, key, rate, continues, weight)
+    return found
+
+
+def _short(x: Tensor) -> str | None:
+    return "leaves short calls to the loop" if x.shape[1] <= LOOP else None
+
+
+register(
+    "predictor",
+    Form(kind="torch", name="chunked", run=predict_chunked, takes=f"calls of more than {LOOP} tokens", refuses=_short),
+    Form(kind="reference", run=predict_reference),
+)

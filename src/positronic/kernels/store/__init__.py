@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from positronic.kernels.dispatch import reference_only, without_autocast
+from positronic.kernels.autocast import without_autocast
+from positronic.kernels.registry import Form, best_form, register
 from positronic.kernels.store.chunked import recall_chunked
 from positronic.kernels.store.reference import Recall, choose, recall_reference
 
@@ -20,6 +21,25 @@ def recall(
     q (B, T, G or 1, V); address, w (B, T, G, E); v (B, T, 2, G or 1, V); stores (B, 2, G, E, V); fresh (B, T) bool;
     the equations are those of `reference`. keep_trail: the states between tokens are wanted, which only the loop has.
     """
-    loop = w.shape[1] <= LOOP or keep_trail or reference_only()
     with without_autocast(w.device.type):
-        return (recall_reference if loop else recall_chunked)(q, address, w, v, stores, fresh, top)
+        found: Recall = best_form("store", w, keep_trail)(q, address, w, v, stores, fresh, top)
+        return found
+
+
+def _short(w: Tensor, keep_trail: bool) -> str | None:
+    if keep_trail:
+        return "keeps no states between tokens"
+    return "leaves short calls to the loop" if w.shape[1] <= LOOP else None
+
+
+register(
+    "store",
+    Form(
+        kind="torch",
+        name="chunked",
+        run=recall_chunked,
+        takes=f"calls of more than {LOOP} tokens that keep no trail",
+        refuses=_short,
+    ),
+    Form(kind="reference", run=recall_reference),
+)

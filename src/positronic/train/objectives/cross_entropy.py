@@ -12,14 +12,13 @@ Source   z-loss: Chowdhery et al. 2022, "PaLM", arXiv 2204.02311, section 5.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from positronic.kernels.dispatch import fused_form
+from positronic.kernels.cross_entropy import cross_entropy_slice, sums_reference
 
 __all__ = ["CrossEntropy", "Head", "cross_entropy_reference", "sliced_cross_entropy"]
 
@@ -42,10 +41,7 @@ def cross_entropy_reference(
     head: Head, hidden: Tensor, targets: Tensor, mask: Tensor, count: int, z_loss: float
 ) -> CrossEntropy:
     """The definition, all logits at once."""
-    z = head(hidden).float()
-    lse = z.logsumexp(-1)
-    nats = ((lse - z.gather(-1, targets[:, None])[:, 0]) * mask).sum()
-    squares = (lse.square() * mask).sum()
+    nats, squares = sums_reference(head(hidden), targets, mask)
     return CrossEntropy((nats + z_loss * squares) / count, nats.detach(), squares.detach())
 
 
@@ -81,7 +77,6 @@ class _Sliced(torch.autograd.Function):
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         head, slice_targets, scale, z_loss = settings
-        kernel = _fast_kernel() if hidden.is_cuda else _kernel
         sums = hidden.new_zeros(2, dtype=torch.float32)
         to_hidden: list[Tensor] = []
         to_weights: list[Tensor | None] = [None] * len(weights)
@@ -89,7 +84,7 @@ class _Sliced(torch.autograd.Function):
             with torch.enable_grad():
                 h = hidden[piece].detach().requires_grad_()
                 z = head(h)
-            pair, dz = kernel(z.detach(), targets[piece], mask[piece], scale, z_loss)
+            pair, dz = cross_entropy_slice(z.detach(), targets[piece], mask[piece], scale, z_loss)
             sums += pair
             dh, *found = torch.autograd.grad(z, (h, *weights), dz, allow_unused=True)
             to_hidden.append(dh)
@@ -115,28 +110,9 @@ def _slices(n: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
-def _kernel(z: Tensor, targets: Tensor, mask: Tensor, scale: float, z_loss: float) -> tuple[Tensor, Tensor]:
-    """Logits (n, W) of one slice -> both sums (2,), and dL/dz in the dtype of z."""
-    log_p = F.log_softmax(z, -1, dtype=torch.float32)
-    place = targets[:, None]
-    at_target = log_p.gather(-1, place)
-    lse = z.gather(-1, place).float() - at_target  # (n, 1)
-    m = mask[:, None].float()
-    sums = torch.stack([-(at_target * m).sum(), (lse.square() * m).sum()])
-    m = m * scale
-    dz = log_p.exp_().mul_(m * (1 + 2 * z_loss * lse)).scatter_add_(-1, place, -m)
-    return sums, dz.to(z.dtype)
-
-
 def _sums(z: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     log_p = F.log_softmax(z, -1, dtype=torch.float32)
     at_target = log_p.gather(-1, targets[:, None])
     lse = z.gather(-1, targets[:, None]).float() - at_target
     m = mask[:, None].float()
     return torch.stack([-(at_target * m).sum(), (lse.square() * m).sum()])
-
-
-@cache
-def _fast_kernel() -> Callable[[Tensor, Tensor, Tensor, float, float], tuple[Tensor, Tensor]]:
-    """What runs on a GPU; without Triton's kernel a tenth of the step is lost."""
-    return fused_form("positronic.train.objectives.cross_entropy_triton", "slice_kernel") or _kernel
