@@ -26,14 +26,14 @@ from positronic.checkpoint import load
 from positronic.generation import (
     GREEDY,
     Draft,
-    Emission,
     Exact,
     Heads,
     NGram,
     Nothing,
     Proposer,
-    Sampler,
+    SamplingParams,
     Stop,
+    TokenOutput,
     Uncached,
     decode,
     find_exact,
@@ -43,7 +43,7 @@ from positronic.lm import LM
 from positronic.models import build, preset
 
 PRESETS = "tinygpt-15m", "positronic-15m", "mycel-10m", "moa-20m"
-FULL = Sampler(temperature=1.0, top_p=1.0)
+FULL = SamplingParams(temperature=1.0, top_p=1.0)
 TEXTS = {
     "prose": "The old road left the village behind the mill and climbed through fields that nobody had mown that "
     "summer. From the ridge one could see the river, the two bridges, and far away the smoke of the town. She had "
@@ -85,7 +85,7 @@ def _model(model: LM, prompts: dict[str, list[int]], a: argparse.Namespace) -> d
 
 def _prompt(model: LM, prompt: Sequence[int], exact: Exact, tokens: int, rounds: int) -> dict[str, Any]:
     """Every form in turn, `rounds` times."""
-    ends: dict[str, Emission] = {}
+    ends: dict[str, TokenOutput] = {}
     text = [emission.token for emission in _run(model, prompt, tokens)()]
     runs = {
         "cached": _run(model, prompt, tokens),
@@ -103,7 +103,7 @@ def _prompt(model: LM, prompt: Sequence[int], exact: Exact, tokens: int, rounds:
         runs["heads"] = _run(model, prompt, tokens, proposer=Heads(model))
         runs["exact, heads"] = _run(model, prompt, tokens, exact=exact, proposer=Heads(model))
 
-    def timed(name: str, run: Callable[[], list[Emission]]) -> Callable[[], None]:
+    def timed(name: str, run: Callable[[], list[TokenOutput]]) -> Callable[[], None]:
         return lambda: ends.__setitem__(name, run()[-1])
 
     seconds = alternate({name: timed(name, run) for name, run in runs.items()}, rounds=rounds, warmup=1)
@@ -132,10 +132,10 @@ def _run(
     prompt: Sequence[int],
     tokens: int,
     *,
-    sampler: Sampler = GREEDY,
+    sampler: SamplingParams = GREEDY,
     proposer: Proposer = Nothing(),  # noqa: B008
     exact: Exact | None = None,
-) -> Callable[[], list[Emission]]:
+) -> Callable[[], list[TokenOutput]]:
     """What decodes `tokens` tokens after the prompt, which is read now."""
     state, hidden = prefill(model, model.init_state(1, room=exact.room if exact else 0), [prompt[:-1]], exact=exact)
     stop = Stop(max_new_tokens=tokens)

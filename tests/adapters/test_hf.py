@@ -20,7 +20,7 @@ from transformers import AutoModel, AutoModelForCausalLM, StoppingCriteriaList
 from positronic.adapters.hf import StateCache, speculative
 from positronic.data.batch import TokenBatch
 from positronic.errors import GenerationError, StateError
-from positronic.generation.propose import NGram
+from positronic.generation.decoding.propose import NGram
 from positronic.state import Step
 from positronic.train import NextTokenConfig
 

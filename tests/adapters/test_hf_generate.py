@@ -26,6 +26,7 @@ from transformers import (
 from transformers.generation import MaxTimeCriteria, TemperatureLogitsWarper
 from transformers.pipelines.text_generation import ReturnType
 
+import positronic.adapters.hf  # noqa: F401  (registers)
 from positronic.errors import GenerationError
 from positronic.generation import generate as our_generate
 from positronic.text import byte_tokenizer

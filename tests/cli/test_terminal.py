@@ -101,7 +101,7 @@ def on_terminal(monkeypatch):
 @pytest.fixture
 def says(monkeypatch):
     """Has the model say a text, a character a piece."""
-    real = positronic.generation.generate
+    real = positronic.generation.requests.generate
 
     def saying(text):
         def generate(*args, **how):

@@ -11,8 +11,8 @@ import torch
 from positronic.checkpoint import load, save
 from positronic.cli import main
 from positronic.generation import Conversation
-from positronic.generation.conversation import go_on
-from positronic.generation.prompt import prompt_ids
+from positronic.generation.requests.conversation import go_on
+from positronic.generation.requests.prompt import prompt_ids
 from positronic.observe import ablate, mixers_of, moved, organs_of, verify
 
 sys.path.append(str(Path(__file__).parents[1] / "viz"))

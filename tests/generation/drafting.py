@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from positronic import models
-from positronic.generation import GREEDY, Draft, Emission, Exact, Stop, decode, prefill
+from positronic.generation import GREEDY, Draft, Exact, Mode, Stop, TokenOutput, decode, prefill
 from positronic.lm import LM
 from positronic.mixers.attention import AttentionConfig
 from positronic.mixers.swiglu import SwiGLUConfig
@@ -43,12 +43,12 @@ def small(seed: int = 0, **changes: Any) -> LM:
 def run(model: LM, prompt: Sequence[int] = PROMPT, n: int = 100, *, exact: Exact | None = None, **how: Any):
     """All emissions of `n` tokens after a prompt, the stop tokens in `ends` aside."""
     ends = how.pop("ends", {})
-    state, hidden = prefill(model, model.init_state(1, room=exact.room if exact else 0), [prompt[:-1]], exact=exact)
+    state, hidden = prefill(model, model.init_state(1, room=exact.room if exact else 0), [prompt[:-1]], Mode(exact))
     how = {"sampler": GREEDY, "stop": Stop(tokens=ends, max_new_tokens=n)} | how
     return list(decode(model, state, prompt[-1], history=prompt, hidden=hidden, exact=exact, **how))
 
 
-def ids(emissions: Sequence[Emission]) -> list[int]:
+def ids(emissions: Sequence[TokenOutput]) -> list[int]:
     return [emission.token for emission in emissions]
 
 

@@ -5,7 +5,7 @@ import torch
 from drafting import EOT, small
 
 from positronic.errors import GenerationError
-from positronic.generation import GREEDY, Sampler, Stop, decode, generate, generate_batch, prefill
+from positronic.generation import GREEDY, SamplingParams, Stop, decode, generate, generate_batch, prefill
 from positronic.state import ForwardOptions
 from positronic.text import Message, byte_tokenizer
 
@@ -18,7 +18,7 @@ def alone(model, prompt, **how):
 
 
 def test_greedy_rows_equal_single_runs(model):
-    results = generate_batch(model, TOKENS, PROMPTS, sampler=GREEDY, max_new_tokens=60)
+    results = generate_batch(model, TOKENS, PROMPTS, params=GREEDY, max_new_tokens=60)
     for prompt, result in zip(PROMPTS, results, strict=True):
         single = alone(model, prompt, temperature=0, max_new_tokens=60)
         assert result.tokens == single.tokens, prompt
@@ -40,19 +40,19 @@ def test_logits_of_rows_equal_single_runs():
 
 
 def test_rows_draw_from_streams_of_their_own_and_equal_single_runs(model):
-    results = generate_batch(model, TOKENS, ["Hello"] * 3, sampler=Sampler(seed=8), max_new_tokens=30)
+    results = generate_batch(model, TOKENS, ["Hello"] * 3, SamplingParams(seed=8, max_new_tokens=30))
     assert len({result.tokens for result in results}) == 3
     prompt = list(b"Hello")
     for i, result in enumerate(results):
         state, _ = prefill(model, model.init_state(1), [prompt[:-1]])
-        said = decode(model, state, prompt[-1], sampler=Sampler(seed=8, stream=i), stop=Stop(max_new_tokens=30))
+        said = decode(model, state, prompt[-1], sampler=SamplingParams(seed=8, stream=i), stop=Stop(max_new_tokens=30))
         assert tuple(emission.token for emission in said) == result.tokens
 
 
 def test_rows_end_independently(model):
     singles = [alone(model, prompt, temperature=0, max_new_tokens=60) for prompt in PROMPTS]
     ends = ["\n", singles[1].text[5:8], singles[3].text[9:10]]
-    results = generate_batch(model, TOKENS, PROMPTS, sampler=GREEDY, max_new_tokens=60, stop=ends)
+    results = generate_batch(model, TOKENS, PROMPTS, params=GREEDY, max_new_tokens=60, stop=ends)
     reasons = set()
     for prompt, result in zip(PROMPTS, results, strict=True):
         single = alone(model, prompt, temperature=0, max_new_tokens=60, stop=ends)
@@ -63,21 +63,21 @@ def test_rows_end_independently(model):
 
 
 def test_what_one_row_says_does_not_touch_another(model):
-    base = generate_batch(model, TOKENS, PROMPTS, sampler=GREEDY, max_new_tokens=20)
-    changed = generate_batch(model, TOKENS, [*PROMPTS[:4], "Any words"], sampler=GREEDY, max_new_tokens=20)
+    base = generate_batch(model, TOKENS, PROMPTS, params=GREEDY, max_new_tokens=20)
+    changed = generate_batch(model, TOKENS, [*PROMPTS[:4], "Any words"], params=GREEDY, max_new_tokens=20)
     assert [r.tokens for r in base[:4]] == [r.tokens for r in changed[:4]]
 
 
 def test_chats_and_texts_share_a_batch(model):
     chat = [Message("user", "Hello")]
-    results = generate_batch(model, TOKENS, [chat, "Hello"], sampler=GREEDY, max_new_tokens=20)
+    results = generate_batch(model, TOKENS, [chat, "Hello"], params=GREEDY, max_new_tokens=20)
     for prompt, result in zip([chat, "Hello"], results, strict=True):
         assert result.tokens == alone(model, prompt, temperature=0, max_new_tokens=20).tokens
 
 
 def test_a_full_row_says_nothing_and_leaves_the_others_alone():
     model = small(max_positions=128)
-    full, other = generate_batch(model, TOKENS, ["a" * 128, "Hello"], sampler=GREEDY, max_new_tokens=10)
+    full, other = generate_batch(model, TOKENS, ["a" * 128, "Hello"], params=GREEDY, max_new_tokens=10)
     assert (full.tokens, full.stop_reason) == ((), "context")
     assert other.tokens == alone(model, "Hello", temperature=0, max_new_tokens=10).tokens
 

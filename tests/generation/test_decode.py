@@ -7,11 +7,11 @@ import torch
 from drafting import PROMPT, VOCABULARY, Blind, Oracle, Wavering, ids, run, small
 
 from positronic.errors import GenerationError
-from positronic.generation import GREEDY, NGram, Sampler, Stop, Uncached, decode, prefill
+from positronic.generation import GREEDY, NGram, SamplingParams, Stop, Uncached, decode, prefill
 from positronic.probe import Probe, capture
 
-WARM = Sampler(temperature=0.8, seed=11)
-SAMPLERS = [GREEDY, WARM, Sampler(temperature=1.2, top_k=40, repetition_penalty=1.3, seed=2)]
+WARM = SamplingParams(temperature=0.8, seed=11)
+SAMPLERS = [GREEDY, WARM, SamplingParams(temperature=1.2, top_k=40, repetition_penalty=1.3, seed=2)]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -106,7 +106,7 @@ def test_length_and_context_end_a_text_exactly_there(model):
 def test_eot_begins_afresh_inside_and_outside_drafts():
     """With a boundary, a draft that runs over an end of text sees what plain decoding would see."""
     model = small(boundary_id=256)
-    sampler = Sampler(temperature=1.0, biases={256: 6.0}, seed=4)
+    sampler = SamplingParams(temperature=1.0, biases={256: 6.0}, seed=4)
     plain = ids(run(model, sampler=sampler))
     assert plain.count(256) > 5
     for proposer in (Oracle(plain), Wavering(plain), NGram()):
@@ -164,7 +164,7 @@ def test_what_a_model_cannot_say_is_an_error():
     model = small()
     with torch.no_grad():
         model.head.scale.fill_(float("nan"))
-    for sampler in (GREEDY, Sampler()):
+    for sampler in (GREEDY, SamplingParams()):
         with pytest.raises(GenerationError, match="not finite"):
             run(model, sampler=sampler)
 

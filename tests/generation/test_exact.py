@@ -11,9 +11,9 @@ from torch import Tensor
 
 from positronic import tree
 from positronic.errors import GenerationError
-from positronic.generation import GREEDY, Exact, NGram, Sampler, find_exact
-from positronic.generation import exact as module
-from positronic.generation.exact import rows_agree
+from positronic.generation import GREEDY, Exact, NGram, SamplingParams, find_exact
+from positronic.generation.decoding import exact as module
+from positronic.generation.decoding.exact import rows_agree
 
 N = 205
 
@@ -47,7 +47,7 @@ def bits(model, emissions):
 
 
 @pytest.mark.parametrize("n_threads", [1, 2])
-@pytest.mark.parametrize("sampler", [GREEDY, Sampler(temperature=0.9, seed=3)])
+@pytest.mark.parametrize("sampler", [GREEDY, SamplingParams(temperature=0.9, seed=3)])
 def test_drafts_change_no_bit(model, n_threads, sampler):
     with threads(n_threads):
         exact = find_exact(model, len(PROMPT) + N)
@@ -151,7 +151,7 @@ def test_where_many_threads_fail_one_is_taken_and_said(model, caplog):
 
 def test_a_model_with_boundaries_is_exact_too():
     model = small(boundary_id=256)
-    sampler = Sampler(temperature=1.0, biases={256: 6.0}, seed=4)
+    sampler = SamplingParams(temperature=1.0, biases={256: 6.0}, seed=4)
     with threads(1):
         exact = find_exact(model, 120)
         plain = run(model, sampler=sampler, exact=exact)

@@ -6,7 +6,7 @@ from view_example import TOKENIZER, colony, oscillators, transformer
 
 from positronic.errors import GenerationError
 from positronic.generation import Conversation, generate, memories_alone
-from positronic.generation.memories import memories_in, with_memories
+from positronic.generation.requests.memories import memories_in, with_memories
 
 MAKE = {"rings": oscillators, "colony": colony}
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from positronic.generation.noise import gumbel, philox
+from positronic.generation.sampling.noise import gumbel, philox
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch import nn
 
 from positronic.errors import GenerationError
 from positronic.generation import Heads, NGram, Nothing, generate
-from positronic.generation.writer import History
+from positronic.generation.decoding.writer import History
 from positronic.text import byte_tokenizer
 from positronic.traits.mtp import MTPConfig
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from positronic.errors import GenerationError
-from positronic.generation import GREEDY, Sampler
+from positronic.generation import GREEDY, SamplingParams
 
 NONE = np.array([], np.int64)
 
@@ -33,7 +33,7 @@ def kept_by_definition(x, sampler):
 @pytest.mark.parametrize("top_p", [1.0, 0.9, 0.3, 1e-9])
 @pytest.mark.parametrize("min_p", [0.0, 0.1, 1.0])
 def test_what_is_kept_is_what_the_definition_keeps(top_k, top_p, min_p):
-    sampler = Sampler(top_k=top_k, top_p=top_p, min_p=min_p)
+    sampler = SamplingParams(top_k=top_k, top_p=top_p, min_p=min_p)
     rng = np.random.default_rng(0)
     for spread in (0.0, 0.3, 2.0, 10.0):
         x = np.round(rng.standard_normal(200) * spread, 1)  # rounded: ties at every border
@@ -43,7 +43,7 @@ def test_what_is_kept_is_what_the_definition_keeps(top_k, top_p, min_p):
 
 def test_operations_come_in_the_stated_order():
     logits = np.array([4.0, 3.0, 2.0, 1.0, -1.0], np.float32)
-    sampler = Sampler(temperature=0, repetition_penalty=2.0, biases={1: 0.25, 0: 5.0})
+    sampler = SamplingParams(temperature=0, repetition_penalty=2.0, biases={1: 0.25, 0: 5.0})
     masked = np.array([False, True, True, True, True])
     x = sampler.processed(logits, np.array([1, 1, 4, 0]), masked)
     assert x.tolist() == [-np.inf, 3.0 / 2 + 0.25, 2.0, 1.0, -2.0]  # a mask is final; penalty first, then the bias
@@ -55,14 +55,14 @@ def test_ties_go_to_the_lowest_id():
     logits = np.zeros(50, np.float32)
     logits[[9, 4, 30]] = 1.0
     assert GREEDY.pick(logits, 0, NONE) == 4
-    assert Sampler(top_k=2, top_p=1.0).kept(logits.astype(float)).tolist() == [4, 9]
-    assert Sampler(top_p=1e-6).kept(logits.astype(float)).tolist() == [4]
+    assert SamplingParams(top_k=2, top_p=1.0).kept(logits.astype(float)).tolist() == [4, 9]
+    assert SamplingParams(top_p=1e-6).kept(logits.astype(float)).tolist() == [4]
 
 
 def test_draws_follow_the_target_distribution():
     """Chi-square of 20,000 draws at p > 0.001, twelve outcomes: below 31.3."""
     logits = np.random.default_rng(1).standard_normal(12).astype(np.float32)
-    sampler = Sampler(temperature=0.8, top_p=1.0, seed=5)
+    sampler = SamplingParams(temperature=0.8, top_p=1.0, seed=5)
     p = np.exp(logits / 0.8)
     p /= p.sum()
     counts = np.bincount([sampler.pick(logits, i, NONE) for i in range(20_000)], minlength=12)
@@ -72,7 +72,7 @@ def test_draws_follow_the_target_distribution():
 
 def test_a_temperature_near_zero_is_greedy():
     logits = np.random.default_rng(2).standard_normal(100).astype(np.float32)
-    cold = Sampler(temperature=1e-4, top_p=1.0)
+    cold = SamplingParams(temperature=1e-4, top_p=1.0)
     assert {cold.pick(logits, i, NONE) for i in range(50)} == {int(logits.argmax())}
 
 
@@ -98,17 +98,17 @@ def test_a_temperature_near_zero_is_greedy():
 )
 def test_settings_out_of_range_are_named_with_their_range(field, value):
     with pytest.raises(GenerationError, match=field) as caught:
-        Sampler(**{field: value})
+        SamplingParams(**{field: value})
     assert "use" in str(caught.value)
 
 
 def test_a_mask_that_leaves_nothing_is_an_error():
     with pytest.raises(GenerationError, match="allows no token"):
-        Sampler().pick(np.zeros(5, np.float32), 0, NONE, np.zeros(5, bool))
+        SamplingParams().pick(np.zeros(5, np.float32), 0, NONE, np.zeros(5, bool))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("sampler", [GREEDY, Sampler()])
+@pytest.mark.parametrize("sampler", [GREEDY, SamplingParams()])
 def test_logits_that_are_not_finite_are_an_error(bad, sampler):
     logits = np.zeros(5, np.float32)
     logits[3] = bad
@@ -118,7 +118,7 @@ def test_logits_that_are_not_finite_are_an_error(bad, sampler):
 
 def test_a_bias_outside_the_vocabulary_is_an_error():
     with pytest.raises(GenerationError, match="token 5"):
-        Sampler(biases={5: 1.0}).pick(np.zeros(5, np.float32), 0, NONE)
+        SamplingParams(biases={5: 1.0}).pick(np.zeros(5, np.float32), 0, NONE)
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-310, 1e-300, 1e-30, np.nextafter(0, 1)])
@@ -127,8 +127,8 @@ def test_a_bias_outside_the_vocabulary_is_an_error():
 )
 def test_the_smallest_settings_are_their_limits(temperature, more):
     x = np.array([1.0, 3.0, 3.0, -np.inf, 3e38, -3e38], np.float32)
-    assert Sampler(temperature=temperature, **more).pick(x, 0, NONE) == 4
-    tied = {Sampler(temperature=temperature, top_p=1.0, seed=seed).pick(x[:3], 0, NONE) for seed in range(40)}
+    assert SamplingParams(temperature=temperature, **more).pick(x, 0, NONE) == 4
+    tied = {SamplingParams(temperature=temperature, top_p=1.0, seed=seed).pick(x[:3], 0, NONE) for seed in range(40)}
     assert tied == {1, 2}, "noise decides between what is equally likely, at any temperature"
 
 
@@ -138,7 +138,7 @@ def test_the_smallest_settings_are_their_limits(temperature, more):
 )
 def test_extremes_draw_a_token_that_may_be_drawn(settings):
     x = np.array([1.0, -np.inf, 2.0, 2.0], np.float32)
-    drawn = {Sampler(seed=seed, **settings).pick(x, 0, NONE) for seed in range(20)}
+    drawn = {SamplingParams(seed=seed, **settings).pick(x, 0, NONE) for seed in range(20)}
     assert drawn <= {0, 2, 3}
 
 
@@ -146,16 +146,18 @@ def test_extremes_draw_a_token_that_may_be_drawn(settings):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e308, -1e-310])
 def test_numbers_beyond_the_range_are_refused(field, value):
     with pytest.raises(GenerationError, match=field):
-        Sampler(**{field: value})
+        SamplingParams(**{field: value})
 
 
 @pytest.mark.parametrize("bias", [float("nan"), float("inf"), 1e308, -1e39, 1e31])
 def test_a_bias_that_would_overflow_is_refused(bias):
     with pytest.raises(GenerationError, match="biases"):
-        Sampler(biases={1: bias})
+        SamplingParams(biases={1: bias})
 
 
 @pytest.mark.parametrize("bias", [1e30, -1e30, 1e-320])
 def test_the_largest_biases_decide_and_do_not_overflow(bias):
     x = np.array([1.0, 3e38, 2.0], np.float32)[[0, 2]]
-    assert Sampler(temperature=0.7, biases={0: bias}).pick(x, 0, NONE) == (0 if bias > 1 else 1) or bias == 1e-320
+    assert (
+        SamplingParams(temperature=0.7, biases={0: bias}).pick(x, 0, NONE) == (0 if bias > 1 else 1) or bias == 1e-320
+    )

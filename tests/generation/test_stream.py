@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from positronic.errors import GenerationError
-from positronic.generation.stream import TextStream
+from positronic.generation.requests.stream import TextStream
 from positronic.text import byte_tokenizer
 
 TOKENS = byte_tokenizer()

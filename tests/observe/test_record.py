@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from positronic.errors import GenerationError
-from positronic.generation import Sampler, generate
+from positronic.generation import SamplingParams, generate
 from positronic.mixers.attention import AttentionConfig
 from positronic.mixers.swiglu import SwiGLUConfig
 from positronic.models import build
@@ -16,7 +16,7 @@ from positronic.text import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
 PROMPT = "The lamp"
-SAMPLER = Sampler(temperature=0.9, seed=5)
+SAMPLER = SamplingParams(temperature=0.9, seed=5)
 TAPS = ("trunk.*.mixer:hidden", "trunk.*:branch")
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from positronic.generation import Sampler
+from positronic.generation import SamplingParams
 from positronic.mixers.attention import AttentionConfig
 from positronic.mixers.swiglu import SwiGLUConfig
 from positronic.models import build
@@ -13,7 +13,7 @@ from positronic.text import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
 PROMPT = "A lamp </script><b>"
-SAMPLER = Sampler(temperature=0.8, seed=3)
+SAMPLER = SamplingParams(temperature=0.8, seed=3)
 
 
 def opened(model, tanh: float = 0.5):

@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,9 @@ from positronic.data import Document
 from positronic.errors import ConfigError, DataError
 from positronic.eval import Task, document_scores, encode_pairs, find_task, likelihoods, open_task
 from positronic.eval.tasks import COMPLETION, CONTEXTS, Form, Item
-from positronic.generation import GREEDY, Sampler, Stop
-from positronic.generation.batch import decode_batch, read_batch
-from positronic.generation.stream import TextStream
+from positronic.generation import GREEDY, Engine, Row, SamplingParams, Stop, Writer
+from positronic.generation.decoding.writer import FREE
+from positronic.generation.requests.stream import TextStream
 from positronic.lm import LM
 from positronic.probe import Probe
 from positronic.text import Tokenizer
@@ -97,35 +98,33 @@ class Harness(HarnessLM):
         """
         if self.probe is not None:
             raise ConfigError("A task that generates text is decoded with every organ; leave --without out.")
-        found: dict[int, str] = {}
+        engine = Engine(self.model, max_rows=GENERATED_ROWS)
         prompts = self.tokenizer.encode_batch([request.args[0] for request in requests])
-        by_length = sorted(range(len(requests)), key=lambda index: -len(prompts[index]))
-        alike: dict[str, list[int]] = {}
-        for index in by_length:
-            alike.setdefault(repr(requests[index].args[1]), []).append(index)
-        for indices in alike.values():
-            for start in range(0, len(indices), GENERATED_ROWS):
-                rows = indices[start : start + GENERATED_ROWS]
-                texts = self._texts([prompts[index] for index in rows], requests[rows[0]].args[1])
-                found.update(zip(rows, texts, strict=True))
-        return [found[index] for index in range(len(requests))]
-
-    def _texts(self, prompts: Sequence[Sequence[int]], wishes: Mapping[str, Any]) -> list[str]:
-        sampler, until, n_tokens = _sampling(wishes)
-        held = self.context or self.model.config.context
-        n_tokens = min(n_tokens, held // 2)
-        rows = [[*self.tokenizer.lead, *prompt][n_tokens - held :] or [self.tokenizer.eot_id] for prompt in prompts]
-        ends = {self.tokenizer.eot_id: "eot", self.tokenizer.im_end_id: "stop_token"}
-        streams = [TextStream(self.tokenizer.decoder(), until, ends) for _ in rows]
-        stops = [Stop(tokens=ends, max_new_tokens=n_tokens, heard=stream.hear) for stream in streams]
-        for _ in decode_batch(self.model, read_batch(self.model, rows), rows, sampler=sampler, stops=stops):
-            pass
+        streams = [
+            self._added(engine, number, ids, one.args[1])
+            for number, (ids, one) in enumerate(zip(prompts, requests, strict=True))
+        ]
+        while engine.busy:
+            engine.step()
         for stream in streams:
             stream.finish()
         return [stream.text for stream in streams]
 
+    def _added(self, engine: Engine, number: int, prompt: Sequence[int], wishes: Mapping[str, Any]) -> TextStream:
+        """What will be said after this prompt, drawn from the stream of its number."""
+        params, until, n_tokens = _sampling(wishes)
+        held = self.context or self.model.config.context
+        n_tokens = min(n_tokens, held // 2)
+        ids = [*self.tokenizer.lead, *prompt][n_tokens - held :] or [self.tokenizer.eot_id]
+        ends = {self.tokenizer.eot_id: "eot", self.tokenizer.im_end_id: "stop_token"}
+        stream = TextStream(self.tokenizer.decoder(), until, ends)
+        stop = Stop(tokens=ends, max_new_tokens=n_tokens, heard=stream.hear)
+        text = Writer(replace(params, stream=number), stop, FREE, ids, len(ids), self.model.config.max_positions)
+        engine.add(Row(text, unread=ids[:-1]))
+        return stream
 
-def _sampling(wishes: Mapping[str, Any]) -> tuple[Sampler, list[str], int]:
+
+def _sampling(wishes: Mapping[str, Any]) -> tuple[SamplingParams, list[str], int]:
     """How to draw, where to stop and after how many tokens, in lm-eval's words."""
     asked: dict[str, Any] = dict(normalize_gen_kwargs(dict(wishes)))
     until, n_tokens = asked.pop("until"), asked.pop("max_gen_toks")
@@ -137,7 +136,7 @@ def _sampling(wishes: Mapping[str, Any]) -> tuple[Sampler, list[str], int]:
             f"A task asks for {', '.join(unknown)} in sampling; known are {', '.join(known)}. Leave it out."
         )
     asked.setdefault("top_p", 1.0)
-    return Sampler(**asked), [text for text in until if text], n_tokens
+    return SamplingParams(**asked), [text for text in until if text], n_tokens
 
 
 def evaluate(

@@ -23,7 +23,7 @@ from positronic.checkpoint.tensors import check_types, digest
 from positronic.config import canonical_json
 from positronic.errors import CheckpointError
 from positronic.generation import Conversation
-from positronic.generation.memories import memories_in
+from positronic.generation.requests.memories import memories_in
 from positronic.lm import LM
 from positronic.state import Memory
 

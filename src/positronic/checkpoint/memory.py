@@ -32,7 +32,7 @@ from positronic.checkpoint.tensors import check_types, digest
 from positronic.config import canonical_json
 from positronic.errors import CheckpointError
 from positronic.generation import Conversation, Exact
-from positronic.generation.exact import BEGINNING, WIDTHS, rows_agree
+from positronic.generation.decoding.exact import BEGINNING, WIDTHS, rows_agree
 from positronic.lm import LM
 from positronic.state import DecodeState
 from positronic.text import Tokenizer

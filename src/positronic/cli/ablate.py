@@ -76,13 +76,13 @@ class Command:
             raise ConfigError("--max-bytes is for --data; leave it out.")
 
     def _on_prompt(self, model: "LM", tokenizer: "Tokenizer", silent: "dict[Place, Probe]", prompt: str) -> None:
-        from positronic.generation.prompt import prompt_ids
-        from positronic.generation.room import check_room
+        from positronic.generation.decoding.context import check_context
+        from positronic.generation.requests.prompt import prompt_ids
         from positronic.observe import moved
         from positronic.text import Message
 
         ids = prompt_ids(tokenizer, [Message("user", prompt)] if self.chat else prompt)
-        check_room(len(ids), model.config.max_positions)
+        check_context(len(ids), model.config.max_positions)
         rows = [
             {
                 **where._asdict(),

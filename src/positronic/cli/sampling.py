@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Drawing", "Memory", "newest_of", "open_model"]
 
 SAMPLED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
-"""What a `Sampler` has from the flags."""
+"""What a `SamplingParams` has from the flags."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Drawing:
 
     def check(self) -> None:
         """Raise where a number is out of its range."""
-        from positronic.generation import Sampler, Stop
+        from positronic.generation import SamplingParams, Stop
 
-        Sampler(**{name: getattr(self, name) for name in SAMPLED})
+        SamplingParams(**{name: getattr(self, name) for name in SAMPLED})
         Stop(max_new_tokens=self.max_new_tokens)
 
     def _proposer(self, model: "LM") -> "Proposer | bool":

@@ -45,7 +45,7 @@ class Command:
         if self.tokens < 1:
             raise GenerationError(f"--tokens is {self.tokens}; compare 1 or more (40 is usual).")
         from positronic.checkpoint import load
-        from positronic.generation.prompt import prompt_ids
+        from positronic.generation.requests.prompt import prompt_ids
         from positronic.observe import verify
         from positronic.text import Message
         from positronic.train import pick_device

@@ -46,10 +46,10 @@ class Command:
             raise GenerationError(f"--tokens is {self.tokens}; draw 1 token or more.")
         if not self.out.absolute().parent.is_dir():
             raise DataError(f"--out {self.out}: there is no such folder. Make it first.")
-        from positronic.generation import Sampler
+        from positronic.generation import SamplingParams
         from positronic.viz import page, replay
 
-        sampler = Sampler(temperature=self.temperature, top_p=self.top_p, seed=self.seed)
+        sampler = SamplingParams(temperature=self.temperature, top_p=self.top_p, seed=self.seed)
         model, tokenizer = open_model(self.folder, self.device)
         data = replay(model, tokenizer, self.prompt, tokens=self.tokens, layer=self.layer, sampler=sampler)
         size = self._write(page(data))

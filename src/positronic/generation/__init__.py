@@ -1,37 +1,44 @@
 """Generating, once: for every family, every draft and every way of sampling."""
 
-from positronic.generation.batch import generate_batch
-from positronic.generation.conversation import Conversation, memories_alone
-from positronic.generation.decode import Emission, decode
-from positronic.generation.exact import Exact, find_exact
-from positronic.generation.generate import Piece, Result, generate
-from positronic.generation.prefill import prefill
-from positronic.generation.propose import Draft, Heads, NGram, Nothing, Proposer
-from positronic.generation.sampling import GREEDY, Sampler
-from positronic.generation.uncached import Uncached
-from positronic.generation.writer import Constraint, Free, Stop
+from positronic.generation.decoding.engine import Engine, decode
+from positronic.generation.decoding.exact import Exact, find_exact
+from positronic.generation.decoding.forward import Mode, prefill
+from positronic.generation.decoding.propose import Draft, Heads, NGram, Nothing, Proposer
+from positronic.generation.decoding.row import Row, TokenOutput
+from positronic.generation.decoding.uncached import Uncached
+from positronic.generation.decoding.writer import Constraint, Free, Stop, Writer
+from positronic.generation.requests.batch import generate_batch, generate_choices
+from positronic.generation.requests.conversation import Conversation, memories_alone
+from positronic.generation.requests.generate import TextChunk, generate
+from positronic.generation.requests.result import Result
+from positronic.generation.sampling.params import GREEDY, SamplingParams
 
 __all__ = [
     "GREEDY",
     "Constraint",
     "Conversation",
     "Draft",
-    "Emission",
+    "Engine",
     "Exact",
     "Free",
     "Heads",
+    "Mode",
     "NGram",
     "Nothing",
-    "Piece",
     "Proposer",
     "Result",
-    "Sampler",
+    "Row",
+    "SamplingParams",
     "Stop",
+    "TextChunk",
+    "TokenOutput",
     "Uncached",
+    "Writer",
     "decode",
     "find_exact",
     "generate",
     "generate_batch",
+    "generate_choices",
     "memories_alone",
     "prefill",
 ]

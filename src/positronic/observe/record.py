@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from positronic.errors import GenerationError
-from positronic.generation import GREEDY, Sampler, Stop, decode, prefill
-from positronic.generation.prompt import check_text, stop_reasons
-from positronic.generation.room import check_room
+from positronic.generation import GREEDY, Mode, SamplingParams, Stop, decode, prefill
+from positronic.generation.decoding.context import check_context
+from positronic.generation.requests.prompt import check_text, stop_reasons
 from positronic.lm import LM
 from positronic.probe import Probe, Verb
 from positronic.text import Tokenizer
@@ -80,7 +80,7 @@ def record(
     verbs: Mapping[str, Verb],
     *,
     tokens: int,
-    sampler: Sampler = GREEDY,
+    sampler: SamplingParams = GREEDY,
     top: int = 8,
 ) -> Recording:
     """Read `prompt`, draw at most `tokens` more, and take down every forward; `top` alternatives a token."""
@@ -88,10 +88,10 @@ def record(
     ids = tokenizer.encode(prompt)
     if not ids:
         raise GenerationError("The prompt is empty after tokenizing, so there is nothing to replay; give it some text.")
-    check_room(len(ids), model.config.max_positions)
+    check_context(len(ids), model.config.max_positions)
     probe, state, moments = Probe(cast(nn.Module, model), verbs), model.init_state(1), []
     for read, following in pairwise(ids):
-        state, hidden = prefill(model, state, [[read]], probe=probe)
+        state, hidden = prefill(model, state, [[read]], Mode(probe=probe))
         moments.append(_moment(model, read, following, False, hidden, probe, top))
     read, reason = ids[-1], "context"
     stop = Stop(tokens=stop_reasons(tokenizer, prompt), max_new_tokens=tokens)

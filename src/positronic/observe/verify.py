@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from positronic.generation import GREEDY, Conversation, Stop, Uncached, decode, memories_alone
-from positronic.generation.conversation import go_on
-from positronic.generation.memories import memories_in
+from positronic.generation.requests.conversation import resume
+from positronic.generation.requests.memories import memories_in
 from positronic.lm import LM
 from positronic.nn.gate import Gate
 from positronic.observe.ablate import Moved, ablate, moved, organs_of
@@ -143,7 +143,7 @@ def _cached(model: LM, prompt: Sequence[int], n: int) -> Cached:
 
 def _greedy(model: LM, prompt: Sequence[int], n: int) -> list[int]:
     """The most likely text, whatever ends there, as far as the model has room."""
-    start = go_on(model, Conversation(), prompt)
+    start = resume(model, Conversation(), prompt)
     assert start.state is not None, "a conversation that goes on has a state"
     said = decode(
         model, start.state, prompt[-1], sampler=GREEDY, stop=Stop(max_new_tokens=n), history=prompt, hidden=start.hidden
@@ -153,7 +153,7 @@ def _greedy(model: LM, prompt: Sequence[int], n: int) -> list[int]:
 
 def _remembered(model: LM, prompt: Sequence[int], other: Sequence[int]) -> Remembered:
     before = _logits(model, Conversation(), prompt)
-    between = go_on(model, Conversation(), other)
+    between = resume(model, Conversation(), other)
     after = _logits(model, Conversation(), prompt)
     memories = sum(1 for _ in memories_in(between.state))
     change = float((after - before).abs().max())
@@ -167,7 +167,7 @@ def _remembered(model: LM, prompt: Sequence[int], other: Sequence[int]) -> Remem
 
 def _logits(model: LM, before: Conversation, ids: Sequence[int]) -> Tensor:
     """(T, W) after each token, as a request reads them."""
-    state = go_on(model, before, ids[:1]).state
+    state = resume(model, before, ids[:1]).state
     assert state is not None, "a conversation that goes on has a state"
     tokens = torch.tensor([list(ids)], device=state.position.device)
     return model.logits(model(tokens, state).hidden[0]).float()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from positronic.config import Config
 from positronic.errors import ConfigError
-from positronic.generation import Sampler
+from positronic.generation import SamplingParams
 from positronic.lm import LM
 from positronic.mixers.colony import Colony
 from positronic.mixers.kuramoto import Kuramoto
@@ -73,7 +73,7 @@ def replay(
     *,
     tokens: int,
     layer: int | None = None,
-    sampler: Sampler,
+    sampler: SamplingParams,
 ) -> dict[str, Any]:
     """Generate, record, and give all that a page shows as JSON values."""
     scene, layers = scene_of(model, layer)

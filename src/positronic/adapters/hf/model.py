@@ -36,7 +36,7 @@ from positronic.adapters.hf.watching import Watched, watching
 from positronic.checkpoint.manifest import MANIFEST
 from positronic.config import ModelConfig
 from positronic.errors import CheckpointError, ConfigError, GenerationError
-from positronic.generation.room import check_room
+from positronic.generation.decoding.context import check_context
 from positronic.lm import LM, LMOutput
 from positronic.nn import init
 from positronic.nn.stack import SharedParts
@@ -220,7 +220,7 @@ class PositronicPreTrainedModel(PreTrainedModel):
         begun, place = (None, None) if cache is None else (cache.state.position, cache.place)
         options = options_of(tokens, attention_mask, position_ids, begun, place)
         if columns + (0 if cache is None else cache.length) > most:  # padding counts as columns, not as positions
-            check_room(longest_document(tokens, options) + (0 if begun is None else int(begun.max())), most)
+            check_context(longest_document(tokens, options) + (0 if begun is None else int(begun.max())), most)
         if cache is not None and cache.recording:
             options = replace(options, keep_trail=True)
         with self._embedded(inputs_embeds):

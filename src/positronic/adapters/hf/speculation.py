@@ -6,7 +6,6 @@ is followed as long as it agrees. So greedy text is the text of `generate`, and 
 draw a token, in order. (A near-tie may fall otherwise where rows of another number round otherwise.)
 """
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,11 +15,12 @@ from transformers.generation import GenerateDecoderOnlyOutput
 
 from positronic.adapters.hf.cache import StateCache
 from positronic.errors import GenerationError
-from positronic.generation.accept import accept
-from positronic.generation.prefill import prefill
-from positronic.generation.propose import Heads, NGram, Proposer
-from positronic.generation.room import check_room
-from positronic.state import ForwardOptions
+from positronic.generation.decoding.context import check_context
+from positronic.generation.decoding.engine import Engine
+from positronic.generation.decoding.propose import Proposer
+from positronic.generation.decoding.row import Row
+from positronic.generation.decoding.writer import Rows
+from positronic.generation.requests.generate import own_drafts
 
 __all__ = ["speculative"]
 
@@ -38,21 +38,18 @@ def speculative(
 
     `generate` hands no streamer to a loop that it was given.
     """
-    text = _Text(input_ids, logits_processor, stopping_criteria, generation_config)
     cache = _state_of(input_ids, generation_config, model_kwargs)
     lm, held = model.lm, model.config.max_position_embeddings
-    proposer = proposer or (NGram() if lm.drafts is None else Heads(lm))
-    state, hidden = prefill(lm, cache.state, [text.past[cache.length : -1]])
-    while not text.ended:
-        check_room(len(text.past), held)
-        room = min(held, (stopping_criteria.max_length or held) - 1) - len(text.past)
-        draft = proposer.propose(hidden, text.past, room).tokens[:room] if room > 0 else ()
-        block = torch.tensor([[text.past[-1], *draft]], device=text.ids.device)
-        out = lm(block, state, ForwardOptions(keep_trail=bool(draft)))
-        assert out.state is not None, "a call with a state returns one"
-        tokens = accept(draft, partial(text.draw, lm.logits(out.hidden[0])), text.write)
-        state = out.state.commit(range(len(tokens))) if draft else out.state
-        hidden = out.hidden[:, len(tokens) - 1]
+    most = min(held, stopping_criteria.max_length or held)
+    text = _Text(input_ids, logits_processor, stopping_criteria, generation_config, most)
+    row = Row(text, proposer=proposer or own_drafts(lm), unread=text.past[cache.length : -1])
+    engine, state = Engine(lm), None
+    engine.add(row, cache.state)
+    while engine.busy:
+        check_context(len(text.past), held)
+        for _, said in engine.step():
+            state = said.state
+    assert state is not None, "generate asks for a token at least, and the last comes with the state before it"
     cache.advance(state, len(text.past) - 1 - cache.length)
     return text.result(cache)
 
@@ -66,16 +63,28 @@ class _Text:
         processor: LogitsProcessorList,
         criteria: StoppingCriteriaList,
         config: GenerationConfig,
+        most: int,
     ):
-        self.ids, self.past = ids, ids[0].tolist()
+        """most: tokens of the whole text."""
+        self.ids, self.past, self.most = ids, ids[0].tolist(), most
         self.processor, self.criteria, self.config = processor, criteria, config
         self.scores: list[Any] = []
         self.logits: list[Any] = []
-        self.ended = False
+        self.reason: str | None = None
+        self.plain = None
+        """What was said counts, as the processors of `generate` read it."""
 
-    def draw(self, logits: Tensor, row: int) -> int:
-        """The next token by a row of logits (P, W)."""
-        raw: Any = logits[row : row + 1].float()
+    @property
+    def position(self) -> int:
+        return len(self.past)
+
+    @property
+    def left(self) -> int:
+        return self.most - len(self.past)
+
+    def draw(self, rows: Rows, row: int) -> int:
+        """The next token, given that `rows` hold its logits at `row`."""
+        raw: Any = rows.logits[row : row + 1].float()
         scores = self.processor(self.ids, raw.clone())
         if self.config.output_scores:
             self.scores.append(scores)
@@ -88,8 +97,9 @@ class _Text:
         """Take a token down; whether the text ends with it."""
         self.past.append(token)
         self.ids = torch.cat([self.ids, self.ids.new_tensor([[token]])], 1)
-        self.ended = bool(self.criteria(self.ids, self.scores[-1] if self.scores else None))
-        return self.ended
+        ended = bool(self.criteria(self.ids, self.scores[-1] if self.scores else None))
+        self.reason = "criteria" if ended else None
+        return ended
 
     def result(self, cache: StateCache) -> Tensor | GenerateDecoderOnlyOutput:
         if not self.config.return_dict_in_generate:

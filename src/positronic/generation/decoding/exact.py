@@ -18,18 +18,13 @@ and 16 pass. Batch size is part of the width: the promise holds for one row.
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from positronic.errors import GenerationError
+from positronic.generation.decoding.forward import Exact, Mode, Verified, prefill, verify
 from positronic.lm import LM
-from positronic.state import DecodeState, ForwardOptions
 
 __all__ = ["Exact", "find_exact", "rows_agree"]
 
@@ -38,31 +33,6 @@ BEGINNING = 11
 """Tokens read before the test, so that attention has something to look at."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Exact:
-    """How every forward of an exact decode runs."""
-
-    width: int
-    """Rows of every forward; a draft has at most one token less."""
-    threads: int
-    """Threads of every forward."""
-    room: int
-    """Tokens preallocated in the state, dummies included: an extent that grew would change the bits."""
-
-    @contextmanager
-    def threads_set(self) -> Iterator[None]:
-        """Run with these threads; afterwards with as many as before."""
-        before = torch.get_num_threads()
-        if before == self.threads:
-            yield
-            return
-        torch.set_num_threads(self.threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
 
 
 def find_exact(model: LM, room: int) -> Exact:
@@ -87,39 +57,24 @@ def find_exact(model: LM, room: int) -> Exact:
 @torch.no_grad()
 def rows_agree(model: LM, exact: Exact) -> bool:
     """Whether a token's hidden vector and logits have the same bits in every row and beside any other rows."""
-    width = exact.width
+    width, mode = exact.width, Mode(exact)
     drawn = np.random.default_rng(0).integers(0, model.config.vocab_size, BEGINNING + 2 * width).tolist()
     tokens = drawn[BEGINNING:]
     with exact.threads_set():
-        state = _call(model, model.init_state(1, room=exact.room), drawn[:BEGINNING]).state
+        state, _ = prefill(model, model.init_state(1, room=exact.room), [drawn[:BEGINNING]], mode)
         same = torch.zeros(1, dtype=torch.long, device=state.position.device)
-        together: list[_Call] = []
+        together: list[Verified] = []
         for place, token in enumerate(tokens):
             if place <= width:
-                together.append(_call(model, state.select(same), tokens[place : place + width]))
-            alone = _call(model, state, [token] + [0] * (width - 1))
+                together.append(verify(model, [tokens[place : place + width]], state.select(same), mode))
+            alone = verify(model, [[token]], state, mode)
             rows = ((place - first, block) for first, block in enumerate(together))
-            if not all(block.agrees(row, alone) for row, block in rows if row < width):
+            if not all(_agree(block, row, alone) for row, block in rows if row < width):
                 return False
             state = alone.state.commit([0])
     return True
 
 
-class _Call(NamedTuple):
-    hidden: Tensor
-    """(T, D)"""
-    logits: Tensor
-    """(T, W)"""
-    state: DecodeState
-
-    def agrees(self, row: int, alone: "_Call") -> bool:
-        """Whether this row has the bits of the first row of the other."""
-        return torch.equal(self.hidden[row], alone.hidden[0]) and torch.equal(self.logits[row], alone.logits[0])
-
-
-def _call(model: LM, state: DecodeState, tokens: list[int]) -> _Call:
-    """One forward over `tokens`."""
-    block = torch.tensor([tokens], device=state.position.device)
-    out = model(block, state, ForwardOptions(keep_trail=True))
-    assert out.state is not None, "a call with a state returns one"
-    return _Call(out.hidden[0], model.logits(out.hidden)[0], out.state)
+def _agree(block: Verified, row: int, alone: Verified) -> bool:
+    """Whether this row of a block has the bits of the token that was read alone."""
+    return torch.equal(block.hidden[row], alone.hidden[0]) and torch.equal(block.logits[row], alone.logits[0])

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from positronic.generation.conversation import Conversation
+from positronic.generation.requests.conversation import Conversation
 
 __all__ = ["DraftCount", "Result", "Seconds"]
 

@@ -2,10 +2,10 @@
 
 from positronic.errors import GenerationError
 
-__all__ = ["check_room"]
+__all__ = ["check_context"]
 
 
-def check_room(tokens: int, held: int) -> None:
+def check_context(tokens: int, held: int) -> None:
     """Raise unless a model of `held` positions can hold that many tokens."""
     if tokens > held:
         raise GenerationError(

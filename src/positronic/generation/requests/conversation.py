@@ -7,15 +7,15 @@ from itertools import pairwise
 from torch import Tensor
 
 from positronic.errors import GenerationError
-from positronic.generation.exact import Exact, find_exact
-from positronic.generation.memories import memories_in, with_memories
-from positronic.generation.prefill import prefill
-from positronic.generation.room import check_room
+from positronic.generation.decoding.context import check_context
+from positronic.generation.decoding.exact import Exact, find_exact
+from positronic.generation.decoding.forward import Mode, prefill
+from positronic.generation.requests.memories import memories_in, with_memories
 from positronic.lm import LM
 from positronic.probe import Probe
 from positronic.state import DecodeState, Memory
 
-__all__ = ["Conversation", "exact_for", "go_on", "memories_alone"]
+__all__ = ["Conversation", "exact_for", "memories_alone", "resume"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def exact_for(model: LM, before: Conversation, needed: int, wanted: bool | Exact
     return find_exact(model, needed)
 
 
-def go_on(
+def resume(
     model: LM,
     before: Conversation,
     new: Sequence[int],
@@ -67,7 +67,7 @@ def go_on(
     with test-time memories written or frozen as they were when it was read first.
     """
     tokens = (*before.tokens, *new)
-    check_room(len(tokens), model.config.max_positions)
+    check_context(len(tokens), model.config.max_positions)
     state, hidden = before.state, before.hidden
     if state is None or before.exact != exact:
         state, hidden = model.init_state(1, room=0 if exact is None else exact.room), None
@@ -81,7 +81,7 @@ def go_on(
     for (first, written), (until, _) in pairwise((*writes, (end, True))):
         part = tokens[max(first, read) : min(until, end)]
         if part:
-            state, hidden = prefill(model, state, [part], exact=exact, write_memory=written, probe=probe)
+            state, hidden = prefill(model, state, [part], Mode(exact, written, probe))
     return Conversation(tokens, state, hidden, exact, writes, before.begun)
 
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from positronic.errors import GenerationError
-from positronic.generation.sampling import Sampler, not_finite
+from positronic.generation.sampling.params import SamplingParams, not_finite
 
-__all__ = ["FREE", "Constraint", "Free", "History", "Rows", "Stop", "Writer"]
+__all__ = ["FREE", "Constraint", "Free", "History", "Rows", "Stop", "Text", "Writer"]
 
 
 class Constraint(Protocol):
@@ -114,11 +114,54 @@ class Rows:
         return self.logits.float().cpu().numpy()
 
 
+class Text(Protocol):
+    """One row's output as it grows: who draws its tokens, and when it ends."""
+
+    @property
+    def past(self) -> Sequence[int]:
+        """Every token so far, of the prompt and of the output."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """The place of the next token in its sequence."""
+        ...
+
+    @property
+    def left(self) -> int:
+        """How many tokens may still be said."""
+        ...
+
+    @property
+    def reason(self) -> str | None:
+        """Why the text has ended; None: it goes on."""
+        ...
+
+    @property
+    def plain(self) -> SamplingParams | None:
+        """How tokens are drawn where that follows from their logits alone; None: from what was said as well."""
+        ...
+
+    def draw(self, rows: Rows, row: int) -> int:
+        """The next token, given that `rows` hold its logits at `row`."""
+        ...
+
+    def write(self, token: int) -> bool:
+        """Take `token` down as the next one; whether the text ends with it."""
+        ...
+
+
 class Writer:
     """Draws tokens and takes them down, until `reason` says why the text has ended."""
 
     def __init__(
-        self, sampler: Sampler, stop: Stop, constraint: Constraint, history: Sequence[int], position: int, held: int
+        self,
+        sampler: SamplingParams,
+        stop: Stop,
+        constraint: Constraint,
+        history: Sequence[int],
+        position: int,
+        held: int,
     ):
         """position is that of the next token; the model holds `held` tokens."""
         self.sampler, self.stop, self.constraint = sampler, stop, constraint
@@ -126,6 +169,11 @@ class Writer:
         self.left = min(stop.max_new_tokens, held - position)
         self.out_of_room = "length" if self.left == stop.max_new_tokens else "context"
         self.reason: str | None = None if self.left > 0 else "context"
+
+    @property
+    def plain(self) -> SamplingParams | None:
+        """How tokens are drawn where that follows from their logits alone; None: from what was said as well."""
+        return self.sampler if self.sampler.alone and isinstance(self.constraint, Free) else None
 
     def draw(self, rows: Rows, row: int) -> int:
         """The next token, given that `rows` hold its logits at `row`."""

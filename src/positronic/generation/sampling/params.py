@@ -17,24 +17,24 @@ Source   top-p: Holtzman et al. 2020, arXiv 1904.09751; min-p: Nguyen et al. 202
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from positronic.errors import GenerationError
-from positronic.generation.noise import gumbel
+from positronic.generation.sampling.noise import gumbel
 
-__all__ = ["GREEDY", "Sampler", "not_finite"]
+__all__ = ["GREEDY", "SamplingParams", "not_finite"]
 
 LARGEST_BIAS = 1e30
 """More than decides between any two logits, and too little to overflow with one."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampler:
-    """How the next token is drawn."""
+class SamplingParams:
+    """How tokens are drawn, and how many."""
 
     temperature: float = 0.7
     """0 to 5; 0 takes the best token and ignores top_k, top_p, min_p and the seed."""
@@ -52,6 +52,10 @@ class Sampler:
     """Rows of one seed draw from streams of their own."""
     biases: Mapping[int, float] = field(default_factory=dict)
     """What is added to the logits of some tokens, by id."""
+    max_new_tokens: int = 256
+    """At most this many tokens; then the reason is "length", or "context" where the model holds no more."""
+    stop: str | Sequence[str] = ()
+    """Strings that end the text and are no part of it."""
 
     def __post_init__(self) -> None:
         _within("temperature", self.temperature, 0, 5)
@@ -60,6 +64,7 @@ class Sampler:
         _within("repetition_penalty", self.repetition_penalty, 1, 2)
         _within("seed", self.seed, 0, 2**64 - 1)
         _within("stream", self.stream, 0, 2**64 - 1)
+        _within("max_new_tokens", self.max_new_tokens, 1, 2**20)
         if not 0 < self.top_p <= 1:
             raise GenerationError(f"top_p is {self.top_p}; use a number above 0 and up to 1 (1 keeps every token).")
         for token, bias in self.biases.items():
@@ -67,6 +72,11 @@ class Sampler:
                 raise GenerationError(
                     f"biases hold {token}: {bias}; use ids, and numbers from {-LARGEST_BIAS:g} to {LARGEST_BIAS:g}."
                 )
+
+    @property
+    def alone(self) -> bool:
+        """Whether a token follows from its logits alone, without what was said before."""
+        return self.repetition_penalty == 1 and not self.biases
 
     @property
     def bare(self) -> bool:
@@ -147,5 +157,5 @@ def _check_ids(biases: Mapping[int, float], vocabulary: int) -> None:
         raise GenerationError(f"biases name token {max(biases)}; the vocabulary ends at {vocabulary - 1}. Remove it.")
 
 
-GREEDY = Sampler(temperature=0)
+GREEDY = SamplingParams(temperature=0)
 """The best token at every step."""

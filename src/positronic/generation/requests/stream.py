@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Collection, Sequence
 
 from positronic.errors import GenerationError
-from positronic.generation.prompt import check_text
+from positronic.generation.requests.prompt import check_text
 from positronic.text import StreamDecoder
 
 __all__ = ["TextStream"]

@@ -1,0 +1,285 @@
+"""Rounds of plain decoding on CUDA as graphs: the model, its head and the choice of the next token without the host.
+
+A graph belongs to a number of rows and an extent of their states, both rounded up, and works in tensors of its own:
+
+    previous <- state            what stood before this round, for a row that turns out to have ended
+    state    <- model(token, state)
+    token    <- the best token of the logits, or one drawn (`sampling.device`)
+
+The host launches a round before it has seen what the last one said, and so walks one round behind. Where a row draws
+from what was said before (penalties, constraints), the host chooses and the graph holds the model and its head alone.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from positronic import tree
+from positronic.generation.decoding.forward import Mode
+from positronic.generation.decoding.lane import Batch, Said
+from positronic.generation.decoding.row import Row
+from positronic.generation.decoding.writer import Rows
+from positronic.generation.sampling.device import DeviceSampling
+from positronic.generation.sampling.graphs import capture
+from positronic.generation.sampling.params import not_finite
+from positronic.lm import LM
+from positronic.state import DecodeState
+
+__all__ = ["CapturedLane", "Capturing"]
+
+SMALLEST = 64
+"""Entries of the smallest extent."""
+WORTH = 16
+"""Tokens that a row must have left before a graph is made for it."""
+AHEAD = 2
+"""Rounds that are under way while the host hears what one has said."""
+ROOM = 4
+"""Entries that a row needs behind what it has read: those of rounds that are under way."""
+
+
+class Capturing:
+    """The graphs of one model, made when first needed. They hold its parameters where they lie now."""
+
+    def __init__(self, model: LM):
+        self.model = model
+        self.graphs: dict[tuple[int, int, bool], Graph] = {}
+        self.pool: object = None
+
+    def takes(self, row: Row, state: DecodeState) -> bool:
+        """Whether rounds of this row may run as graphs."""
+        plain = not row.alone and row.mode.probe is None
+        return plain and state.position.is_cuda and row.text.left >= WORTH
+
+    def graph(self, rows: int, extent: int, mode: Mode, like: DecodeState) -> "Graph":
+        """For so many rows and entries at least; `like` is a state of any rows and extent."""
+        rows, extent = _rounded(rows, 1), _rounded(extent, SMALLEST)
+        key = rows, extent, mode.write_memory
+        if key not in self.graphs:
+            if self.pool is None:
+                self.pool = torch.cuda.graph_pool_handle()
+            self.graphs[key] = Graph(self.model, rows, extent, mode, like, self.pool)
+        return self.graphs[key]
+
+
+class Graph:
+    """One captured round and the tensors that it works in: a place for each row, some of them free."""
+
+    def __init__(self, model: LM, rows: int, extent: int, mode: Mode, like: DecodeState, pool: object):
+        device = like.position.device
+        first = torch.zeros(rows, dtype=torch.long, device=device)
+        blank = tree.mapped(tree.extended(like.select(first), extent), lambda x, _: torch.zeros_like(x))
+        self.rows, self.extent = rows, extent
+        self.state = replace(blank, length=0, level=False, capacity=extent, owner=None)
+        self.tokens = torch.zeros(rows, 1, dtype=torch.long, device=device)
+        weight = next(iter(model.parameters()))  # type: ignore[attr-defined]
+        self.hidden = torch.zeros(rows, model.config.d_model, dtype=weight.dtype, device=device)
+        self._now = [self.hidden, *_fixed(self.state)]
+        self._before = [torch.zeros_like(x) for x in self._now]
+        self._model, self.logits = self._captured(model, mode, pool)
+        self.sampling = DeviceSampling(self.logits, self.tokens, self.state.position, pool)
+
+    def _captured(self, model: LM, mode: Mode, pool: object) -> tuple[Callable[[], None], Tensor]:
+        def once() -> Tensor:
+            _copy(self._before, self._now)
+            out = model(self.tokens, self.state, mode.options())
+            hidden = out.hidden[:, -1]
+            _copy(self._now, [hidden, *_fixed(out.state)])
+            return model.logits(hidden)
+
+        with torch.no_grad():
+            return capture(once, pool)
+
+    def launch(self, on_device: bool) -> Tensor:
+        """One round of every row. On the device: (rows,) the next tokens, which the next round reads, -1 for logits
+        that are not finite. Else the logits (rows, W)."""
+        self._model()
+        return self.sampling.choose() if on_device else self.logits
+
+    def put(self, place: int, state: DecodeState, row: int, token: int) -> None:
+        """Go on in this place from a row of a state and its newest token."""
+        for (_, into, axis), (_, given, _) in zip(tree.tensors(self.state), tree.tensors(state), strict=True):
+            if axis is None:
+                into[place].copy_(given[row])
+                continue
+            entries = min(into.shape[axis], given.shape[axis])
+            into.narrow(axis, 0, entries)[place].copy_(given.narrow(axis, 0, entries)[row])
+        self.tokens[place].fill_(token)
+
+    def free(self, place: int) -> None:
+        """Nobody stands here any more; it is still computed, at its beginning."""
+        self.state.position[place].zero_()
+        self.state.began[place].zero_()
+
+    def read(self, places: Sequence[int], lengths: Sequence[int], before: bool = False) -> tuple[DecodeState, Tensor]:
+        """A copy of what these places remember, so many tokens each, and their hidden vectors: now, or before the
+        last round."""
+        found = iter(self._before if before else self._now)
+        hidden = next(found)
+        state = tree.mapped(self.state, lambda x, axis: next(found) if axis is None else x)
+        index = torch.tensor(places, device=self.tokens.device)
+        copy = tree.mapped(state, lambda x, _: x[index])
+        copy = replace(copy, length=max(lengths), level=len(set(lengths)) == 1, capacity=0)
+        return DecodeState.join([copy]), hidden[index]
+
+
+class Round:
+    """A round that was launched, and who stood where in it."""
+
+    def __init__(self, graph: Graph, rows: Sequence[Row | None]):
+        self.rows = list(rows)
+        self._tokens = torch.empty(graph.rows, dtype=torch.long, pin_memory=True)
+        self._tokens.copy_(graph.launch(on_device=True).flatten(), non_blocking=True)
+        self._done = torch.cuda.Event()
+        self._done.record()
+
+    def heard(self) -> list[int]:
+        """The tokens, once they are here."""
+        self._done.synchronize()
+        return self._tokens.tolist()
+
+
+class CapturedLane:
+    """A lane whose rounds are graphs."""
+
+    def __init__(self, capturing: Capturing, rows: Sequence[Row], state: DecodeState):
+        self.capturing, self.mode = capturing, rows[0].mode
+        self._places: list[Row | None] = []
+        self._launched: list[Round] = []
+        self._said: Said = []
+        self._hold(rows, state)
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        return [row for row in self._places if row is not None]
+
+    @property
+    def state(self) -> DecodeState:
+        return self.graph.state
+
+    def join(self, rows: Sequence[Row], state: DecodeState) -> None:
+        free = [place for place, row in enumerate(self._places) if row is None]
+        longest = max(row.text.position + 1 for row in rows)
+        if len(free) < len(rows) or longest > self.graph.extent:
+            here, remembered = self._settled()
+            batch = Batch(here, remembered)
+            batch.join(rows, state)
+            self._hold(batch.rows, batch.state)
+            return
+        for row, place in zip(rows, free, strict=False):
+            self._put(place, row, state, rows.index(row))
+
+    def remove(self, row: Row) -> DecodeState:
+        self._settle()
+        place = self._places.index(row)
+        state, _ = self.graph.read([place], [row.text.position - 1])
+        self._leave(place)
+        return state
+
+    def step(self) -> Said:
+        """Launch a round, then hear what the one before has said."""
+        self._grow()
+        if all(row.text.plain is not None for row in self.rows):
+            while len(self._launched) < AHEAD:
+                self._launch()
+            self._hear()
+        else:
+            self._settle()
+            self._by_the_host()
+        said, self._said = self._said, []
+        return said
+
+    def _launch(self) -> None:
+        self._launched.append(Round(self.graph, self._places))
+
+    def _hear(self) -> None:
+        """Take down what the oldest launched round has said."""
+        told = self._launched.pop(0)
+        for place, token in enumerate(told.heard()):
+            row = told.rows[place]
+            if row is None or row is not self._places[place]:
+                continue
+            if token < 0:
+                raise not_finite()
+            self._take(place, row, row.accept((), lambda _, token=token: token))  # type: ignore[misc]
+
+    def _by_the_host(self) -> None:
+        logits = Rows(self.graph.launch(on_device=False))
+        for place, row in enumerate(list(self._places)):
+            if row is not None:
+                tokens = row.accept((), lambda _, row=row, place=place: row.text.draw(logits, place))  # type: ignore[misc]
+                self._take(place, row, tokens)
+        self.graph.tokens.copy_(torch.tensor([[0 if row is None else row.last] for row in self._places]))
+
+    def _take(self, place: int, row: Row, tokens: list[int]) -> None:
+        """What a row has said in a round; one that has ended leaves with its state."""
+        if row.text.reason is None:
+            self._said += row.outputs(tokens)
+            return
+        length = row.text.position - 1
+        state, hidden = self.graph.read([place], [length], before=bool(self._launched))
+        self._said += row.outputs(tokens, state, hidden)
+        self._leave(place)
+
+    def _leave(self, place: int) -> None:
+        self._places[place] = None
+        self.graph.free(place)
+        rows = self.rows
+        if rows and _rounded(len(rows), 1) < self.graph.rows // 2:
+            self._hold(*self._settled())
+
+    def _settle(self) -> None:
+        while self._launched:
+            self._hear()
+
+    def _settled(self) -> tuple[Sequence[Row], DecodeState]:
+        """All rows that go on once every launched round is heard, and what they remember."""
+        self._settle()
+        places = [place for place, row in enumerate(self._places) if row is not None]
+        rows = self.rows
+        state, _ = self.graph.read(places, [row.text.position - 1 for row in rows])
+        return rows, state
+
+    def _grow(self) -> None:
+        """Room for the entries of this round and of the next."""
+        ahead = len(self._launched) + 2
+        if max(row.text.position for row in self.rows) + ahead <= self.graph.extent:
+            return
+        rows, state = self._settled()
+        if rows:
+            self._hold(rows, state)
+
+    def _hold(self, rows: Sequence[Row], state: DecodeState) -> None:
+        """These rows alone, in a graph that has room for them."""
+        longest = max(row.text.position for row in rows)
+        self.graph = self.capturing.graph(len(rows), longest + ROOM, self.mode, state)
+        self._places = [None] * self.graph.rows
+        for place in range(self.graph.rows):
+            if place < len(rows):
+                self._put(place, rows[place], state, place)
+            else:
+                self.graph.free(place)
+
+    def _put(self, place: int, row: Row, state: DecodeState, at: int) -> None:
+        self._places[place] = row
+        self.graph.put(place, state, at, row.last)
+        if row.text.plain is not None:
+            self.graph.sampling.put(place, row.text.plain)
+
+
+def _fixed(state: DecodeState | None) -> list[Tensor]:
+    """The tensors of a state that do not grow."""
+    return [x for _, x, axis in tree.tensors(state) if axis is None]
+
+
+def _copy(into: Sequence[Tensor], given: Sequence[Tensor]) -> None:
+    """Each of `given` into its place, a kernel for each type of numbers."""
+    for dtype in {x.dtype for x in into}:
+        pairs = [(x, y) for x, y in zip(into, given, strict=True) if x.dtype == dtype]
+        torch._foreach_copy_([x for x, _ in pairs], [y for _, y in pairs])  # the library's only copy of many tensors
+
+
+def _rounded(n: int, least: int) -> int:
+    """The smallest power of two from `least` on that is not below n."""
+    return max(least, 1 << (n - 1).bit_length())

@@ -1,0 +1,118 @@
+"""The next token of every row on the device itself, where it follows from the row's logits alone.
+
+    best      the largest logit                                          rows at temperature 0
+    drawn     argmax of logits / temperature + gumbel, over all tokens   no top-k, top-p or min-p in any row
+    cut       the same over what top-k, top-p and min-p leave            otherwise
+
+in the order and with the noise of `SamplingParams.pick`, in float64; a near-tie may fall otherwise where the device
+rounds a logarithm otherwise.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from positronic.generation.sampling.graphs import capture
+from positronic.generation.sampling.noise import MULTIPLIERS, ROUNDS, WEYL
+from positronic.generation.sampling.params import SamplingParams
+
+__all__ = ["DeviceSampling", "gumbel_on_device"]
+
+LOW = 0xFFFFFFFF
+
+
+class DeviceSampling:
+    """Chooses from `logits` (B, W) into `tokens` (B, 1); position (B,) is that of the newest token that was read."""
+
+    def __init__(self, logits: Tensor, tokens: Tensor, position: Tensor, pool: object):
+        self.logits, self.tokens, self.position, self.pool = logits, tokens, position, pool
+        rows = len(logits)
+
+        def numbers(dtype: torch.dtype, value: float) -> Tensor:
+            return torch.full((rows,), value, dtype=dtype, device=logits.device)
+
+        self.temperature = numbers(torch.float64, 0.0)
+        self.top_k = numbers(torch.long, 0)
+        self.top_p = numbers(torch.float64, 1.0)
+        self.min_p = numbers(torch.float64, 0.0)
+        self.words = torch.zeros(4, rows, dtype=torch.long, device=logits.device)
+        """(4, B) seed and stream, the low half of each first."""
+        self._params: list[SamplingParams | None] = [None] * rows
+        self._graphs: dict[Callable[[], Tensor], tuple[Callable[[], None], Tensor]] = {}
+
+    def put(self, row: int, params: SamplingParams) -> None:
+        """How this row draws from now on."""
+        self._params[row] = params
+        self.temperature[row] = params.temperature
+        self.top_k[row], self.top_p[row], self.min_p[row] = params.top_k, params.top_p, params.min_p
+        halves = [params.seed & LOW, params.seed >> 32, params.stream & LOW, params.stream >> 32]
+        self.words[:, row] = torch.tensor(halves)
+
+    def choose(self) -> Tensor:
+        """(B,) the next tokens, -1 where logits are not finite; `tokens` holds them for the next round."""
+        form = self._form()
+        if form not in self._graphs:
+            self._graphs[form] = capture(form, self.pool)
+        replay, chosen = self._graphs[form]
+        replay()
+        return chosen
+
+    def _form(self) -> Callable[[], Tensor]:
+        """The cheapest form that serves every row."""
+        drawing = [one for one in self._params if one is not None and one.temperature > 0]
+        if any(one.top_k or one.top_p < 1 or one.min_p for one in drawing):
+            return self._cut
+        return self._drawn if drawing else self._best
+
+    def _best(self) -> Tensor:
+        return self._said(self.logits.argmax(-1))
+
+    def _drawn(self) -> Tensor:
+        scores = self._warm() + self._noise()
+        return self._said(torch.where(self.temperature > 0, scores.argmax(-1), self.logits.argmax(-1)))
+
+    def _cut(self) -> Tensor:
+        warm, ids = self._warm().sort(stable=True, dim=-1, descending=True)  # equal ones by id up
+        rank = torch.arange(warm.shape[-1], device=warm.device)
+        kept = (rank < self.top_k[:, None]) | (self.top_k[:, None] == 0)
+        mass = torch.where(kept, warm.exp(), 0.0)
+        before = mass.cumsum(-1) - mass
+        whole = self.top_p[:, None] >= 1
+        kept &= whole | (before < self.top_p[:, None] * mass.sum(-1, keepdim=True))
+        kept &= warm >= self.min_p[:, None].log()
+        scores = torch.where(kept, warm + self._noise().gather(-1, ids), -torch.inf)
+        drawn = ids.gather(-1, scores.argmax(-1, keepdim=True)).squeeze(-1)
+        return self._said(torch.where(self.temperature > 0, drawn, self.logits.argmax(-1)))
+
+    def _warm(self) -> Tensor:
+        """(B, W) float64: logits over the temperature, the best at 0."""
+        x = self.logits.float().double()
+        scale = torch.where(self.temperature > 0, self.temperature, 1.0)
+        return (x - x.amax(-1, keepdim=True)) / scale[:, None]
+
+    def _noise(self) -> Tensor:
+        return gumbel_on_device(self.words, self.position, self.logits.shape[-1])
+
+    def _said(self, chosen: Tensor) -> Tensor:
+        self.tokens.copy_(chosen[:, None])
+        return torch.where(self.logits.amax(-1).isfinite(), chosen, -1)
+
+
+def gumbel_on_device(words: Tensor, position: Tensor, tokens: int) -> Tensor:
+    """(B, W) float64: `sampling.noise.gumbel` of tokens 0 .. W - 1 for rows of seeds and streams, words (4, B)."""
+    a = torch.arange((tokens + 1) // 2, device=words.device).expand(len(position), -1)
+    b, c, d = position[:, None] & LOW, words[2, :, None], words[3, :, None]
+    k0, k1 = words[0, :, None], words[1, :, None]
+    first, second = (int(m) for m in MULTIPLIERS)
+    for _ in range(ROUNDS):
+        x, y = a * first, c * second  # of 64 bits, as wrapped products have
+        a, b, c, d = _high(y) ^ b ^ k0, y & LOW, _high(x) ^ d ^ k1, x & LOW
+        k0, k1 = (k0 + WEYL[0]) & LOW, (k1 + WEYL[1]) & LOW
+    bits = torch.stack([(a << 20) | (b >> 12), (c << 20) | (d >> 12)], -1).flatten(1)[:, :tokens]
+    u = (bits.double() + 0.5) * 2.0**-52
+    return -torch.log(-torch.log(u))
+
+
+def _high(x: Tensor) -> Tensor:
+    return (x >> 32) & LOW
