@@ -72,7 +72,7 @@ def test_losses_are_those_of_trl(family, tmp_path):
     )
     (model, _), (reference, _) = positronic.load(folder), positronic.load(folder)
     silent = tuple(replace(one, weight=0.0) for one in DPOConfig().auxiliary)
-    objective = DPOConfig(beta=BETA, nll=0.0, auxiliary=silent).build(reference)
+    objective = DPOConfig(beta=BETA, nll=0.0, auxiliary=silent).build({"reference": reference})
     batch, their_batch = ours(pairs), theirs(trainer, pairs)
     counts = objective.counts(batch)
     assert (counts["pairs"], counts["targets"]) == (N, int(their_batch["completion_mask"].sum()))

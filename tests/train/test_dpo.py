@@ -56,7 +56,7 @@ def log_probabilities(model, batch):
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_the_loss_is_the_published_one(batch, smoothing):
     model, reference = small(1), small(2)
-    objective = DPOConfig(beta=0.3, label_smoothing=smoothing, nll=0.0).build(reference)
+    objective = DPOConfig(beta=0.3, label_smoothing=smoothing, nll=0.0).build({"reference": reference})
     counts = objective.counts(batch)
     gain = log_probabilities(model, batch) - log_probabilities(reference, batch)
     margin = 0.3 * (gain[:, 0] - gain[:, 1])
@@ -67,7 +67,7 @@ def test_the_loss_is_the_published_one(batch, smoothing):
 
 def test_an_untouched_model_pays_log_two_exactly(batch):
     model = small()
-    objective = DPOConfig().build(small())
+    objective = DPOConfig().build({"reference": small()})
     counts = objective.counts(batch)
     means = objective.means({k: v.item() for k, v in objective(model, batch, counts).terms.items()}, counts)
     assert means["loss"] == pytest.approx(math.log(2), abs=1e-7)
@@ -79,7 +79,7 @@ def test_the_gradient_is_antisymmetric_at_the_start(batch):
     found = []
     for one in (batch, turned):
         model = small()
-        objective = DPOConfig(nll=0.0).build(small())
+        objective = DPOConfig(nll=0.0).build({"reference": small()})
         objective(model, batch if one is batch else one, objective.counts(one)).total.backward()
         found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     torch.testing.assert_close(found[0], -found[1], rtol=1e-4, atol=1e-8)
@@ -87,7 +87,7 @@ def test_the_gradient_is_antisymmetric_at_the_start(batch):
 
 
 def test_micro_batches_add_up_to_the_batch(batch):
-    model, objective = small(1), DPOConfig().build(small(2))
+    model, objective = small(1), DPOConfig().build({"reference": small(2)})
     counts = objective.counts(batch)
     parts = sum(objective(model, batch.rows(slice(i, i + 2)), counts).total.item() for i in range(0, len(batch), 2))
     assert parts == pytest.approx(objective(model, batch, counts).total.item(), rel=1e-5)
@@ -95,7 +95,7 @@ def test_micro_batches_add_up_to_the_batch(batch):
 
 def test_a_batch_without_a_pair_is_refused(batch):
     with pytest.raises(TrainingError, match="no pair of answers"):
-        DPOConfig().build(small()).counts(replace(batch, loss_mask=torch.zeros_like(batch.loss_mask)))
+        DPOConfig().build({"reference": small()}).counts(replace(batch, loss_mask=torch.zeros_like(batch.loss_mask)))
     with pytest.raises(ConfigError, match="beta"):
         DPOConfig(beta=0.0)
 

@@ -10,7 +10,7 @@ from positronic.data import Mixture
 from positronic.eval.bits_per_byte import scoring
 from positronic.lm import LM
 from positronic.text import Tokenizer
-from positronic.train import DPO, chosen
+from positronic.train import Objective, chosen
 
 __all__ = ["preferred"]
 
@@ -18,8 +18,8 @@ ROWS, AT_ONCE = 64, 8
 """Rows of pairs that a validation reads, at most, and how many a forward pass."""
 
 
-def preferred(objective: DPO, pairs: Mixture, tokenizer: Tokenizer) -> Callable[[LM], dict[str, float]]:
-    """Measures what `objective` means of its first rows, and the chosen answers' bits per byte."""
+def preferred(objective: Objective, pairs: Mixture, tokenizer: Tokenizer) -> Callable[[LM], dict[str, float]]:
+    """Measures what `objective` means of its first rows, and the chosen answers' bits per byte from its term `nll`."""
     batch = pairs.next(min(ROWS, sum(rows.n_rows for rows in pairs.sources)))
     spelled = torch.tensor([len(token) for token in tokenizer.token_bytes])
     size = int(spelled[batch.targets[chosen(batch)]].sum())

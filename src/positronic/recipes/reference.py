@@ -23,7 +23,8 @@ import torch
 
 from positronic import __version__
 from positronic.errors import DataError
-from positronic.recipes.run import RunConfig, read_run
+from positronic.recipes.config import RunConfig
+from positronic.recipes.run import read_run
 from positronic.train import read_events
 
 __all__ = ["Band", "Reference", "Trace", "learn_from", "recipe_of", "run_beside", "shipped", "trace"]

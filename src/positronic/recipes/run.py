@@ -4,45 +4,25 @@ RUN/run.json holds the config, so that `--resume` needs nothing but the folder.
 """
 
 import json
-import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from positronic.checkpoint import load, read_config
+from positronic.checkpoint import read_config
 from positronic.checkpoint.atomic import writing
-from positronic.config import AtMost, Config, ModelConfig, diff
-from positronic.data import (
-    NAMES,
-    UNFILLED,
-    Conversation,
-    Counts,
-    Document,
-    Mixture,
-    chat_mixture,
-    excerpt,
-    heldout_conversations,
-    heldout_documents,
-    heldout_pairs,
-    open_chats,
-    open_source,
-    pair_mixture,
-    text_mixture,
-)
-from positronic.errors import CheckpointError, ConfigError, DataError, TokenizerError
-from positronic.eval import Score, assistant_bits_per_byte, bits_per_byte, scorable
-from positronic.lm import LM
+from positronic.config import ModelConfig, diff
+from positronic.data import Counts, Mixture
+from positronic.errors import CheckpointError, ConfigError, TokenizerError
 from positronic.models import build
-from positronic.recipes.preferences import preferred
+from positronic.recipes.config import RunConfig
+from positronic.recipes.tasks import Task, helpers_of
 from positronic.text import Tokenizer
 from positronic.train import (
     ALONE,
-    DPOConfig,
     Observer,
     Ranks,
-    TrainConfig,
     TrainState,
     held,
     init_from,
@@ -54,59 +34,7 @@ from positronic.train import (
 )
 from positronic.traits.fractal_phase import FractalPhaseConfig
 
-__all__ = ["RunConfig", "fit_to", "read_run", "train_run"]
-
-VALID_CONVERSATIONS = 200
-"""Held-out conversations that a validation during training reads, at most about."""
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig(Config, kind="run"):
-    """What is trained, on what, and how."""
-
-    model: ModelConfig
-    """The family and its sizes; vocabulary and document end come from the tokenizer."""
-    data: tuple[str, ...]
-    """Sources, PATH[#field][:weight] each; pairs of answers where the objective is preference."""
-    conversations: bool = False
-    """Whether the sources are conversations, of which only the assistant's words are learned."""
-    replay: tuple[str, ...] = ()
-    """With conversations: plain text of which a little is mixed in, against forgetting."""
-    fill_names: bool = False
-    """With conversations: whether {{name}} and {{author}} in them become the model's name and its makers'."""
-    train: TrainConfig = TrainConfig()
-    """Steps, rates, batches."""
-    valid: tuple[str, ...] = ()
-    """Text to measure on. Empty: what is held out of `data`."""
-    held_out_one_in: int = 100
-    """Without `valid`: one document, or conversation, in so many is held out."""
-    valid_bytes: int = 200_000
-    """Bytes of text in a validation during training, all sources together."""
-    epochs: float | None = None
-    """How often the data is read; in place of train.steps. None: train.steps says."""
-    model_seed: Annotated[int, AtMost(2**64)] = 0
-    """Of the first weights."""
-    data_seed: Annotated[int, AtMost(2**64)] = 0
-    """Of the order of rows."""
-    init: str | None = None
-    """Checkpoint whose weights are the first; None: drawn from `model_seed`."""
-    reinit_embeddings: bool = False
-    """Whether of `init` the trunk alone is taken, for a tokenizer of another vocabulary: what is looked up by id (the
-    embedding, which is the head too, and engram tables) is drawn anew."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.reinit_embeddings and (self.init is None or isinstance(self.train.objective, DPOConfig)):
-            raise ConfigError(
-                "reinit_embeddings takes the trunk of another model for a new vocabulary, so it needs init, and "
-                "preferences are learned against a model of one vocabulary. Leave it out, or train on text first."
-            )
-        if self.epochs is not None and not self.epochs > 0:
-            raise ConfigError(f"epochs is {self.epochs:g}; use more than 0, or leave it out and give steps.")
-        if self.fill_names and not self.conversations:
-            raise ConfigError("fill_names fills names into conversations, and there are none; leave it out.")
+__all__ = ["fit_to", "read_run", "train_run"]
 
 
 def fit_to(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
@@ -176,16 +104,17 @@ def _train(
     """Put together what the run needs, and begin it or go on."""
     model_config = fit_to(_unpinned(run.model) if run.reinit_embeddings else run.model, tokenizer)
     model = None if go_on else build(model_config, run.model_seed, tokenizer=tokenizer)
-    data = _data(run, model_config, tokenizer, cache, progress)
+    helpers = helpers_of(run, tokenizer)
+    task = Task(run, model_config, tokenizer, helpers, None if cache is None else Path(cache))
+    data = task.data(progress)
     train = run.train if run.epochs is None else replace(run.train, steps=_steps(run, data))
-    reference = _reference(run)
     together: dict[str, Any] = {
         "data": data,
         "device": device,
         "ranks": ranks,
-        "validate": _validation(run, model_config, tokenizer, reference, cache),
+        "validate": task.validation(),
         "observers": observers,
-        "reference": reference,
+        "helpers": helpers,
         "until": until,
     }
     if model is None:
@@ -229,109 +158,8 @@ def _unpinned(config: ModelConfig) -> ModelConfig:
     )
 
 
-def _data(
-    run: RunConfig,
-    model: ModelConfig,
-    tokenizer: Tokenizer,
-    cache: str | os.PathLike[str] | None,
-    progress: Callable[[Counts], None] | None,
-) -> Mixture:
-    settings: dict[str, Any] = {
-        "seq_len": run.train.seq_len or model.context,
-        "seed": run.data_seed,
-        "one_in": None if run.valid else run.held_out_one_in,
-        "cache": None if cache is None else Path(cache),
-        "progress": progress,
-    }
-    if isinstance(run.train.objective, DPOConfig):
-        return pair_mixture(run.data, tokenizer, **settings)
-    if run.conversations:
-        return chat_mixture(run.data, tokenizer, replay=run.replay, names=_names(run), **settings)
-    return text_mixture(run.data, tokenizer, **settings)
-
-
-def _names(run: RunConfig) -> Mapping[str, str]:
-    return NAMES if run.fill_names else UNFILLED
-
-
 def _steps(run: RunConfig, data: Mixture) -> int:
     """Updates in which `epochs` of the rows of `run.data` are read; what is replayed comes on top."""
     sources = data.describe()["sources"][: len(run.data)]
     rows = sum(source["rows"] for source in sources) / sum(source["share"] for source in sources)
     return max(1, round((run.epochs or 1) * rows / max(1, run.train.batch_tokens // data.seq_len)))
-
-
-def _reference(run: RunConfig) -> LM | None:
-    """What a preference objective compares with: the checkpoint that the run began from."""
-    if not isinstance(run.train.objective, DPOConfig):
-        return None
-    if run.init is None:
-        raise ConfigError("Preferences are learned against the model as it was before; name its checkpoint as init.")
-    return load(run.init)[0]
-
-
-def _validation(
-    run: RunConfig,
-    model: ModelConfig,
-    tokenizer: Tokenizer,
-    reference: LM | None,
-    cache: str | os.PathLike[str] | None,
-) -> Callable[[LM], dict[str, float]] | None:
-    """What measures the model during training, on text, conversations or pairs it does not learn from.
-
-    None, and a warning, where none of the conversations or pairs can be held out.
-    """
-    seq_len = run.train.seq_len or model.context
-    if isinstance(run.train.objective, DPOConfig) and reference is not None:
-        kept = None if cache is None else Path(cache)
-        if run.valid:
-            pairs: Mixture | None = pair_mixture(run.valid, tokenizer, seq_len=seq_len, one_in=None, cache=kept)
-        else:
-            pairs = heldout_pairs(run.data, tokenizer, seq_len=seq_len, one_in=run.held_out_one_in, cache=kept)
-        if pairs is None:
-            _warn_unmeasured("pairs", seq_len)
-            return None
-        return preferred(run.train.objective.build(reference), pairs, tokenizer)
-    if run.conversations:
-        few = scorable(tokenizer, _unseen_chats(run), seq_len, at_most=VALID_CONVERSATIONS)
-        if not few and run.valid:
-            raise DataError(
-                f"No word of an assistant in {', '.join(run.valid)} lies within a row of --seq-len {seq_len}. Use a "
-                f"larger --seq-len, or measure on other conversations."
-            )
-        if not few:
-            _warn_unmeasured("conversations", seq_len)
-            return None
-        return lambda model: _measured(assistant_bits_per_byte(model, tokenizer, few, seq_len=seq_len))
-    documents = _unseen(run)
-    return lambda model: _measured(bits_per_byte(model, tokenizer, documents))
-
-
-def _warn_unmeasured(what: str, seq_len: int) -> None:
-    log.warning(
-        "Nothing is measured during this run: the %s are too few or too alike to hold one out, or what was held out "
-        "does not fit a row of --seq-len %d. Name %s to measure on with --valid.",
-        what,
-        seq_len,
-        what,
-    )
-
-
-def _unseen_chats(run: RunConfig) -> list[Conversation]:
-    """What a validation reads of conversations."""
-    if run.valid:
-        return [conversation for path in run.valid for conversation in open_chats(path, _names(run))]
-    return heldout_conversations(run.data, one_in=run.held_out_one_in, names=_names(run))
-
-
-def _measured(score: Score) -> dict[str, float]:
-    """The loss beside bits per byte: it has the unit of the loss in training."""
-    return {"bits_per_byte": score.bits_per_byte, "loss": score.nats_per_token}
-
-
-def _unseen(run: RunConfig) -> list[Document]:
-    """What a validation reads of plain text."""
-    if not run.valid:
-        return heldout_documents(run.data, one_in=run.held_out_one_in, budget_bytes=run.valid_bytes)
-    share = run.valid_bytes // len(run.valid)
-    return [document for path in run.valid for document in excerpt(open_source(path), share)]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from positronic.config import ModelConfig, did_you_mean
 from positronic.errors import ConfigError
 from positronic.models import preset
-from positronic.recipes.run import RunConfig
+from positronic.recipes.config import RunConfig
 from positronic.train import AdamWConfig, ScheduleConfig, TrainConfig
 
 __all__ = ["CONTEXT", "MIXERS", "SENTENCEPIECE", "STEPS", "VALID_BYTES", "VOCABULARY", "tiny_model", "tiny_run"]

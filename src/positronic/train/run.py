@@ -4,7 +4,7 @@ RUN/step-00000200/ ...  RUN/last  RUN/best  RUN/metrics.jsonl  RUN/tensorboard/
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from positronic.errors import CheckpointError, ConfigError
 from positronic.lm import LM
 from positronic.train.checkpoints import Checkpoints
 from positronic.train.device import Device, compile_blocks, deterministic, pick_device, recompute_blocks
-from positronic.train.objectives import DPOConfig, NextTokenConfig, Objective, SFTConfig
+from positronic.train.objectives import UNAIDED, NextTokenConfig, Objective, ObjectiveConfig
 from positronic.train.observers import MetricsFile, Observer, TensorBoard
 from positronic.train.optimizers import AdamWConfig, OptimizerConfig
 from positronic.train.parallel import ALONE, Ranks
@@ -53,7 +53,7 @@ class TrainConfig(Config, kind="train"):
     """Tokens an update, over all processes; rounded down to whole rows."""
     micro_rows: int | None = None
     """Rows of one forward pass; what a batch has more is accumulated. None: 16,384 tokens, on CUDA 65,536."""
-    objective: NextTokenConfig | SFTConfig | DPOConfig = NextTokenConfig()
+    objective: ObjectiveConfig = NextTokenConfig()
     """What is minimised."""
     optimizer: OptimizerConfig = AdamWConfig()
     """How the weights move, and the peak rate."""
@@ -105,14 +105,15 @@ def start(
     ranks: Ranks = ALONE,
     validate: Validate | None = None,
     observers: Sequence[Observer] = (),
-    reference: LM | None = None,
+    helpers: Mapping[str, LM] = UNAIDED,
     until: int | None = None,
     accepted: Callable[[], None] | None = None,
 ) -> TrainState:
     """Train `model` (its weights are the run's first) into the new run folder `out`, to the end or to Ctrl-C.
 
-    reference: what a preference objective compares with. until: save and stop after this step, the schedule staying
-    that of the whole run. accepted: called once nothing of the run can be refused, before the first step.
+    helpers: the models that the objective asks, by the names it declares; they are frozen. until: save and stop after
+    this step, the schedule staying that of the whole run. accepted: called once nothing of the run can be refused,
+    before the first step.
     """
     with held(out, ranks):
         if RunFolder(out).newest() is not None:
@@ -121,7 +122,7 @@ def start(
             )
         torch.manual_seed(config.seed)
         place = pick_device(device, config.precision)
-        trainer = _trainer(config, model, tokenizer, data, Path(out), place, ranks, validate, reference)
+        trainer = _trainer(config, model, tokenizer, data, Path(out), place, ranks, validate, helpers)
         if accepted is not None:
             accepted()
         return _run(config, trainer, place, Path(out), observers, ranks, until)
@@ -137,12 +138,13 @@ def resume(
     ranks: Ranks = ALONE,
     validate: Validate | None = None,
     observers: Sequence[Observer] = (),
-    reference: LM | None = None,
+    helpers: Mapping[str, LM] = UNAIDED,
     until: int | None = None,
 ) -> TrainState:
     """Go on with the run in `out` from its newest checkpoint, as if it had never stopped.
 
-    A config that is given must be the run's own; None takes the run's. until: save and stop after this step.
+    A config that is given must be the run's own; None takes the run's. helpers: as in `start`. until: save and stop
+    after this step.
     """
     newest(out)  # where there is none, no folder is made to be held
     with held(out, ranks):
@@ -153,7 +155,7 @@ def resume(
         model, tokenizer = load(folder, place.torch_device)
         _same_settings(folder, saved, config, model.config, model_config)
         torch.manual_seed(saved.seed)
-        trainer = _trainer(saved, model, tokenizer, data, Path(out), place, ranks, validate, reference)
+        trainer = _trainer(saved, model, tokenizer, data, Path(out), place, ranks, validate, helpers)
         trainer.restore(part)
         if ranks.first:
             Checkpoints(RunFolder(out), tokenizer).settle(trainer.counters.step, trainer.counters.best_step)
@@ -205,7 +207,7 @@ def _trainer(
     device: Device,
     ranks: Ranks,
     validate: Validate | None,
-    reference: LM | None,
+    helpers: Mapping[str, LM],
 ) -> Trainer:
     module = cast(nn.Module, model).to(device.torch_device)
     if config.recompute:
@@ -214,7 +216,7 @@ def _trainer(
         compile_blocks(module)
     return Trainer(
         model,
-        _objective(config, reference, device),
+        _objective(config.objective, helpers, device),
         Backprop(config.optimizer.build(module), device, clip=config.clip, ranks=ranks),
         data,
         plan=Plan(config.schedule, steps=config.steps, minutes=config.minutes),
@@ -227,13 +229,16 @@ def _trainer(
     )
 
 
-def _objective(config: TrainConfig, reference: LM | None, device: Device) -> Objective:
-    if not isinstance(config.objective, DPOConfig):
-        return config.objective.build()
-    if reference is None:
-        raise ConfigError("A preference objective compares with a reference model; give one as reference=.")
-    frozen = cast(nn.Module, reference).to(device.torch_device).eval().requires_grad_(False)
-    return config.objective.build(cast(LM, frozen))
+def _objective(config: ObjectiveConfig, helpers: Mapping[str, LM], device: Device) -> Objective:
+    if config.helpers.keys() != helpers.keys():
+        asked, given = (", ".join(sorted(names)) or "none" for names in (config.helpers, helpers))
+        raise ConfigError(
+            f"The objective {config.kind} asks these frozen models: {asked}; and these were given: {given}. "
+            f"Give those that it asks as helpers={{name: model}}."
+        )
+    for helper in helpers.values():
+        cast(nn.Module, helper).to(device.torch_device).eval().requires_grad_(False)
+    return config.build(helpers)
 
 
 def _cadence(config: TrainConfig, model: ModelConfig, device: Device, ranks: Ranks) -> Cadence:

@@ -15,23 +15,25 @@ Source   Rafailov et al. 2023, "Direct Preference Optimization", arXiv 2305.1829
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from positronic.config import Config
 from positronic.data import TokenBatch
 from positronic.errors import ConfigError, TrainingError
 from positronic.lm import LM
 from positronic.train.objectives.next_token import AuxiliaryWeight, NextTokenConfig, weighed
-from positronic.train.objectives.objective import Counts, Loss
+from positronic.train.objectives.objective import Counts, DataKind, Loss, Measure, ObjectiveConfig
 
 __all__ = ["DPO", "DPOConfig", "chosen"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOConfig(Config, kind="dpo"):
+class DPOConfig(ObjectiveConfig, kind="dpo"):
+    reads: ClassVar[Mapping[DataKind, Measure]] = {"pairs": "preference"}
+
     beta: float = 0.1
     """How strongly the model is held to the reference: the margin is so much of the gain in nats."""
     label_smoothing: float = 0.0
@@ -51,8 +53,13 @@ class DPOConfig(Config, kind="dpo"):
                 f"beta (0.1 is usual), a smoothing from 0 to below 0.5, and an nll of 0 or more (0.05)."
             )
 
-    def build(self, reference: LM) -> "DPO":
-        return DPO(self, reference)
+    @property
+    def helpers(self) -> Mapping[str, str | None]:
+        """The reference is the model as it was before."""
+        return {"reference": None}
+
+    def build(self, helpers: Mapping[str, LM]) -> "DPO":
+        return DPO(self, helpers["reference"])
 
 
 class DPO:

@@ -22,7 +22,7 @@ from positronic.errors import ConfigError, TrainingError
 from positronic.lm import LM, LMOutput
 from positronic.train.objectives.cross_entropy import CrossEntropy, Head, sliced_cross_entropy
 from positronic.train.objectives.heads import ahead, count_ahead, counted_ahead, latent_sums, same_document
-from positronic.train.objectives.objective import Counts, Divisors, Loss
+from positronic.train.objectives.objective import UNAIDED, Counts, Divisors, Loss, ObjectiveConfig
 
 __all__ = ["AuxiliaryWeight", "NextToken", "NextTokenConfig", "weighed"]
 
@@ -39,7 +39,7 @@ class AuxiliaryWeight(Config, kind="auxiliary_weight"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NextTokenConfig(Config, kind="next_token"):
+class NextTokenConfig(ObjectiveConfig, kind="next_token"):
     z_loss: float = 1e-4
     """Weight of the squared log-partition, which keeps logits from drifting off."""
     slice_targets: int | None = None
@@ -61,7 +61,7 @@ class NextTokenConfig(Config, kind="next_token"):
                 f"use 1 or more targets a slice (2048 is usual) and a z_loss of 0 or more (1e-4 is usual)."
             )
 
-    def build(self) -> "NextToken":
+    def build(self, helpers: Mapping[str, LM] = UNAIDED) -> "NextToken":
         return NextToken(self)
 
 

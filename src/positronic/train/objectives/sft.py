@@ -7,22 +7,21 @@ is refused in these words.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from positronic.config import Config
 from positronic.data import TokenBatch
 from positronic.errors import TrainingError
 from positronic.lm import LM
 from positronic.train.objectives.next_token import NextTokenConfig
-from positronic.train.objectives.objective import Counts, Loss
+from positronic.train.objectives.objective import UNAIDED, Counts, Loss, ObjectiveConfig
 
 __all__ = ["SFT", "SFTConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTConfig(Config, kind="sft"):
+class SFTConfig(ObjectiveConfig, kind="sft"):
     prediction: NextTokenConfig = NextTokenConfig()
     """How a target is scored."""
 
-    def build(self) -> "SFT":
+    def build(self, helpers: Mapping[str, LM] = UNAIDED) -> "SFT":
         return SFT(self)
 
 
