@@ -75,3 +75,30 @@ def test_every_test_file_has_a_name_of_its_own():
     """Two of one name do not collect together."""
     names = [path.name for path in Path(__file__).parent.rglob("*.py") if path.name != "conftest.py"]
     assert sorted(names) == sorted(set(names))
+
+
+DECODING = PACKAGE / "generation"
+WHERE_MODELS_ARE_CALLED = {"decoding/forward.py", "decoding/uncached.py"}
+"""The one call of all decoding, and a model that stands in for another."""
+
+
+def calls_of_models(path: Path) -> list[int]:
+    """Lines that call `model(...)`, `lm(...)` or an attribute of that name."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in {"model", "lm"}:
+                found.append(node.lineno)
+    return found
+
+
+def test_models_are_called_for_decoding_in_one_module():
+    others = ["adapters/lm_eval.py", "adapters/hf/speculation.py", "adapters/hf/generating.py", "observe/record.py"]
+    paths = [
+        *sorted(DECODING.rglob("*.py")),
+        *(PACKAGE / name for name in others),
+        *sorted((PACKAGE / "cli").rglob("*.py")),
+    ]
+    calling = {str(path.relative_to(PACKAGE)) for path in paths if calls_of_models(path)}
+    assert calling == {f"generation/{name}" for name in WHERE_MODELS_ARE_CALLED}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from positronic import tree
-from positronic.generation.decoding.forward import Mode
+from positronic.generation.decoding.forward import Mode, call
 from positronic.generation.decoding.lane import Batch, Said
 from positronic.generation.decoding.row import Row
 from positronic.generation.decoding.writer import Rows
@@ -75,6 +75,8 @@ class Graph:
         self.tokens = torch.zeros(rows, 1, dtype=torch.long, device=device)
         weight = next(iter(model.parameters()))  # type: ignore[attr-defined]
         self.hidden = torch.zeros(rows, model.config.d_model, dtype=weight.dtype, device=device)
+        self._taken = torch.zeros(rows, dtype=torch.long, device=device)
+        """(B,) 1 where a row stands: places that are free do not move on."""
         self._now = [self.hidden, *_fixed(self.state)]
         self._before = [torch.zeros_like(x) for x in self._now]
         self._model, self.logits = self._captured(model, mode, pool)
@@ -83,10 +85,11 @@ class Graph:
     def _captured(self, model: LM, mode: Mode, pool: object) -> tuple[Callable[[], None], Tensor]:
         def once() -> Tensor:
             _copy(self._before, self._now)
-            out = model(self.tokens, self.state, mode.options())
-            hidden = out.hidden[:, -1]
-            _copy(self._now, [hidden, *_fixed(out.state)])
-            return model.logits(hidden)
+            found = call(model, self.tokens, self.state, mode.options())
+            _copy(self._now, [found.hidden, *_fixed(found.state)])
+            self.state.position.mul_(self._taken)
+            self.state.began.mul_(self._taken)
+            return found.logits
 
         with torch.no_grad():
             return capture(once, pool)
@@ -106,11 +109,13 @@ class Graph:
             entries = min(into.shape[axis], given.shape[axis])
             into.narrow(axis, 0, entries)[place].copy_(given.narrow(axis, 0, entries)[row])
         self.tokens[place].fill_(token)
+        self._taken[place].fill_(1)
 
     def free(self, place: int) -> None:
         """Nobody stands here any more; it is still computed, at its beginning."""
-        self.state.position[place].zero_()
-        self.state.began[place].zero_()
+        for x in (self.state.position, self.state.began, self._taken):
+            x[place].zero_()
+        self.sampling.put(place, None)
 
     def read(self, places: Sequence[int], lengths: Sequence[int], before: bool = False) -> tuple[DecodeState, Tensor]:
         """A copy of what these places remember, so many tokens each, and their hidden vectors: now, or before the
@@ -160,8 +165,8 @@ class CapturedLane:
 
     def join(self, rows: Sequence[Row], state: DecodeState) -> None:
         free = [place for place, row in enumerate(self._places) if row is None]
-        longest = max(row.text.position + 1 for row in rows)
-        if len(free) < len(rows) or longest > self.graph.extent:
+        longest = max(row.text.position for row in rows)
+        if len(free) < len(rows) or longest + ROOM > self.graph.extent:
             here, remembered = self._settled()
             batch = Batch(here, remembered)
             batch.join(rows, state)
@@ -179,19 +184,20 @@ class CapturedLane:
 
     def step(self) -> Said:
         """Launch a round, then hear what the one before has said."""
-        self._grow()
+        self._fit()
+        if not self.rows:  # all have ended in rounds that were under way
+            said, self._said = self._said, []
+            return said
         if all(row.text.plain is not None for row in self.rows):
-            while len(self._launched) < AHEAD:
-                self._launch()
+            left = min(row.text.left for row in self.rows)
+            while len(self._launched) < min(left, AHEAD):
+                self._launched.append(Round(self.graph, self._places))
             self._hear()
         else:
             self._settle()
             self._by_the_host()
         said, self._said = self._said, []
         return said
-
-    def _launch(self) -> None:
-        self._launched.append(Round(self.graph, self._places))
 
     def _hear(self) -> None:
         """Take down what the oldest launched round has said."""
@@ -225,9 +231,6 @@ class CapturedLane:
     def _leave(self, place: int) -> None:
         self._places[place] = None
         self.graph.free(place)
-        rows = self.rows
-        if rows and _rounded(len(rows), 1) < self.graph.rows // 2:
-            self._hold(*self._settled())
 
     def _settle(self) -> None:
         while self._launched:
@@ -236,15 +239,16 @@ class CapturedLane:
     def _settled(self) -> tuple[Sequence[Row], DecodeState]:
         """All rows that go on once every launched round is heard, and what they remember."""
         self._settle()
-        places = [place for place, row in enumerate(self._places) if row is not None]
         rows = self.rows
-        state, _ = self.graph.read(places, [row.text.position - 1 for row in rows])
-        return rows, state
+        if not rows:
+            return rows, self.graph.state
+        places = [place for place, row in enumerate(self._places) if row is not None]
+        return rows, self.graph.read(places, [row.text.position - 1 for row in rows])[0]
 
-    def _grow(self) -> None:
-        """Room for the entries of this round and of the next."""
-        ahead = len(self._launched) + 2
-        if max(row.text.position for row in self.rows) + ahead <= self.graph.extent:
+    def _fit(self) -> None:
+        """Another graph where entries no longer fit, or where few rows are left."""
+        longest = max(row.text.position for row in self.rows)
+        if longest + ROOM <= self.graph.extent and 4 * len(self.rows) > self.graph.rows:
             return
         rows, state = self._settled()
         if rows:

@@ -20,7 +20,7 @@ from positronic.lm import LM
 from positronic.probe import Probe
 from positronic.state import DecodeState, ForwardOptions
 
-__all__ = ["CHUNK", "Exact", "Mode", "Verified", "prefill", "verify"]
+__all__ = ["CHUNK", "Exact", "Mode", "Verified", "call", "prefill", "verify"]
 
 CHUNK = 512
 """Tokens of a row in one call."""
@@ -88,11 +88,16 @@ def verify(model: LM, rows: Sequence[Sequence[int]], state: DecodeState, mode: M
     width = live if mode.exact is None else mode.exact.width
     block = torch.tensor([[*row, *[0] * (width - live)] for row in rows], device=state.position.device)
     with nullcontext() if mode.exact is None else mode.exact.threads_set():
-        out = model(block, state, mode.options(keep_trail=width > 1))
-        hidden = out.hidden.flatten(0, 1)
-        logits = model.logits(hidden)
+        found = call(model, block, state, mode.options(keep_trail=width > 1))
+    return found if width == live else Verified(found.hidden[:live], found.logits[:live], found.state)
+
+
+def call(model: LM, tokens: Tensor, state: DecodeState, options: ForwardOptions) -> Verified:
+    """One call of the model on tokens (B, T), and of its head behind all of them."""
+    out = model(tokens, state, options)
     assert out.state is not None, "a call with a state returns one"
-    return Verified(hidden, logits, out.state) if width == live else Verified(hidden[:live], logits[:live], out.state)
+    hidden = out.hidden.flatten(0, 1)
+    return Verified(hidden, model.logits(hidden), out.state)
 
 
 @torch.no_grad()

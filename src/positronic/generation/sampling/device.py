@@ -41,9 +41,11 @@ class DeviceSampling:
         self._params: list[SamplingParams | None] = [None] * rows
         self._graphs: dict[Callable[[], Tensor], tuple[Callable[[], None], Tensor]] = {}
 
-    def put(self, row: int, params: SamplingParams) -> None:
-        """How this row draws from now on."""
+    def put(self, row: int, params: SamplingParams | None) -> None:
+        """How this row draws from now on; None: nobody asks."""
         self._params[row] = params
+        if params is None:
+            return
         self.temperature[row] = params.temperature
         self.top_k[row], self.top_p[row], self.min_p[row] = params.top_k, params.top_p, params.min_p
         halves = [params.seed & LOW, params.seed >> 32, params.stream & LOW, params.stream >> 32]
