@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1] / "viz"))  # small models with open gates stand beside the pages' tests
+for beside in ("viz", "models"):  # small models with open gates stand beside the tests of pages and of families
+    sys.path.append(str(Path(__file__).parents[1] / beside))
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ Examples:
   positronic generate my-run/last --prompt "def main" --speculative --drafts lookup --exact --stats
   positronic generate tuned/last --chat --prompt "What is a transformer?" --system "Be brief."
   positronic generate my-run/last --prompt "Once" --seed 7 --json
+  positronic generate my-run/last --prompt "Once" --n 4
   positronic generate my-run/last --interactive
   positronic generate my-run/last --prompt "And then" --keep-memory story.safetensors
   positronic generate my-run/last --interactive --keep-memory rings.safetensors --keep ring-memory
@@ -25,6 +26,9 @@ from positronic.errors import GenerationError, PositronicError
 if TYPE_CHECKING:
     from positronic.generation import Conversation, Result
 
+MOST_CHOICES = 1024
+"""Answers to one prompt, at most."""
+
 
 @dataclass(frozen=True)
 class Command:
@@ -38,6 +42,8 @@ class Command:
     """With --chat: the system message."""
     think: bool = False
     """With --chat: begin the answer with thinking."""
+    n: int = 1
+    """So many continuations or answers to a prompt that is read once; they differ where text is drawn."""
     interactive: bool = False
     """Read prompts line by line and continue each; with --keep-memory what was kept of one goes on in the next."""
     drawing: DrawingFlags = field(default_factory=Drawing)
@@ -58,11 +64,15 @@ class Command:
             raise GenerationError("--system and --think belong to a conversation; add --chat.")
         if self.interactive and self.json:
             raise GenerationError("--json prints one object, and --interactive has no end; drop one of them.")
+        self._check_n()
         model, tokenizer = open_model(self.folder, self.device)
         drawn = self.drawing.settings(model)
         before = self.memory.kept(model, tokenizer)
         if not self.interactive:
             prompt = sys.stdin.read() if self.prompt == "-" else self.prompt or ""
+            if self.n > 1:
+                self._choices(model, tokenizer, prompt, drawn)
+                return
             self._answer(model, tokenizer, prompt, drawn, before)
             return
         say("A line, then Enter: the model continues it. An empty line or Ctrl-D ends.")
@@ -73,6 +83,44 @@ class Command:
                 say(str(error))
             else:
                 before = self.memory.going_on(after, model)
+
+    def _check_n(self) -> None:
+        """Raise where several answers cannot be had."""
+        if not 1 <= self.n <= MOST_CHOICES:
+            raise GenerationError(f"--n is {self.n}; use a number from 1 to {MOST_CHOICES}.")
+        alone = {
+            "--interactive": self.interactive,
+            "--keep-memory": self.memory.keep_memory is not None,
+            "--speculative": self.drawing.speculative,
+            "--exact": self.drawing.exact,
+            "--no-cache": self.no_cache,
+        }
+        if self.n > 1 and any(alone.values()):
+            named = next(name for name, given in alone.items() if given)
+            raise GenerationError(f"{named} is for one text at a time, and --n asks for {self.n}; drop one of them.")
+
+    def _choices(self, model: Any, tokenizer: Any, text: str, drawn: dict[str, Any]) -> None:
+        """Several answers to one prompt, one after another."""
+        from positronic.generation import generate_choices
+        from positronic.text import Message
+
+        results = generate_choices(
+            model,
+            tokenizer,
+            [Message("user", text)] if self.chat else text,
+            self.n,
+            system=self.system,
+            think=self.think,
+            freeze_memory=self.memory.freeze_memory,
+            **{name: value for name, value in drawn.items() if name not in ("speculative", "exact")},
+        )
+        if self.json:
+            print_json({"choices": [result.to_json() for result in results]})
+            return
+        for number, result in enumerate(results, 1):
+            print(f"--- {number} of {self.n}\n{result.text}")
+            if self.stats:
+                say(describe_result(result))
 
     def _answer(
         self, model: Any, tokenizer: Any, text: str, drawn: dict[str, Any], before: "Conversation | None"

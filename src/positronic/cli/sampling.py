@@ -48,12 +48,17 @@ class Drawing:
     Not given: the heads where the model has any, else lookup."""
     exact: bool = False
     """Fix the width of every forward, so that text with drafts equals text without to the bit, near-ties included."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """auto: on CUDA, run rounds as graphs. on: have PyTorch compile them too, on a CPU as well; the first time that
+    takes a minute or more, so it pays for long texts and long talks. off: call the model as it stands."""
 
     def settings(self, model: "LM") -> dict[str, Any]:
         """As keyword arguments of `positronic.generate`, for this model; what cannot be raises `GenerationError`."""
         self.check()
-        plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "drafts"}
-        return plain | {"speculative": self._proposer(model)}
+        from positronic.generation import Engine
+
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("drafts", "compile")}
+        return plain | {"speculative": self._proposer(model), "engine": Engine(model, compile=self.compile)}
 
     def check(self) -> None:
         """Raise where a number is out of its range."""

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from positronic import tree
-from positronic.generation.decoding.forward import Mode, call
+from positronic.generation.decoding.compiled import compiled_round, round_of
+from positronic.generation.decoding.forward import Mode
 from positronic.generation.decoding.lane import Batch, Said
 from positronic.generation.decoding.row import Row
 from positronic.generation.decoding.writer import Rows
@@ -42,8 +43,9 @@ ROOM = 4
 class Capturing:
     """The graphs of one model, made when first needed. They hold its parameters where they lie now."""
 
-    def __init__(self, model: LM):
-        self.model = model
+    def __init__(self, model: LM, compile: bool = False):
+        """compile: what is captured is compiled first."""
+        self.model, self.compile = model, compile
         self.graphs: dict[tuple[int, int, bool], Graph] = {}
         self.pool: object = None
 
@@ -59,14 +61,15 @@ class Capturing:
         if key not in self.graphs:
             if self.pool is None:
                 self.pool = torch.cuda.graph_pool_handle()
-            self.graphs[key] = Graph(self.model, rows, extent, mode, like, self.pool)
+            self.graphs[key] = Graph(self, rows, extent, mode, like)
         return self.graphs[key]
 
 
 class Graph:
     """One captured round and the tensors that it works in: a place for each row, some of them free."""
 
-    def __init__(self, model: LM, rows: int, extent: int, mode: Mode, like: DecodeState, pool: object):
+    def __init__(self, capturing: Capturing, rows: int, extent: int, mode: Mode, like: DecodeState):
+        model, pool = capturing.model, capturing.pool
         device = like.position.device
         first = torch.zeros(rows, dtype=torch.long, device=device)
         blank = tree.mapped(tree.extended(like.select(first), extent), lambda x, _: torch.zeros_like(x))
@@ -79,20 +82,24 @@ class Graph:
         """(B,) 1 where a row stands: places that are free do not move on."""
         self._now = [self.hidden, *_fixed(self.state)]
         self._before = [torch.zeros_like(x) for x in self._now]
-        self._model, self.logits = self._captured(model, mode, pool)
+        self._model, self.logits = self._captured(capturing, mode)
         self.sampling = DeviceSampling(self.logits, self.tokens, self.state.position, pool)
 
-    def _captured(self, model: LM, mode: Mode, pool: object) -> tuple[Callable[[], None], Tensor]:
+    def _captured(self, capturing: Capturing, mode: Mode) -> tuple[Callable[[], None], Tensor]:
+        model, held = capturing.model, list(tree.tensors(self.state))
+        run = compiled_round(model, self.state, mode) if capturing.compile else round_of(model, self.state, mode)
+
         def once() -> Tensor:
             _copy(self._before, self._now)
-            found = call(model, self.tokens, self.state, mode.options())
-            _copy(self._now, [found.hidden, *_fixed(found.state)])
+            hidden, logits, after = run(self.tokens, [x for _, x, _ in held])
+            fixed = [x for x, (_, _, axis) in zip(after, held, strict=True) if axis is None]
+            _copy(self._now, [hidden, *fixed])
             self.state.position.mul_(self._taken)
             self.state.began.mul_(self._taken)
-            return found.logits
+            return logits
 
         with torch.no_grad():
-            return capture(once, pool)
+            return capture(once, capturing.pool)
 
     def launch(self, on_device: bool) -> Tensor:
         """One round of every row. On the device: (rows,) the next tokens, which the next round reads, -1 for logits
@@ -158,6 +165,10 @@ class CapturedLane:
     @property
     def rows(self) -> Sequence[Row]:
         return [row for row in self._places if row is not None]
+
+    @property
+    def takes_more(self) -> bool:
+        return True
 
     @property
     def state(self) -> DecodeState:

@@ -9,11 +9,13 @@ Transformers adapter's speculation, lm-eval.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 
 from positronic import tree
 from positronic.generation.decoding.captured import CapturedLane, Capturing
+from positronic.generation.decoding.compiled import CompiledLane, Compiling
 from positronic.generation.decoding.context import check_context
 from positronic.generation.decoding.forward import CHUNK, Exact, Mode, prefill
 from positronic.generation.decoding.lane import Batch, EagerLane, Lane, Said
@@ -33,19 +35,27 @@ class Engine:
     """Decodes rows of one model, first come first served."""
 
     def __init__(
-        self, model: LM, *, max_rows: int = 16, chunk: int = CHUNK, prefix_bytes: int = 0, capture: bool = True
+        self,
+        model: LM,
+        *,
+        max_rows: int = 16,
+        chunk: int = CHUNK,
+        prefix_bytes: int = 0,
+        compile: Literal["auto", "on", "off"] = "auto",
     ):
         """max_rows that are read or talk at once; chunk: tokens of a prompt that are read between two rounds.
 
         prefix_bytes: how much may be kept of what rows have read, so that prompts which begin alike read the rest
-        alone. capture: on CUDA, run rounds as graphs.
+        alone. compile: auto runs rounds on CUDA as graphs; on has PyTorch compile them, on a CPU those of single rows,
+        which takes a minute or more the first time; off calls the model as it stands.
         """
         self.model, self.max_rows, self.chunk = model, max_rows, chunk
         self.prefixes = Prefixes(prefix_bytes)
         self.waiting: list[tuple[Row, DecodeState | None]] = []
         self.reading: list[Batch] = []
         self.lanes: list[Lane] = []
-        self.capturing = Capturing(model) if capture else None
+        self.capturing = Capturing(model, compile == "on") if compile != "off" else None
+        self.compiling = Compiling(model) if compile == "on" else None
         self._choices: dict[Row, list[Row]] = {}
 
     @property
@@ -161,11 +171,13 @@ class Engine:
                 self._talk([row], batch.part([row]))
             return
         for lane in self.lanes:
-            if not rows[0].alone and lane.mode == rows[0].mode and not lane.rows[0].alone:
+            if not rows[0].alone and lane.takes_more and lane.mode == rows[0].mode:
                 lane.join(rows, state)
                 return
         if self.capturing is not None and self.capturing.takes(rows[0], state):
             self.lanes.append(CapturedLane(self.capturing, rows, state))
+        elif self.compiling is not None and self.compiling.takes(rows[0], state):
+            self.lanes.append(CompiledLane(self.compiling, rows, state))
         else:
             self.lanes.append(EagerLane(self.model, rows, state))
 

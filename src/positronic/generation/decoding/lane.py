@@ -58,6 +58,11 @@ class Lane(Protocol):
     @property
     def rows(self) -> Sequence[Row]: ...
 
+    @property
+    def takes_more(self) -> bool:
+        """Whether rows of the same mode may join."""
+        ...
+
     def join(self, rows: Sequence[Row], state: DecodeState) -> None:
         """More rows, each with its state."""
         ...
@@ -85,6 +90,10 @@ class EagerLane:
     @property
     def rows(self) -> Sequence[Row]:
         return self.batch.rows
+
+    @property
+    def takes_more(self) -> bool:
+        return not self.rows[0].alone
 
     @property
     def state(self) -> DecodeState:

@@ -53,14 +53,14 @@ class DeviceSampling:
 
     def choose(self) -> Tensor:
         """(B,) the next tokens, -1 where logits are not finite; `tokens` holds them for the next round."""
-        form = self._form()
+        form = self.form()
         if form not in self._graphs:
             self._graphs[form] = capture(form, self.pool)
         replay, chosen = self._graphs[form]
         replay()
         return chosen
 
-    def _form(self) -> Callable[[], Tensor]:
+    def form(self) -> Callable[[], Tensor]:
         """The cheapest form that serves every row."""
         drawing = [one for one in self._params if one is not None and one.temperature > 0]
         if any(one.top_k or one.top_p < 1 or one.min_p for one in drawing):
