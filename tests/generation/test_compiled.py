@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 from drafting import PROMPT, small
-from family_example import FAMILIES
+from family_example import BYTES, EOT, FAMILIES
 
 from positronic.generation import GREEDY, Engine, Mode, Row, SamplingParams, Stop, Writer, generate
 from positronic.generation.decoding.writer import FREE
 from positronic.generation.sampling import device
+from positronic.models import build
 from positronic.text import byte_tokenizer
 from remembering import remembering
 
@@ -37,7 +38,9 @@ def said(engine: Engine, row: Row) -> tuple[list[int], object]:
 
 def families(device_name: str):
     models = {"attention": small(), "memories": remembering()}
-    models |= {name: family.speaking() for name, family in FAMILIES.items()}
+    for name, family in FAMILIES.items():
+        config = family.small(vocab_size=BYTES, boundary_id=EOT, max_positions=1024)
+        models[name] = family.loud(family.opened(build(config, family.seed)))
     return {name: model.to(device_name) for name, model in models.items()}
 
 
@@ -85,6 +88,7 @@ def test_what_a_device_draws_is_what_the_host_draws():
         params = [asked[i] for i in form]
         for row, one in enumerate(params):
             sampling.put(row, one)
+        sampling.upload()
         chosen = sampling.form()()
         expected = [
             one.pick(logits[row].numpy(), int(position[row]), torch.zeros(0, dtype=torch.long).numpy())

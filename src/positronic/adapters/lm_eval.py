@@ -120,7 +120,7 @@ class Harness(HarnessLM):
         stream = TextStream(self.tokenizer.decoder(), until, ends)
         stop = Stop(tokens=ends, max_new_tokens=n_tokens, heard=stream.hear)
         text = Writer(replace(params, stream=number), stop, FREE, ids, len(ids), self.model.config.max_positions)
-        engine.add(Row(text, unread=ids[:-1]))
+        engine.add(Row(text, unread=ids[:-1], wants_state=False))
         return stream
 
 

@@ -107,16 +107,16 @@ class Graph:
         self._model()
         return self.sampling.choose() if on_device else self.logits
 
-    def put(self, place: int, state: DecodeState, row: int, token: int) -> None:
-        """Go on in this place from a row of a state and its newest token."""
+    def put(self, place: int, state: DecodeState, tokens: Sequence[int]) -> None:
+        """Go on from here on from the rows of a state and their newest tokens."""
+        here = slice(place, place + len(tokens))
         for (_, into, axis), (_, given, _) in zip(tree.tensors(self.state), tree.tensors(state), strict=True):
-            if axis is None:
-                into[place].copy_(given[row])
-                continue
-            entries = min(into.shape[axis], given.shape[axis])
-            into.narrow(axis, 0, entries)[place].copy_(given.narrow(axis, 0, entries)[row])
-        self.tokens[place].fill_(token)
-        self._taken[place].fill_(1)
+            if axis is not None:
+                entries = min(into.shape[axis], given.shape[axis])
+                into, given = into.narrow(axis, 0, entries), given.narrow(axis, 0, entries)
+            into[here].copy_(given)
+        self.tokens[here, 0] = torch.tensor(tokens, device=self.tokens.device)
+        self._taken[here] = 1
 
     def free(self, place: int) -> None:
         """Nobody stands here any more; it is still computed, at its beginning."""
@@ -183,8 +183,9 @@ class CapturedLane:
             batch.join(rows, state)
             self._hold(batch.rows, batch.state)
             return
-        for row, place in zip(rows, free, strict=False):
-            self._put(place, row, state, rows.index(row))
+        for at, (row, place) in enumerate(zip(rows, free, strict=False)):
+            one = torch.tensor([at], device=state.position.device)
+            self._put(place, [row], state if len(rows) == 1 else state.select(one))
 
     def remove(self, row: Row) -> DecodeState:
         self._settle()
@@ -234,8 +235,9 @@ class CapturedLane:
         if row.text.reason is None:
             self._said += row.outputs(tokens)
             return
-        length = row.text.position - 1
-        state, hidden = self.graph.read([place], [length], before=bool(self._launched))
+        state = hidden = None
+        if row.wants_state:
+            state, hidden = self.graph.read([place], [row.text.position - 1], before=bool(self._launched))
         self._said += row.outputs(tokens, state, hidden)
         self._leave(place)
 
@@ -270,17 +272,16 @@ class CapturedLane:
         longest = max(row.text.position for row in rows)
         self.graph = self.capturing.graph(len(rows), longest + ROOM, self.mode, state)
         self._places = [None] * self.graph.rows
-        for place in range(self.graph.rows):
-            if place < len(rows):
-                self._put(place, rows[place], state, place)
-            else:
-                self.graph.free(place)
+        self._put(0, rows, state)
+        for place in range(len(rows), self.graph.rows):
+            self.graph.free(place)
 
-    def _put(self, place: int, row: Row, state: DecodeState, at: int) -> None:
-        self._places[place] = row
-        self.graph.put(place, state, at, row.last)
-        if row.text.plain is not None:
-            self.graph.sampling.put(place, row.text.plain)
+    def _put(self, place: int, rows: Sequence[Row], state: DecodeState) -> None:
+        """The rows of this state into places from this one on."""
+        self.graph.put(place, state, [row.last for row in rows])
+        for at, row in enumerate(rows, place):
+            self._places[at] = row
+            self.graph.sampling.put(at, row.text.plain)
 
 
 def _fixed(state: DecodeState | None) -> list[Tensor]:

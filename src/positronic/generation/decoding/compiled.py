@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,11 @@ def round_of(model: LM, like: DecodeState, mode: Mode) -> Round:
 
 def compiled_round(model: LM, like: DecodeState, mode: Mode) -> Round:
     """The same, compiled."""
-    return torch.compile(round_of(model, like, mode), dynamic=False)
+    run: Any = round_of(model, like, mode)
+    # A code of its own for each: the compiler counts how often it has to compile one again.
+    run.__code__ = run.__code__.replace(co_name=f"round_of_{len(like.position)}_rows_over_{like.capacity}")
+    compiled: Round = torch.compile(run, dynamic=False)
+    return compiled
 
 
 class Compiling:

@@ -67,6 +67,7 @@ class Engine:
         """A row to be read and decoded. state: what stands before its unread tokens; None: nothing, or what is kept of
         a beginning of them."""
         check_context(len(row.unread) + 1, self.model.config.max_positions)
+        row.wants_state = row.wants_state or self.prefixes.budget_bytes > 0
         self.waiting.append((row, state))
 
     def add_choices(self, rows: Sequence[Row], state: DecodeState | None = None) -> None:

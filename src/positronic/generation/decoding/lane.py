@@ -128,7 +128,7 @@ class EagerLane:
         said: Said = []
         for place, row in enumerate(self.rows):
             tokens = row.accept((), lambda _, row=row, place=place: row.text.draw(logits, place))  # type: ignore[misc]
-            ended = row.text.reason is not None
-            said += row.outputs(tokens, self.batch.part([row]) if ended else None, found.hidden[place : place + 1])
+            left = self.batch.part([row]) if row.text.reason is not None and row.wants_state else None
+            said += row.outputs(tokens, left, found.hidden[place : place + 1])
         self.batch.keep([row for row in self.rows if row.text.reason is None])
         return said

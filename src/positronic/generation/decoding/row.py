@@ -47,6 +47,8 @@ class Row:
     """(1, D) what the newest token was read off; None: not known."""
     unread: Sequence[int] = ()
     """Tokens of the prompt, all but its last, that are in no state yet."""
+    wants_state: bool = True
+    """Whether its last output comes with the state, of which a copy is made where rows stand together."""
     from_nothing: bool = False
     """Whether the state holds what `text.past` says and nothing else."""
     forwards: int = 0

@@ -123,7 +123,7 @@ def _asked(
     held = model.config.max_positions
     check_context(len(ids), held)
     stream, stop = listening(tokenizer, prompt, params)
-    return _Asked(ids, Row(Writer(params, stop, constraint, ids, len(ids), held)), stream, [])
+    return _Asked(ids, Row(Writer(params, stop, constraint, ids, len(ids), held), wants_state=False), stream, [])
 
 
 def _run(engine: Engine, asked: Sequence[_Asked], clock: Callable[[], float]) -> None:

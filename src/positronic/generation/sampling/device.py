@@ -27,38 +27,45 @@ class DeviceSampling:
 
     def __init__(self, logits: Tensor, tokens: Tensor, position: Tensor, pool: object):
         self.logits, self.tokens, self.position, self.pool = logits, tokens, position, pool
-        rows = len(logits)
-
-        def numbers(dtype: torch.dtype, value: float) -> Tensor:
-            return torch.full((rows,), value, dtype=dtype, device=logits.device)
-
-        self.temperature = numbers(torch.float64, 0.0)
-        self.top_k = numbers(torch.long, 0)
-        self.top_p = numbers(torch.float64, 1.0)
-        self.min_p = numbers(torch.float64, 0.0)
-        self.words = torch.zeros(4, rows, dtype=torch.long, device=logits.device)
-        """(4, B) seed and stream, the low half of each first."""
+        rows, device = len(logits), logits.device
+        self._settings = torch.zeros(4, rows, dtype=torch.float64)
+        self._words = torch.zeros(4, rows, dtype=torch.long)
+        self.settings, self.words = self._settings.to(device), self._words.to(device)
+        """(4, B) temperature, top_k, top_p and min_p; seed and stream, the low half of each first."""
         self._params: list[SamplingParams | None] = [None] * rows
-        self._graphs: dict[Callable[[], Tensor], tuple[Callable[[], None], Tensor]] = {}
+        self._changed = False
+        self._graphs: dict[str, tuple[Callable[[], None], Tensor]] = {}
 
     def put(self, row: int, params: SamplingParams | None) -> None:
         """How this row draws from now on; None: nobody asks."""
         self._params[row] = params
-        if params is None:
-            return
-        self.temperature[row] = params.temperature
-        self.top_k[row], self.top_p[row], self.min_p[row] = params.top_k, params.top_p, params.min_p
-        halves = [params.seed & LOW, params.seed >> 32, params.stream & LOW, params.stream >> 32]
-        self.words[:, row] = torch.tensor(halves)
+        if params is None or params.temperature == 0:
+            changed = float(self._settings[0, row]) != 0
+            self._settings[0, row] = 0.0
+        else:
+            changed = True
+            cuts = params.temperature, float(params.top_k), params.top_p, params.min_p
+            self._settings[:, row] = torch.tensor(cuts, dtype=torch.float64)
+            halves = [params.seed & LOW, params.seed >> 32, params.stream & LOW, params.stream >> 32]
+            self._words[:, row] = torch.tensor(halves)
+        self._changed |= changed
 
     def choose(self) -> Tensor:
         """(B,) the next tokens, -1 where logits are not finite; `tokens` holds them for the next round."""
         form = self.form()
-        if form not in self._graphs:
-            self._graphs[form] = capture(form, self.pool)
-        replay, chosen = self._graphs[form]
+        self.upload()
+        if form.__name__ not in self._graphs:
+            self._graphs[form.__name__] = capture(form, self.pool)
+        replay, chosen = self._graphs[form.__name__]
         replay()
         return chosen
+
+    def upload(self) -> None:
+        """What has changed since the last round."""
+        if self._changed:
+            self._changed = False
+            self.settings.copy_(self._settings)
+            self.words.copy_(self._words)
 
     def form(self) -> Callable[[], Tensor]:
         """The cheapest form that serves every row."""
@@ -72,25 +79,26 @@ class DeviceSampling:
 
     def _drawn(self) -> Tensor:
         scores = self._warm() + self._noise()
-        return self._said(torch.where(self.temperature > 0, scores.argmax(-1), self.logits.argmax(-1)))
+        return self._said(torch.where(self.settings[0] > 0, scores.argmax(-1), self.logits.argmax(-1)))
 
     def _cut(self) -> Tensor:
         warm, ids = self._warm().sort(stable=True, dim=-1, descending=True)  # equal ones by id up
         rank = torch.arange(warm.shape[-1], device=warm.device)
-        kept = (rank < self.top_k[:, None]) | (self.top_k[:, None] == 0)
+        _, top_k, top_p, min_p = self.settings[..., None].unbind()
+        kept = (rank < top_k) | (top_k == 0)
         mass = torch.where(kept, warm.exp(), 0.0)
         before = mass.cumsum(-1) - mass
-        whole = self.top_p[:, None] >= 1
-        kept &= whole | (before < self.top_p[:, None] * mass.sum(-1, keepdim=True))
-        kept &= warm >= self.min_p[:, None].log()
+        kept &= (top_p >= 1) | (before < top_p * mass.sum(-1, keepdim=True))
+        kept &= warm >= min_p.log()
         scores = torch.where(kept, warm + self._noise().gather(-1, ids), -torch.inf)
         drawn = ids.gather(-1, scores.argmax(-1, keepdim=True)).squeeze(-1)
-        return self._said(torch.where(self.temperature > 0, drawn, self.logits.argmax(-1)))
+        return self._said(torch.where(self.settings[0] > 0, drawn, self.logits.argmax(-1)))
 
     def _warm(self) -> Tensor:
         """(B, W) float64: logits over the temperature, the best at 0."""
         x = self.logits.float().double()
-        scale = torch.where(self.temperature > 0, self.temperature, 1.0)
+        temperature = self.settings[0]
+        scale = torch.where(temperature > 0, temperature, 1.0)
         return (x - x.amax(-1, keepdim=True)) / scale[:, None]
 
     def _noise(self) -> Tensor:

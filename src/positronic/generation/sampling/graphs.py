@@ -1,6 +1,8 @@
 """CUDA graphs of a function that reads and writes tensors in place."""
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -20,6 +22,17 @@ def capture(once: Callable[[], Tensor], pool: object) -> tuple[Callable[[], None
             once()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):  # type: ignore[arg-type]
+    with _nothing_freed(), torch.cuda.graph(graph, pool=pool):  # type: ignore[arg-type]
         result = once()
     return graph.replay, result
+
+
+@contextmanager
+def _nothing_freed() -> Iterator[None]:
+    """Without collections of garbage inside: a graph that is given back breaks the capture of another."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
