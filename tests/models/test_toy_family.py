@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy import ToyConfig
+from toy import LoopingConfig, ToyConfig
 
 sys.path.append(str(Path(__file__).parents[1]))
 
@@ -84,3 +84,16 @@ def test_its_parts_are_looked_at_and_switched_off(toy):
             assert not torch.equal(moved, whole)
     with pytest.raises(positronic.errors.PositronicError, match="organ"):
         ablate(toy, ["stations"])
+
+
+def test_a_trunk_that_is_walked_otherwise_is_the_same_family_base():
+    """Layers twice, the last once: another walk, and nothing else."""
+    straight = laws.enliven(build(CONFIG, 1))
+    looping = laws.enliven(build(LoopingConfig(**{f: getattr(CONFIG, f) for f in laws.SIZES}), 1))
+    assert straight.state_dict().keys() == looping.state_dict().keys()
+    tokens = laws.tokens_of(2, 17, end=True)
+    said = laws.logits_of(looping, tokens)
+    assert (said - laws.logits_of(straight, tokens)).abs().max() > 1e-3
+    for cut in laws.CUTS:
+        assert (laws.stream(looping, tokens, cut)[0] - said).abs().max() < 1e-4
+    assert spoken(looping) == spoken(looping, cache=False) == spoken(looping, speculative=True)

@@ -1,6 +1,7 @@
 """A mixer that no family has, and a family of it: what a stranger writes who tries an idea."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from positronic.mixers.swiglu import SwiGLUConfig
 from positronic.models.language_model import Anatomy, LayeredConfig
 from positronic.nn.linear import linear, residual_std
 from positronic.nn.norm import RMSNorm
+from positronic.nn.stack import Passed, Stack
 from positronic.state import State, Step
 
 
@@ -61,3 +63,24 @@ class ToyConfig(LayeredConfig, kind="toy"):
 
     def anatomy(self) -> Anatomy:
         return Anatomy((self.fading, self.channel))
+
+
+class Twice:
+    """Passes its layers twice, each time with memories of its own, and leaves before the last of them."""
+
+    def init_state(self, trunk: Stack, batch: int, room: int = 0) -> list[State | None]:
+        return [trunk[i].init_state(batch, room) for i in self.way(trunk)]
+
+    def __call__(self, trunk: Stack, x: Tensor, step: Step, states: Sequence[State | None] | None = None) -> Passed:
+        return trunk.through(self.way(trunk), x, step, states)
+
+    @staticmethod
+    def way(trunk: Stack) -> list[int]:
+        layers = list(trunk.sections["layers"])
+        return [*layers, *layers[:-1]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopingConfig(ToyConfig, kind="looping_toy"):
+    def anatomy(self) -> Anatomy:
+        return replace(super().anatomy(), walk=Twice)

@@ -8,7 +8,7 @@ and `latents` are found under these names by optimizers, checkpoints, adapters, 
 stand the parts that layers share, and what mixers want computed once a call rides in `Step.shared`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, TypeVar
 
@@ -21,7 +21,7 @@ from positronic.nn.head import LMHead
 from positronic.nn.linear import Embedding, linear
 from positronic.nn.norm import NormConfig, RMSNormConfig
 from positronic.nn.positions import LearnedPositions
-from positronic.nn.stack import Residual, SharedParts, Stack
+from positronic.nn.stack import Residual, SharedParts, Stack, Straight, Walk
 from positronic.state import DecodeState, ForwardOptions, Step
 from positronic.traits.jepa import JEPAConfig
 from positronic.traits.mtp import MTPConfig
@@ -50,6 +50,8 @@ class Anatomy:
     learned_positions: bool = False
     tied: bool = True
     """Whether the head multiplies by the embedding itself."""
+    walk: Callable[[], Walk] = Straight
+    """Makes the way through the trunk, whose sections are "layers" and "refiners"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,14 +108,18 @@ class LanguageModel(nn.Module):
         self.embed = Embedding(config.vocab_size, d)
         self.positions = LearnedPositions(config.max_positions, d) if parts.learned_positions else None
         self.shared = SharedParts.of(parts.layer, config.vocab_size)
-        self.trunk = Stack(*(Residual(part.build(d, len(layers))) for part in (*layers, *parts.refiners)))
+        self.trunk = Stack(
+            *(Residual(part.build(d, len(layers))) for part in (*layers, *parts.refiners)),
+            sections={"layers": len(layers), "refiners": len(parts.refiners)},
+        )
+        self.walk = parts.walk()
         self.head = LMHead(d, parts.norm)
         self.unembed = None if parts.tied else linear(d, config.vocab_size)
         self.drafts: DraftHeads | None = None if parts.drafts is None else parts.drafts.build(d)
         self.latents: LatentHead | None = None if parts.latents is None else parts.latents.build(d)
 
     def init_state(self, batch: int, room: int = 0) -> DecodeState:
-        layers = [*self.trunk.init_state(batch, room), *self.shared.init_state(batch, room)]
+        layers = [*self.walk.init_state(self.trunk, batch, room), *self.shared.init_state(batch, room)]
         return DecodeState.new(layers, batch, self.embed.weight.device, room)
 
     def forward(
@@ -121,13 +127,13 @@ class LanguageModel(nn.Module):
     ) -> LMOutput:
         boundary = self.config.boundary_id
         step = self.trunk.prepared(Step.of(tokens, state, options, boundary), whole_rows=state is None)
-        depth = len(self.trunk)
-        trunk, shared = (None, None) if state is None else (state.layers[:depth], state.layers[depth:])
+        of_shared = None if state is None else len(state.layers) - len(self.shared)
+        trunk, shared = (None, None) if state is None else (state.layers[:of_shared], state.layers[of_shared:])
         step, shared_after = self.shared(step, shared)
         x = self.embed(step.tokens)
         if self.positions is not None:
             x = x + self.positions(step)
-        x, trunk_after, aux = self.trunk(x, step, trunk)
+        x, trunk_after, aux = self.walk(self.trunk, x, step, trunk)
         return LMOutput(x, step.next_state(state, [*trunk_after, *shared_after], boundary), aux)
 
     def logits(self, hidden: Tensor) -> Tensor:

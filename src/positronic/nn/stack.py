@@ -5,6 +5,8 @@ Beside it the parts that all layers share, each asked once a call.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate, pairwise
+from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -14,7 +16,7 @@ from positronic.kernels.attention import Documents
 from positronic.lm import MixerOutput
 from positronic.state import State, Step
 
-__all__ = ["Residual", "SharedParts", "Stack"]
+__all__ = ["Passed", "Residual", "SharedParts", "Stack", "Straight", "Walk"]
 
 
 class Residual(nn.Module):
@@ -32,11 +34,27 @@ class Residual(nn.Module):
         return MixerOutput(x + step.tap(self, "branch", y), after, aux)
 
 
-class Stack(nn.ModuleList):
-    """Blocks in order: x (B, T, D) -> x (B, T, D), states after the call, auxiliary losses (B,) summed by name."""
+class Passed(NamedTuple):
+    """What blocks have made of the stream."""
 
-    def __init__(self, *blocks: Residual):
+    x: Tensor
+    """(B, T, D)"""
+    states: list[State | None]
+    """After the call, one a block."""
+    aux: Mapping[str, Tensor]
+    """Unweighted losses (B,), summed by name."""
+
+
+class Stack(nn.ModuleList):
+    """Blocks in order, in sections with names; `forward` passes through all of them once."""
+
+    def __init__(self, *blocks: Residual, sections: Mapping[str, int] | None = None):
+        """sections: how many blocks each has, in order; None: one of all."""
         super().__init__(blocks)
+        sizes = {"layers": len(blocks)} if sections is None else sections
+        ends = list(accumulate(sizes.values(), initial=0))
+        assert ends[-1] == len(blocks), "every block stands in one section"
+        self.sections = {name: range(*span) for name, span in zip(sizes, pairwise(ends), strict=True)}
         self.recompute = False
         """Keep only the blocks' inputs in training and run each again on the way back: less memory, more work."""
 
@@ -54,12 +72,17 @@ class Stack(nn.ModuleList):
             values |= self[i].mixer.prepare(step)  # type: ignore[union-attr, operator]
         return replace(step, shared=values)
 
-    def forward(
-        self, x: Tensor, step: Step, states: Sequence[State | None] | None = None
-    ) -> tuple[Tensor, list[State | None], Mapping[str, Tensor]]:
+    def forward(self, x: Tensor, step: Step, states: Sequence[State | None] | None = None) -> Passed:
+        return self.through(range(len(self)), x, step, states)
+
+    def through(
+        self, places: Sequence[int], x: Tensor, step: Step, states: Sequence[State | None] | None = None
+    ) -> Passed:
+        """Through these blocks alone, a section's or any others, with the states of these."""
         after: list[State | None] = []
         aux: dict[str, Tensor] = {}
-        for block, state in zip(self, states or [None] * len(self), strict=True):
+        for place, state in zip(places, states or [None] * len(places), strict=True):
+            block = self[place]
             if self.recompute and self.training and state is None:
                 x, next_state, losses = checkpoint(block, x, step, None, use_reentrant=False)
             else:
@@ -67,7 +90,28 @@ class Stack(nn.ModuleList):
             after.append(next_state)
             for name, loss in losses.items():
                 aux[name] = aux[name] + loss if name in aux else loss
-        return x, after, aux
+        return Passed(x, after, aux)
+
+
+class Walk(Protocol):
+    """The way through a trunk: which sections, how often, and when to leave. It may be a module with weights."""
+
+    def init_state(self, trunk: Stack, batch: int, room: int = 0) -> list[State | None]:
+        """What is remembered before the first token: of a section that is passed twice, twice."""
+        ...
+
+    def __call__(self, trunk: Stack, x: Tensor, step: Step, states: Sequence[State | None] | None = None) -> Passed: ...
+
+
+class Straight:
+    """Every section once, in order."""
+
+    def init_state(self, trunk: Stack, batch: int, room: int = 0) -> list[State | None]:
+        return trunk.init_state(batch, room)
+
+    def __call__(self, trunk: Stack, x: Tensor, step: Step, states: Sequence[State | None] | None = None) -> Passed:
+        passed: Passed = trunk(x, step, states)
+        return passed
 
 
 class SharedParts(nn.ModuleDict):
