@@ -10,6 +10,7 @@ entry a token, and what stands behind the newest token's is room. So rows of any
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -56,6 +57,7 @@ class ForwardOptions:
 
 
 USUAL = ForwardOptions()
+FRESH = "fresh"
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,9 @@ class Step:
     @property
     def fresh(self) -> Tensor:
         """(B, T) True at the first token of a document, except of the one that a sequence begins with."""
+        if FRESH in self.shared:
+            found: Tensor = self.shared[FRESH]
+            return found
         if self.began is None:
             return torch.zeros_like(self.tokens, dtype=torch.bool)
         begins = (self.positions == self.began) & (self.began > 0)
@@ -125,6 +130,8 @@ class Step:
         advance positions.
         """
         options = options or USUAL
+        if state is not None and tokens.shape[1] == 1 and options.valid is None and options.segments is None:
+            return Step._of_one(tokens, state, options, boundary_id)
         valid, asked = options.valid, options.segments
         real = torch.ones_like(tokens) if valid is None else valid.long()
         counted = real.cumsum(1) - 1
@@ -153,10 +160,26 @@ class Step:
         reach = max(state.capacity, state.length + tokens.shape[1])
         return Step(tokens, positions, segments, options, {}, began, entries, reach, at)
 
+    @staticmethod
+    def _of_one(tokens: Tensor, state: "DecodeState", options: ForwardOptions, boundary_id: int | None) -> "Step":
+        """The same for a real token (B, 1), in fewer operations: its document is the state's, or its own end."""
+        positions, began, segments = (x[:, None] for x in (state.position, state.began, state.segment))
+        if boundary_id is not None:
+            ends = tokens == boundary_id
+            segments, began = segments + ends, torch.where(ends, positions, began)
+        if state.owner is not None:
+            state.owner.claim(1)
+        at, reach = state.length if state.level else None, max(state.capacity, state.length + 1)
+        return Step(tokens, positions, segments, options, {}, began, None, reach, at)
+
+    def prepare_fresh(self) -> dict[str, Any]:
+        """For a mixer's `prepare`: `fresh`, once a call."""
+        return {FRESH: self.fresh}
+
     def where_real(self, x: Tensor, padding: float) -> Tensor:
         """(B, T, ...): `x`, broadcast over rows and tokens, at real tokens and `padding` elsewhere."""
         shape = (*self.tokens.shape, *x.shape[-1:]) if x.dim() < 3 else x.shape
-        x = x.expand(shape)
+        x = x if x.shape == shape else x.expand(shape)
         if self.valid is None:
             return x
         return x.masked_fill(~self.valid.reshape(*self.valid.shape, *[1] * (x.dim() - 2)), padding)
@@ -179,6 +202,20 @@ class Step:
             return None
         assert self.segments is not None, "a step that continues a state knows its documents"
         assert self.began is not None, "and where they began"
+        after = partial(
+            DecodeState,
+            tuple(layers),
+            length=state.length + self.tokens.shape[1],
+            level=state.level and self.valid is None,
+            capacity=state.capacity,
+            owner=state.owner.next() if state.owner else None,
+        )
+        if self.tokens.shape[1] == 1 and self.valid is None and not self.keep_trail:
+            position, began, segment = self.positions[:, 0] + 1, self.began[:, 0], self.segments[:, 0]
+            if boundary_id is None:
+                return after(position, began, segment)
+            ends = self.tokens[:, 0] == boundary_id
+            return after(position, torch.where(ends, position, began), segment + ends)
         real = torch.ones_like(self.tokens) if self.valid is None else self.valid.long()
         position = torch.cat([state.position[:, None], state.position[:, None] + real.cumsum(1)], 1)  # (B, T+1)
         ends = torch.zeros_like(real) if boundary_id is None else (self.tokens == boundary_id).long() * real
@@ -186,17 +223,8 @@ class Step:
         segment = torch.cat([state.segment[:, None], segment], 1).cummax(1).values  # padding keeps the one before it
         began = torch.cat([state.began[:, None], torch.where(ends > 0, position[:, 1:], self.began)], 1)
         began = began.cummax(1).values
-        return DecodeState(
-            tuple(layers),
-            position[:, -1],
-            began[:, -1],
-            segment[:, -1],
-            (position, began, segment) if self.keep_trail else None,
-            length=state.length + self.tokens.shape[1],
-            level=state.level and self.valid is None,
-            capacity=state.capacity,
-            owner=state.owner.next() if state.owner else None,
-        )
+        trail = (position, began, segment) if self.keep_trail else None
+        return after(position[:, -1], began[:, -1], segment[:, -1], trail)
 
 
 class Log:

@@ -12,13 +12,16 @@ from positronic.kernels.kuramoto import (
     RingField,
     integrate,
     integrate_adjoint,
+    integrate_few,
     integrate_mean_field,
     integrate_reference,
     order_parameters,
     spread,
 )
 
-FORMS = {"mean field": integrate_mean_field, "adjoint": integrate_adjoint}
+FORMS = {"mean field": integrate_mean_field, "adjoint": integrate_adjoint, "few": integrate_few}
+FREE_OF_MOVES = {name: form for name, form in FORMS.items() if name != "few"}
+"""Forms that gradients run through; what is for a few tokens without one may index."""
 MOVES = {"index", "index_put", "index_put_", "index_add", "index_add_", "index_select", "gather", "take", "embedding"}
 MOVES |= {"scatter", "scatter_", "scatter_add", "scatter_add_"}
 
@@ -204,6 +207,16 @@ def test_the_adjoint_keeps_its_inputs_and_small_tables_only():
     assert kept(integrate_mean_field) > 15
 
 
+@torch.no_grad()
+def test_a_few_tokens_without_gradient_run_the_form_for_few():
+    bank, field = bank_of((2, 8), dtype=torch.float32), field_of("per token", rows=(2, 8), dtype=torch.float32)
+    few, more = (form(*bank, field, RINGS, 4, 0.5) for form in (integrate_few, integrate_adjoint))
+    assert torch.equal(integrate(*bank, field, RINGS, 4, 0.5), few)
+    assert 0 < (few - more).abs().max() < 1e-5
+    bank, field = bank_of((1, 17), dtype=torch.float32), field_of("per token", rows=(1, 17), dtype=torch.float32)
+    assert torch.equal(integrate(*bank, field, RINGS, 4, 0.5), integrate_adjoint(*bank, field, RINGS, 4, 0.5))
+
+
 def test_large_phases_keep_single_precision():
     wide, field = bank_of((B, T), sum(BANK), std=40.0), field_of("per token", len(BANK))
     narrow, narrow_field = [x.float() for x in wide], field.to(torch.float32)
@@ -214,17 +227,18 @@ def test_large_phases_keep_single_precision():
         assert (after - exact).abs().max() < 1e-6 * exact.abs().max()
 
 
+@pytest.mark.parametrize("form", [integrate_adjoint, integrate_few])
 @pytest.mark.parametrize("kind", FIELDS)
-def test_a_row_has_the_same_bits_alone_as_among_others(kind):
+def test_a_row_has_the_same_bits_alone_as_among_others(form, kind):
     rows, n = (3, 17), sum(BANK)
     bank, field = bank_of(rows, n, dtype=torch.float32), field_of(kind, len(BANK), rows, torch.float32)
-    together = integrate(*bank, field, BANK, 4, 0.5)
+    together = form(*bank, field, BANK, 4, 0.5)
     for b, first, last in ((0, 0, 1), (1, 16, 17), (2, 3, 8), (0, 1, 17)):
 
         def part(x, place=(slice(b, b + 1), slice(first, last))):
             return x[place].clone() if x is not None and x.dim() == 3 else x
 
-        piece = integrate(*(part(x) for x in bank), RingField(*(part(x) for x in field)), BANK, 4, 0.5)
+        piece = form(*(part(x) for x in bank), RingField(*(part(x) for x in field)), BANK, 4, 0.5)
         assert torch.equal(piece, part(together)), f"row {b}, tokens {first} to {last}"
 
 
@@ -240,6 +254,7 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("form", FREE_OF_MOVES.values(), ids=FREE_OF_MOVES)
 def test_nothing_is_gathered_or_scattered(form):
     bank, field = bank_of(), field_of("per token")
     for x in (*bank, *field):

@@ -42,10 +42,21 @@ def test_gates_on_weights_are_gates_on_what_each_input_says():
         decoders = GatedLinear(20, [7])
         del decoders.weight
         decoders.weight = weight
-        return decoders([x], [gate])
+        return decoders(x[:, :, None], [gate])
 
     for ours, theirs in zip(run(shares), run(each), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_few_tokens_are_decoded_as_many_are():
+    torch.manual_seed(0)
+    decoders, gates = GatedLinear(20, [7, 3, 1]), [Gate(shape=(5, 1)) for _ in range(3)]
+    for gate in gates:
+        gate.g.normal_()
+    x = torch.randn(2, 40, 3, 5, 4)
+    pieces = torch.cat([decoders(piece, gates) for piece in x.split([8, 1, 31], 1)], 1)
+    assert torch.allclose(pieces, decoders(x, gates), atol=1e-6)
 
 
 def test_soft_clamp_is_odd_bounded_and_straight_at_zero():

@@ -50,7 +50,7 @@ def taps_of(x: Tensor, cut, valid: Tensor | None, segments: Tensor | None, cache
         taps, after = look_back(x[:, a:b], N, step, state.layers[0])
         if cached:
             state = step.next_state(state, [after])
-        seen.append(torch.stack(taps, 2))
+        seen.append(taps.flip(2))
     return torch.cat(seen, 1)
 
 

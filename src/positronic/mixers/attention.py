@@ -108,7 +108,7 @@ class Attention(nn.Module):
         d_query, d_group = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
         out_std = residual_std(n_branches)
         self.norm = config.norm.build(d_model)
-        self.widths = [config.rank or d_query, d_group, d_group]
+        self.widths = [config.rank or d_query, 2 * d_group]
         self.qkv = linear(d_model, sum(self.widths), bias=config.bias)
         if config.rank is None:
             self.query: nn.Module = nn.Identity()
@@ -140,8 +140,8 @@ class Attention(nn.Module):
 
     def heads(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """What meets in the scores: q (B, H, T, K) and k, v (B, G, T, K), normed and rotated."""
-        latent, k, v = self.qkv(self.norm(x)).split(self.widths, dim=-1)
-        q, k, v = self._heads(self.query(latent)), self._heads(k), self._heads(v)
+        latent, both = self.qkv(self.norm(x)).split(self.widths, dim=-1)
+        q, (k, v) = self._heads(self.query(latent)), self._heads(both).chunk(2, 1)
         cos, sin = step.shared.get(self.turning) or self.prepare(step)[self.turning]
         return rotate(self.query_norm(q), cos, sin), rotate(self.key_norm(k), cos, sin), v
 

@@ -37,6 +37,7 @@ from positronic.nn.gate import OPEN, Gate
 from positronic.nn.halton import halton
 from positronic.nn.linear import linear, residual_std
 from positronic.nn.norm import RMSNorm
+from positronic.nn.parts import prepared_by
 from positronic.state import State, Step
 
 __all__ = ["Colony", "ColonyConfig"]
@@ -121,6 +122,10 @@ class Colony(nn.Module):
 
     def init_state(self, batch: int, room: int = 0) -> State | None:
         return None if self.stations is None else self.stations.init_state(batch, room)
+
+    def prepare(self, step: Step) -> dict[str, Any]:
+        """What its stations want computed once a call."""
+        return prepared_by((self.stations,), step)
 
     def field(self) -> ColonyField:
         """What the parameters stand for, float32."""

@@ -14,8 +14,9 @@ Source   Shazeer 2020, arXiv 2002.05202 (SwiGLU); Hu et al. 2021, arXiv 2106.096
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -71,12 +72,16 @@ class HyperFFN(nn.Module):
     def init_state(self, batch: int, room: int = 0) -> TailState:
         return self.conv.init_state(batch)
 
+    def prepare(self, step: Step) -> dict[str, Any]:
+        """What its convolution wants computed once a call."""
+        return self.conv.prepare(step)
+
     def forward(self, x: Tensor, step: Step, state: TailState | None = None) -> MixerOutput:
         n = self.norm(x)
         z, after = self.conv(n, step, state)
         weights = self.router(n).softmax(-1)
         weights = step.tap(self, "weights", weights).to(n.dtype)  # (B, T, 3)
         hidden = step.tap(self, "hidden", F.silu(self.gate(n)) * self.up(n))  # (B, T, F)
-        said = self.down(hidden), self.mix(F.silu(z)), self.widen(self.narrow(n))
-        swiglu, convolved, low_rank = (w * y for w, y in zip(weights.split(1, -1), said, strict=True))
-        return MixerOutput(swiglu + convolved + low_rank, after)
+        first, second, third = weights.split(1, -1)
+        y = torch.addcmul(first * self.down(hidden), second, self.mix(F.silu(z)))
+        return MixerOutput(torch.addcmul(y, third, self.widen(self.narrow(n))), after)

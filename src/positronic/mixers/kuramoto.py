@@ -139,7 +139,7 @@ class Kuramoto(nn.Module):
 
     def prepare(self, step: Step) -> dict[str, Any]:
         """What its organs want computed once a call."""
-        return prepared_by(self.injections, step)
+        return prepared_by((*self.injections, self.controller), step)
 
     def forward(self, x: Tensor, step: Step, state: PartsState | None = None) -> MixerOutput:
         n, before = self.norm(x), iter(() if state is None else state.parts)

@@ -9,7 +9,7 @@ Init     N(0, 0.02^2); W_out N(0, (0.02 / sqrt(residual branches))^2); the convo
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,6 +52,10 @@ class LocalConv(nn.Module):
 
     def init_state(self, batch: int, room: int = 0) -> TailState:
         return self.conv.init_state(batch)
+
+    def prepare(self, step: Step) -> dict[str, Any]:
+        """What its convolution wants computed once a call."""
+        return self.conv.prepare(step)
 
     def forward(self, x: Tensor, step: Step, state: TailState | None = None) -> MixerOutput:
         z, after = self.conv(self.into(x), step, state)

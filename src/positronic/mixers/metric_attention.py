@@ -45,7 +45,7 @@ from positronic.nn.documents import documents_of
 from positronic.nn.kv import KVState, prepare_seen
 from positronic.nn.linear import linear, residual_std
 from positronic.nn.rope import rotate
-from positronic.nn.tail import TailState
+from positronic.nn.tail import TailState, prepare_look_back
 from positronic.state import State, Step
 
 __all__ = ["MetricAttention", "MetricAttentionConfig", "MetricMHAConfig", "MetricMQAConfig", "MetricState"]
@@ -165,21 +165,20 @@ class MetricAttention(nn.Module):
         return MetricState(kv, self.rope.init_state(batch, self.d_model))
 
     def prepare(self, step: Step) -> dict[str, Any]:
-        """Who sees whom in a call that goes on from a state."""
-        return prepare_seen(step, 0 if self.sink is None else 1)
+        """Who sees whom in a call that goes on from a state, how far back tokens may look, and the rope's waves."""
+        seen = prepare_seen(step, 0 if self.sink is None else 1)
+        return seen | prepare_look_back(step, 1) | self.rope.prepare(step)
 
     def forward(self, x: Tensor, step: Step, state: MetricState | None = None) -> MixerOutput:
-        c, metric = self.config, self._metric()
+        c, metric, root = self.config, self._metric(), self.score.root()
         q, k, v = self._heads(x)
         energy, previous = self.rope.energy(x, step, None if state is None else state.previous)
         v = (v.float() * step.tap(self, "energy", energy).mT[..., None]).to(v.dtype)  # (B, G, T, V)
-        penalty = None if self.ball is None else step.tap(self, "penalty", self.ball(k, self.score))
-        q, k = self.score(q), step.tap(self, "keys", self.score(k))
+        penalty = None if self.ball is None else step.tap(self, "penalty", self.ball(k, self.score, root))
+        q, k = self.score(q, root), step.tap(self, "keys", self.score(k, root))
         aux = NONE if state is not None or not c.triangles else self._triangles(q, k, step)
-        cos, sin = self.rope.rotation(step.positions[:1] if state is None and step.valid is None else step.positions)
-        group = c.n_heads // c.n_kv_heads
-        q = rotate(q, cos.repeat_interleave(group, 1), sin.repeat_interleave(group, 1))
-        k = rotate(k, cos, sin)
+        turn = self.rope.turn(step)
+        q, k = rotate(q, *self._of_queries(turn)), rotate(k, *turn)
         if state is None or previous is None:
             o, after = causal_metric_attention(q, k, penalty, v, metric, documents_of(step), c.fused), None
         else:
@@ -199,6 +198,11 @@ class MetricAttention(nn.Module):
             (q, q if self.config.tied else k, v), (self.config.n_heads, *[self.config.n_kv_heads] * 2), strict=True
         )
         return [part.unflatten(-1, (n, -1)).transpose(1, 2) for part, n in parts]
+
+    def _of_queries(self, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """cos and sin (B, G, T, K) of keys' heads for all heads of queries; one broadcasts over all."""
+        group = self.config.n_heads // self.config.n_kv_heads
+        return turn if 1 in (group, self.config.n_kv_heads) else tuple(x.repeat_interleave(group, 1) for x in turn)
 
     def _metric(self) -> Metric:
         sink = None if self.sink is None else self.sink.float().clamp(-LARGEST_SINK, LARGEST_SINK)

@@ -88,7 +88,10 @@ class DotConfig(ScoreConfig, kind="dot"):
 
 
 class Score(nn.Module):
-    """x (B, heads, T, K) of queries or keys -> x', float32; `alpha` and `m` are those of the heads."""
+    """x (B, heads, T, K) of queries or keys -> x', float32; `alpha` and `m` are those of the heads.
+
+    What reads several vectors works `root` out once and hands it in.
+    """
 
     def __init__(self, config: ScoreConfig, heads: int, groups: int, width: int):
         super().__init__()
@@ -107,16 +110,21 @@ class Score(nn.Module):
         """(H,) float32."""
         return self.log_alpha.float().exp().clamp(LEAST_ALPHA, self.config.most_alpha)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.float()
+    def root(self) -> Tensor | None:
+        """sqrt(m) of both dimensions of each pair (G, K), where there is an m."""
+        return None if self.log_m is None else (0.5 * self.log_m.float()).exp().repeat(1, 2)
+
+    def forward(self, x: Tensor, root: Tensor | None = None) -> Tensor:
+        x, root = x.float(), self.root() if root is None else root
         if self.config.unit:
             x = x / x.norm(dim=-1, keepdim=True).clamp(min=SHORTEST)
-        if self.log_m is not None:
-            root = (0.5 * self.log_m.float()).exp().repeat(1, 2)  # (G, K)
-            x = x * root.repeat_interleave(x.shape[1] // len(root), 0)[:, None]
+        if root is not None:
+            if len(root) not in (1, x.shape[1]):
+                root = root.repeat_interleave(x.shape[1] // len(root), 0)
+            x = x * root[:, None]
         return x
 
-    def offset(self, k: Tensor, origin: Tensor) -> Tensor:
+    def offset(self, k: Tensor, origin: Tensor, root: Tensor | None = None) -> Tensor:
         """What lies between keys (B, G, T, K) and an origin (G, K), in scaled vectors."""
-        there = origin.float()[None, :, None]
-        return self(k) - (there if self.config.unit else self(there))
+        there = origin.float()[:, None]
+        return self(k, root) - there if self.config.unit else self(k.float() - there, root)

@@ -119,10 +119,10 @@ class Mixture(nn.Module):
         weights = step.tap(self, "weights", self._heard(logits.softmax(-1)))  # (B, T, M)
         scale = self.config.gain * 2 * torch.sigmoid(self.gates.float())
         scale = scale.repeat_interleave(x.shape[-1] // self.config.groups, 1)  # (M, D)
-        y, after = torch.zeros_like(x), []
-        for m, head in enumerate(self.heads):
+        y, after = torch.zeros((), dtype=x.dtype, device=x.device), []
+        for m, (head, heard) in enumerate(zip(self.heads, (weights[..., None] * scale).unbind(-2), strict=True)):
             said, memory, losses = head(n, step, None if state is None else state.parts[m])
-            y = y + (weights[..., m, None] * scale[m]).to(said.dtype) * step.tap(head, "current", said)
+            y = torch.addcmul(y.to(said.dtype), heard.to(said.dtype), step.tap(head, "current", said))  # (B, T, D)
             after.append(memory)
             for name, loss in losses.items():
                 aux[name] = aux[name] + loss if name in aux else loss

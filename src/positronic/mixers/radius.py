@@ -81,8 +81,8 @@ class Ball(nn.Module):
         init.zeros_(self.origin)
         init.constant_(self.radius, self.config.radius)
 
-    def forward(self, k: Tensor, score: Score) -> Tensor:
+    def forward(self, k: Tensor, score: Score, root: Tensor | None = None) -> Tensor:
         """Unrotated keys k (B, G, T, K) -> penalty (B, G, T) <= 0, float32."""
-        beyond = score.offset(k, self.origin).square().sum(-1) - self.radius.float().square()[:, None]
-        penalty = -(self.config.beta * torch.relu(beyond)).clamp(max=LARGEST_PENALTY)
+        beyond = score.offset(k, self.origin, root).square().sum(-1) - self.radius.float().square()[:, None]
+        penalty = (-self.config.beta * torch.relu(beyond)).clamp(min=-LARGEST_PENALTY)
         return torch.where(penalty < -REMOVED, -LARGEST_PENALTY, penalty) if self.config.hard else penalty

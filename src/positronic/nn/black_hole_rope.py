@@ -19,7 +19,7 @@ Source   rotations: Su et al. 2021, arXiv 2104.09864. Bending, energy and discre
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from positronic.config import AtMost, Config
 from positronic.errors import ConfigError
 from positronic.nn import init
+from positronic.nn.rope import signed
 from positronic.nn.tail import TailState, look_back
 from positronic.state import Step
 
@@ -71,6 +72,8 @@ class BlackHoleRoPE(nn.Module):
     def __init__(self, config: BlackHoleRoPEConfig, groups: int, pairs: int):
         super().__init__()
         self.config, self.pairs = config, pairs
+        self.waves_name = f"waves {pairs} {config}"
+        """Name of what is shared in a call."""
         self.bend = nn.Parameter(torch.empty(groups, 2 * config.harmonics))
         self.level = nn.Parameter(torch.empty(groups))
         self.waves = nn.Parameter(torch.empty(groups, 2 * config.periods))
@@ -85,34 +88,91 @@ class BlackHoleRoPE(nn.Module):
         return TailState.new(self.level, batch, 1, d_model)
 
     def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin (B, G, T, pairs) at positions (B, T); angles in float64, where the device has it."""
-        channel = torch.arange(self.pairs, dtype=torch.float32, device=positions.device)
-        harmonic = torch.arange(1, self.config.harmonics + 1, dtype=torch.float32, device=positions.device)
-        bend = MOST_BEND * torch.tanh(_waves((channel + 0.5) / self.pairs, harmonic, self.bend))  # (pairs, G)
-        frequency = self.config.base ** (-channel / self.pairs) * bend.mT.exp()  # (G, pairs)
-        wide = torch.float32 if positions.device.type == "mps" else torch.float64
-        angles = positions[:, None, :, None].to(wide) * frequency[:, None].to(wide)  # (B, G, T, pairs)
-        return angles.cos().float(), angles.sin().float()
+        """cos and sin (B, G, T, 2 pairs) at positions (B, T), for `rope.rotate`; angles in float64, where it exists."""
+        return self._turned(_places(positions), self._channels(positions.device))
+
+    def prepare(self, step: Step) -> dict[str, Any]:
+        """Waves over channels and tokens, which follow from the config alone: all layers share them in a call."""
+        return {self.waves_name: self._found(step)}
+
+    def turn(self, step: Step) -> tuple[Tensor, Tensor]:
+        """`rotation` at the positions of a call."""
+        waves = self._prepared(step)
+        return self._turned(waves.places, waves.channels)
 
     def energy(self, n: Tensor, step: Step, state: TailState | None = None) -> tuple[Tensor, TailState | None]:
         """e (B, T, G) of the tokens' values, from the normed stream n (B, T, D), and the state after the call."""
-        (before,), after = look_back(n, 1, step, state)
-        frequency = 2.0 ** -torch.arange(self.config.periods, device=n.device) / SHORTEST_PERIOD
-        longest = SHORTEST_PERIOD * 2 ** (self.config.periods - 1)  # a period of all waves: what is left is exact
-        s = self.level.float() + _waves((step.place % longest).float(), frequency, self.waves)
-        s = s + self.surprise.float() * _discrepancy(n.float(), before.float())[..., None]
+        before, after = look_back(n, 1, step, state)
+        s = self.level.float() + _summed(self._prepared(step).tokens, self.waves)
+        apart = _discrepancy(n.float(), before[:, :, 0].float())[..., None]
+        s = torch.addcmul(s, self.surprise.float(), apart)
         c = self.config
         span = c.most_energy - c.least_energy
         neutral = torch.full_like(s, math.log((1 - c.least_energy) / (c.most_energy - 1)))
         return 1 + span * (torch.sigmoid(neutral + s) - torch.sigmoid(neutral)), after
 
+    def _turned(self, places: Tensor, channels: "Channels") -> tuple[Tensor, Tensor]:
+        bend = MOST_BEND * torch.tanh(_summed(channels.waves, self.bend))  # (pairs, G)
+        frequency = signed(channels.frequency * bend.mT.exp())[:, None]  # (G, 1, 2 pairs)
+        angles = places * frequency.to(places.dtype)  # (B, G, T, 2 pairs)
+        return angles.cos().float(), angles.sin().float()
 
-def _waves(x: Tensor, frequency: Tensor, coefficients: Tensor) -> Tensor:
-    """x (...,) -> (..., G): a sum of cosines and sines of `frequency` (n,) with coefficients (G, 2 n), float32."""
+    def _prepared(self, step: Step) -> "Waves":
+        found: Waves | None = step.shared.get(self.waves_name)
+        return self._found(step) if found is None else found
+
+    def _found(self, step: Step) -> "Waves":
+        frequency = 2.0 ** -torch.arange(self.config.periods, device=step.tokens.device) / SHORTEST_PERIOD
+        longest = SHORTEST_PERIOD * 2 ** (self.config.periods - 1)  # a period of all waves: what is left is exact
+        alike = not step.reach and step.valid is None  # in whole rows without padding one row's positions serve all
+        return Waves(
+            self._channels(step.tokens.device),
+            _waves((step.place % longest).float(), frequency),
+            _places(step.positions[:1] if alike else step.positions),
+        )
+
+    def _channels(self, device: torch.device) -> "Channels":
+        channel = torch.arange(self.pairs, dtype=torch.float32, device=device)
+        harmonic = torch.arange(1, self.config.harmonics + 1, dtype=torch.float32, device=device)
+        waves = _waves((channel + 0.5) / self.pairs, harmonic)
+        return Channels(waves, self.config.base ** (-channel / self.pairs))
+
+
+class Channels(NamedTuple):
+    """What follows from a config for each rotary pair."""
+
+    waves: Tensor
+    """(pairs, 1, 2 harmonics)."""
+    frequency: Tensor
+    """(pairs,) before it is bent."""
+
+
+class Waves(NamedTuple):
+    """What follows from a config for the tokens of a call."""
+
+    channels: Channels
+    tokens: Tensor
+    """(B, T, 1, 2 periods)."""
+    places: Tensor
+    """(B or 1, 1, T, 1) positions, wide."""
+
+
+def _places(positions: Tensor) -> Tensor:
+    """(B, T) -> (B, 1, T, 1), in float64 where the device has it."""
+    wide = torch.float32 if positions.device.type == "mps" else torch.float64
+    return positions[:, None, :, None].to(wide)
+
+
+def _waves(x: Tensor, frequency: Tensor) -> Tensor:
+    """x (...,) -> (..., 1, 2 n): cosines and sines of `frequency` (n,), float32."""
     angle = 2 * math.pi * x[..., None] * frequency
-    basis = torch.cat([angle.cos(), angle.sin()], -1)[..., None, :]  # (..., 1, 2 n)
+    return torch.cat([angle.cos(), angle.sin()], -1)[..., None, :]
+
+
+def _summed(waves: Tensor, coefficients: Tensor) -> Tensor:
+    """Waves (..., 1, 2 n) with coefficients (G, 2 n) -> (..., G)."""
     # A product and a sum: a matrix product this short gives bits that change with a row's place in memory.
-    return (basis * coefficients.float()).sum(-1)
+    return (waves * coefficients.float()).sum(-1)
 
 
 def _discrepancy(n: Tensor, before: Tensor) -> Tensor:

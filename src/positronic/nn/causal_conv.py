@@ -5,16 +5,18 @@
 Shapes   x, z (B, T, D); w (kernel, D).
 State    the last kernel - 1 inputs.
 Cost     2 D kernel operations a token. Taps are summed in the same order however tokens are grouped into calls, so that
-         a row keeps its bits.
+         a row keeps its bits; a training call keeps kernel - 1 times its input.
 Init     w_0 = 1, the others N(0, 0.02^2): nearly the identity.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from positronic.nn import init
 from positronic.nn.linear import INIT_STD
-from positronic.nn.tail import TailState, look_back
+from positronic.nn.tail import TailState, look_back, prepare_look_back
 from positronic.state import Step
 
 __all__ = ["CausalConv"]
@@ -34,10 +36,12 @@ class CausalConv(nn.Module):
     def init_state(self, batch: int) -> TailState:
         return TailState.new(self.now, batch, *self.past.shape)
 
+    def prepare(self, step: Step) -> dict[str, Any]:
+        """How far back tokens may look."""
+        return prepare_look_back(step, len(self.past))
+
     def forward(self, x: Tensor, step: Step, state: TailState | None = None) -> tuple[Tensor, TailState | None]:
         """x (B, T, D) -> z (B, T, D), the state after the call."""
         taps, after = look_back(x, len(self.past), step, state)
-        z = self.now * x
-        for weight, tap in zip(self.past, taps, strict=True):
-            z = z + weight * tap
+        z = self.now * x + (self.past.flip(0) * taps).sum(-2)
         return z.to(x.dtype), after

@@ -3,8 +3,8 @@
 y = tanh(g) f + leak (f - stopgrad(f))
 
 With g = 0 the forward value is exactly zero, so a model with a new organ equals the model without it bit for bit, while
-`leak` lets gradient into the organ from the first step and `g` learns when to be heard. A main mixer uses the same gate
-open (tanh g = 0.9) and without leak.
+`leak` lets gradient into the organ from the first step and `g` learns when to be heard; where no gradient is asked for,
+the leak, which adds nothing, is left out. A main mixer uses the same gate open (tanh g = 0.9) and without leak.
 """
 
 import math
@@ -23,6 +23,8 @@ LEAK = 0.01
 """Share of the gradient that reaches a closed organ."""
 OPEN = math.atanh(0.9)
 """Start of a gate that lets 0.9 of its input pass: 1.4722."""
+FEW = 16
+"""Tokens of a call for which numbers cost less than operations."""
 
 
 class Gate(nn.Module):
@@ -42,23 +44,30 @@ class Gate(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         gated = torch.tanh(self.g).to(y.dtype) * y
-        return gated + self.leak * (y - y.detach()) if self.leak else gated
+        return gated + self.leak * (y - y.detach()) if self.leak and torch.is_grad_enabled() else gated
 
 
 class GatedLinear(Matrix):
     """Each share r of the outputs hears E inputs of its own, each through a gate: sum over E of gate_re(x_re W_re^T).
 
-    x_r (..., E, V), one a share -> (..., D), the shares side by side; weight (D, E V); gate r: leaky, (E, 1).
-    It stands on the weights, which are small, not on what each x_re says, which is E times the sum: the same by
-    linearity, if the leak that weights get from their gate is given to x as well.
+    x (B, T, R, E, V), one x_r a share -> (B, T, D), the shares side by side; weight (D, E V); gate r: leaky, (E, 1).
+    Gates stand on the weights, which are small, not on what each x_re says, which is E times the sum: the same by
+    linearity, if the leak that weights get from their gate is given to x as well. A few tokens without gradient are
+    smaller still, and operations cost more than numbers: there gates stand on x, and all shares are one product with
+    the whole weight, of which each keeps its own outputs.
     """
 
     def __init__(self, n_in: int, shares: Sequence[int]):
         super().__init__(n_in, sum(shares))
         self.shares = list(shares)
 
-    def forward(self, x: Sequence[Tensor], gates: Sequence[Gate]) -> Tensor:
-        return torch.cat([_gated(*each) for each in zip(x, self.weight.split(self.shares), gates, strict=True)], -1)
+    def forward(self, x: Tensor, gates: Sequence[Gate]) -> Tensor:
+        if not torch.is_grad_enabled() and x.shape[:2].numel() <= FEW:
+            gated = torch.tanh(torch.stack([gate.g for gate in gates])).to(x.dtype) * x
+            said = F.linear(gated.flatten(-2), self.weight.to(x.dtype)).split(self.shares, -1)  # (B, T, R, share) each
+            return torch.cat([own[..., r, :] for r, own in enumerate(said)], -1)
+        parts = zip(x.unbind(-3), self.weight.split(self.shares), gates, strict=True)
+        return torch.cat([_gated(*each) for each in parts], -1)
 
 
 def _gated(x: Tensor, weight: Tensor, gate: Gate) -> Tensor:

@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from positronic.state import State, Step
 
 __all__ = ["PartsState", "prepared_by"]
@@ -18,7 +16,7 @@ class PartsState(State):
     parts: tuple[State | None, ...]
 
 
-def prepared_by(parts: Iterable[nn.Module], step: Step) -> dict[str, Any]:
-    """What the parts want computed once a call, for a mixer's `prepare`."""
-    wanted = (part.prepare(step) for part in parts if hasattr(part, "prepare"))  # type: ignore[operator]
+def prepared_by(parts: Iterable[object], step: Step) -> dict[str, Any]:
+    """What the parts want computed once a call, for a mixer's `prepare`; None wants nothing."""
+    wanted = (part.prepare(step) for part in parts if hasattr(part, "prepare"))
     return {name: value for each in wanted for name, value in each.items()}

@@ -22,7 +22,7 @@ from torch import Tensor
 from positronic.config import AtMost, Config
 from positronic.errors import ConfigError
 
-__all__ = ["StretchConfig", "rotate", "rotation"]
+__all__ = ["StretchConfig", "rotate", "rotation", "signed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,18 +56,33 @@ class StretchConfig(Config, kind="rope_stretch"):
 def rotation(
     positions: Tensor, rope_dims: int, base: float, stretch: StretchConfig | None = None
 ) -> tuple[Tensor, Tensor]:
-    """cos and sin (B, 1, T, rope_dims / 2) of every position (B, T), in float32: bfloat16 loses integers above 256."""
+    """cos and sin (B, 1, T, rope_dims) of every position (B, T), in float32: bfloat16 loses integers above 256.
+
+    The angles of a pair's dimensions are those of -f and f.
+    """
     exponents = torch.arange(0, rope_dims, 2, dtype=torch.float32, device=positions.device) / max(rope_dims, 1)
     frequencies = base**-exponents
     if stretch is not None:
         frequencies = stretch.stretched(frequencies)
-    angles = positions[:, None, :, None].float() * frequencies
+    angles = positions[:, None, :, None].float() * signed(frequencies)
     return angles.cos(), angles.sin()
+
+
+def signed(frequencies: Tensor) -> Tensor:
+    """Of pairs (..., pairs), for both dimensions of each (..., 2 pairs): a turns by -f b, b by f a."""
+    return torch.cat([-frequencies, frequencies], -1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x (B, H, T, K), its last dimensions turned by the angles of `rotation`."""
-    turning = 2 * cos.shape[-1]
-    still, a, b = x.split([x.shape[-1] - turning, turning // 2, turning // 2], dim=-1)
-    a, b = a.float(), b.float()
-    return torch.cat([still, (a * cos - b * sin).to(x.dtype), (b * cos + a * sin).to(x.dtype)], dim=-1)
+    turning = cos.shape[-1]
+    if turning in (0, x.shape[-1]):
+        return _turned(x, cos, sin) if turning else x
+    still, x = x.split([x.shape[-1] - turning, turning], dim=-1)
+    return torch.cat([still, _turned(x, cos, sin)], dim=-1)
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """(a cos - b sin, b cos + a sin) of the halves a and b of each head."""
+    wide = x.float()
+    return torch.addcmul(wide * cos, wide.roll(cos.shape[-1] // 2, -1), sin).to(x.dtype)

@@ -1,14 +1,15 @@
 """The last few tokens of a document: what convolutions look back on, and whatever compares a token with the last.
 
-    x_t-j    the j-th real token before t, j = 1 .. n; zero where that is of another document, or before the first token
+    x_t-j    the j-th real token before t, j = n .. 1; zero where that is of another document, or before the first token
 
-Shapes   x (B, T, D); n vectors back for each token.
+Shapes   x (B, T, D); n vectors back for each token (B, T, n, D), oldest first.
 State    the last n real vectors of width D. Zeros at the start are the left padding of a whole row, so that cached and
          whole calls read the same numbers.
-Cost     none but reading: without padding every tap is a shifted view, with it a gather.
+Cost     none but reading: without padding windows are a view, with it a gather.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from positronic.state import State, Step
 
-__all__ = ["TailState", "look_back"]
+__all__ = ["TailState", "look_back", "prepare_look_back"]
 
 
 @dataclass(frozen=True)
@@ -34,19 +35,34 @@ class TailState(State):
         return TailState(like.new_zeros(batch, n, width))
 
 
-def look_back(x: Tensor, n: int, step: Step, state: TailState | None = None) -> tuple[list[Tensor], TailState | None]:
-    """x_t-1, .., x_t-n of all tokens, (B, T, D) each, and the state after the call (None when it had none)."""
+def prepare_look_back(step: Step, n: int) -> dict[str, Any]:
+    """For a mixer's `prepare`: which of the n vectors back are of a token's document, once a call."""
+    return {} if step.segments is None else {_name(n): _reached(step, n)}
+
+
+def look_back(x: Tensor, n: int, step: Step, state: TailState | None = None) -> tuple[Tensor, TailState | None]:
+    """x_t-n, .., x_t-1 of all tokens, (B, T, n, D), and the state after the call (None when it had none)."""
     if state is None and step.segments is None:
-        return [F.pad(x, (0, 0, j, 0))[:, : x.shape[1]] for j in range(1, n + 1)], None
+        return F.pad(x, (0, 0, n, 0)).unfold(1, n, 1).mT[:, :-1], None
     before = TailState.new(x, len(x), n, x.shape[-1]) if state is None else state
     rows = torch.cat([before.rows.to(x.dtype), x], 1)  # (B, n + T, D)
     if step.valid is None:
         windows = rows.unfold(1, n, 1).mT  # (B, T+1, n, D), views
     else:
         windows = rows[torch.arange(len(x), device=x.device)[:, None, None], _real_places(step.valid, n)]
-    place = step.place[..., None]
-    taps = [windows[:, :-1, n - j] * (place >= j).to(x.dtype) for j in range(1, n + 1)]
+    found: Tensor | None = step.shared.get(_name(n))
+    taps = windows[:, :-1] * (_reached(step, n) if found is None else found).to(x.dtype)
     return taps, None if state is None else TailState(windows[:, -1], (windows,) if step.keep_trail else None)
+
+
+def _name(n: int) -> str:
+    return f"reached {n}"
+
+
+def _reached(step: Step, n: int) -> Tensor:
+    """(B, T, n, 1), float32: 1 where a vector back is of the token's document, else 0; oldest first."""
+    back = torch.arange(n, 0, -1, device=step.tokens.device)[:, None]
+    return (step.place[..., None, None] >= back).float()
 
 
 def _real_places(valid: Tensor, n: int) -> Tensor:

@@ -207,13 +207,17 @@ class Engram(nn.Module):
         return None
 
     def forward(self, x: Tensor, phases: Tensor, step: Step, state: None = None) -> MixerOutput:
-        values = step.shared["engram"].unbind(2)  # slots times (B, T, V)
+        looked_up: Tensor = step.shared["engram"]
+        values = looked_up.unbind(2)  # slots times (B, T, V)
         queries = self.query(x).unflatten(-1, (len(values), -1))  # (B, T, slots, width)
         keys = torch.stack([key(value) for key, value in zip(self.keys, values, strict=True)], 2)
-        score = (_rms(queries) * _rms(keys)).sum(-1) / math.sqrt(self.config.width)
+        q, k = _rms(torch.stack([queries, keys])).unbind()
+        score = (q * k).sum(-1) / math.sqrt(self.config.width)
         relevance = step.tap(self, "gate", (1 + torch.erf(self.a.float() * score + self.b.float())) / 2)
-        parts = zip(self.outs, self.norms, self.gates, values, relevance.split(1, -1), self.margins, strict=True)
-        currents = [F.pad(gate(r * out(norm(value))), margin) for out, norm, gate, value, r, margin in parts]
+        scales = torch.stack(list(self.norms.parameters())).float()  # (slots, V), of the norms of all values
+        normed = (_rms(looked_up) * scales).to(looked_up.dtype).unbind(2)
+        parts = zip(self.outs, self.gates, normed, relevance.split(1, -1), self.margins, strict=True)
+        currents = [F.pad(gate(r * out(value)), margin) for out, gate, value, r, margin in parts]
         return MixerOutput(step.tap(self, "current", torch.stack(currents).sum(0)))  # (B, T, N)
 
 

@@ -123,10 +123,10 @@ class PhaseAttention(nn.Module):
             qkv(phase_features(phases[..., first:end]).to(self.sharpness.dtype))
             for (first, end), qkv in zip(self.spans, self.qkv, strict=True)
         ]
-        q, k, v = torch.stack(projected, 1).chunk(3, -1)
+        both, v = torch.stack(projected, 1).split([2 * self.config.dim, self.config.dim], -1)
+        q, k = F.normalize(both.float().unflatten(-1, (2, -1)), dim=-1, eps=EPSILON).unbind(-2)
         tau = F.softplus(self.sharpness.float())[:, None, None]
-        q = F.normalize(q.float(), dim=-1, eps=EPSILON) * (tau * self.config.dim**0.5)
-        return q.to(v.dtype), F.normalize(k.float(), dim=-1, eps=EPSILON).to(v.dtype), v
+        return (q * (tau * self.config.dim**0.5)).to(v.dtype), k.to(v.dtype), v
 
     def _current(self, o: Tensor, n: int) -> Tensor:
         """(B, slots, T, dim) -> (B, T, N): each slot's gated current on its own rings, zero on the others."""

@@ -22,13 +22,14 @@ Source   ours; W follows normalised least mean squares (`kernels.predictor`).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from positronic.config import OrganConfig
 from positronic.errors import ConfigError
-from positronic.kernels.kuramoto import Modulation, order_parameters
+from positronic.kernels.kuramoto import Modulation, ring_means
 from positronic.kernels.predictor import predict, predict_reference
 from positronic.nn import init
 from positronic.state import Memory, Step
@@ -121,24 +122,27 @@ class RingController(nn.Module):
         n = len(self.rings)
         return ControllerState(zeros(n, OBSERVED - 1, OBSERVED), zeros(n, OBSERVED))
 
+    def prepare(self, step: Step) -> dict[str, Any]:
+        """Which tokens begin a document."""
+        return step.prepare_fresh()
+
     def forward(
         self, phases: Tensor, frequencies: Tensor, step: Step, state: ControllerState | None = None
     ) -> tuple[Modulation, ControllerState | None]:
         with torch.no_grad():
             features, after = self._learn(observe(phases.float(), frequencies.float(), self.rings), step, state)
         d = (features[..., None] * step.shared["ring_controller"].float()).sum(-2)  # (B, T, R, 4)
-        modulation = step.tap(self, "modulation", self.neutral.float() + SWING * torch.tanh(d))
+        modulation = step.tap(self, "modulation", torch.add(self.neutral.float(), torch.tanh(d), alpha=SWING))
         return Modulation(*modulation.unbind(-1)), after
 
     def _learn(self, x: Tensor, step: Step, state: ControllerState | None) -> tuple[Tensor, ControllerState | None]:
         """Observations x (B, T, R, 5) -> features (B, T, R, 13) and the state after them."""
         before = self.init_state(len(x)) if state is None else state
-        continues = ~step.fresh
         seen = _seen(x, step.valid, before.last)  # (B, T+1, R, 5)
-        key = seen[:, :-1].masked_fill(~continues[..., None, None], 0.0)
+        key = seen[:, :-1].masked_fill(step.fresh[..., None, None], 0.0)
         rate = step.where_real(x.new_full((), self.config.eta if step.write_memory else 0.0), padding=0.0)  # (B, T)
         form = predict_reference if step.keep_trail else predict  # what may be committed has the definition's bits
-        ahead, error, weight, trail = form(x, key, rate, continues, before.weight)
+        ahead, error, weight, trail = form(x, key, rate, ~step.fresh, before.weight)
         features = torch.cat([x, ahead, step.tap(self, "error", error)], -1)
         if state is None:
             return features, None
@@ -148,8 +152,7 @@ class RingController(nn.Module):
 
 def observe(theta: Tensor, omega: Tensor, rings: tuple[int, ...]) -> Tensor:
     """(..., N) -> (..., R, 5): |Z|, Re Z, Im Z and the mean frequency of each ring, and 1."""
-    re, im = order_parameters(theta, rings)
-    mean = torch.cat([ring.mean(-1, keepdim=True) for ring in omega.split(rings, -1)], -1)
+    re, im, mean = ring_means(torch.stack((theta.cos(), theta.sin(), omega)), rings).unbind()
     return torch.stack([(re.square() + im.square() + 1e-12).sqrt(), re, im, mean, torch.ones_like(re)], -1)
 
 

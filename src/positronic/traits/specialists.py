@@ -18,7 +18,7 @@ Init     N(0, 0.02^2); keys N(0, 1); one leaky gate a ring and specialist, close
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +86,10 @@ class Specialists(nn.Module):
     def init_state(self, batch: int, room: int = 0) -> StoresState:
         return StoresState.new(batch, self.keys)
 
+    def prepare(self, step: Step) -> dict[str, Any]:
+        """Which tokens begin a document."""
+        return step.prepare_fresh()
+
     def forward(self, x: Tensor, phases: Tensor, step: Step, state: StoresState | None = None) -> MixerOutput:
         before = self.init_state(len(x)) if state is None else state
         projected = self.project(x)
@@ -111,4 +115,4 @@ class Specialists(nn.Module):
         w = c.write_max * write.sigmoid() * (address / c.dim**0.5).softmax(-1)
         w = step.where_real(w, padding=0.0) if step.write_memory else torch.zeros_like(w)
         recalled = recall(q, address, w, v, stores, fresh, c.top, step.keep_trail)
-        return self.decoders(recalled.read.unbind(2), list(self.gates)), recalled
+        return self.decoders(recalled.read, list(self.gates)), recalled

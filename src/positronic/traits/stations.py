@@ -22,7 +22,7 @@ Init     N(0, 0.02^2); keys N(0, 1); reach 0.35; one leaky gate a station, close
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -114,6 +114,10 @@ class Stations(nn.Module):
     def init_state(self, batch: int, room: int = 0) -> StoresState:
         return StoresState.new(batch, self.keys)
 
+    def prepare(self, step: Step) -> dict[str, Any]:
+        """Which tokens begin a document."""
+        return step.prepare_fresh()
+
     def forward(self, x: Tensor, positions: Tensor, step: Step, state: StoresState | None = None) -> MixerOutput:
         before = self.init_state(len(x)) if state is None else state
         projected = self.project(x)
@@ -148,4 +152,4 @@ class Stations(nn.Module):
         w = step.where_real(w, padding=0.0) if step.write_memory else torch.zeros_like(w)
         recalled = recall(q, address, w, v, stores, fresh, c.per_station, step.keep_trail)
         said = engagement[..., None] * recalled.read.sum(-2)  # (B, T, P, V)
-        return self.decoders([said], [self.gate]), recalled
+        return self.decoders(said[:, :, None], [self.gate]), recalled

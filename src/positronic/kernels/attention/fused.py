@@ -118,7 +118,7 @@ def masked_attention(
     groups = k.shape[1]
     if heads != groups:
         q = q.reshape(rows, groups, heads // groups * tokens, width)
-        allowed = allowed.repeat(1, 1, heads // groups, 1)
+        allowed = allowed if tokens == 1 else allowed.repeat(1, 1, heads // groups, 1)
     o = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=scale)
     return o.reshape(rows, heads, tokens, v.shape[-1])
 

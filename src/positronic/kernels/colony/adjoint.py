@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from positronic.kernels.autocast import without_autocast
-from positronic.kernels.colony.reference import KNEE, SPEED_FLOOR, ColonyField, Grown, bounded, limited
+from positronic.kernels.colony.reference import KNEE, SPEED_FLOOR, ColonyField, Grown, limited
 
 __all__ = ["grow_adjoint"]
 
@@ -61,7 +61,7 @@ class _Adjoint(torch.autograd.Function):
         ctx.steps, ctx.dt = steps, dt
         ends = [_walk(first, growth, field, steps, dt) for first, growth in _blocks(p, g)]
         grown = [(end.position, end.velocity, end.sensed.felt.sum(-2)) for end in ends]
-        return tuple(torch.cat(parts) for parts in zip(*grown, strict=True))
+        return grown[0] if len(grown) == 1 else tuple(torch.cat(parts) for parts in zip(*grown, strict=True))
 
     @staticmethod
     @once_differentiable
@@ -80,6 +80,8 @@ class _Adjoint(torch.autograd.Function):
 def _blocks(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
     """The same rows of each, some tokens at a time."""
     size = CPU_BLOCK if tensors[0].device.type == "cpu" else BLOCK
+    if len(tensors[0]) <= size:
+        return [tensors]
     return list(zip(*(x.split(size) for x in tensors), strict=True))
 
 
@@ -124,25 +126,34 @@ def _walk(
     free: Tensor, g: Tensor, field: ColonyField, steps: int, dt: float, trace: list[_Moment] | None = None
 ) -> _End:
     """All steps from tips (rows, 3, N) before B; a given trace receives each of them."""
-    velocity = torch.zeros_like(g)
+    velocity, centres, per_square = torch.zeros_like(g), field.centres.T[:, :, None], _per_square(field)
+    decay = -0.5 * per_square
     for _ in range(steps):
-        p = bounded(free, -2)
-        sensed = _sense(p, field)
-        gradient = ((sensed.felt * _per_square(field))[:, None] * sensed.d).sum(-2)
+        p = _bounded(free)
+        sensed = _sense(p, centres, decay)
+        gradient = ((sensed.felt * per_square)[:, None] * sensed.d).sum(-2)
         turned = torch.addcmul(field.persistence * g, field.tropism, gradient)
         if trace is not None:
             trace.append(_Moment(free, sensed, g, gradient, turned))
         g, velocity = turned, limited(turned, field.speed, -2)
         free = torch.add(p, velocity, alpha=dt)
-    p = bounded(free, -2)
-    return _End(free, p, velocity, _sense(p, field))
+    p = _bounded(free)
+    return _End(free, p, velocity, _sense(p, centres, decay))
 
 
-def _sense(p: Tensor, field: ColonyField) -> _Sensed:
-    d = field.centres.T[:, :, None] - p[:, :, None]
+def _bounded(p: Tensor) -> Tensor:
+    """B at points (rows, 3, N), in half the operations of the definition: tanh is odd."""
+    r = torch.linalg.vector_norm(p, dim=-2, keepdim=True).clamp(min=KNEE)
+    within = torch.tanh(torch.rsub(r, KNEE / (1 - KNEE), alpha=1 / (1 - KNEE)))  # -tanh((r - k) / (1 - k)), 0 at k
+    return p * (torch.rsub(within, KNEE, alpha=1 - KNEE) / r)
+
+
+def _sense(p: Tensor, centres: Tensor, decay: Tensor) -> _Sensed:
+    """Through centres (3, F, 1); decay -1 / 2 s_f^2 (F, 1)."""
+    d = centres - p[:, :, None]
     x, y, z = d.unbind(1)
     square = (x * x).addcmul_(y, y).addcmul_(z, z)
-    kap = (square * (-0.5 * _per_square(field))).exp_()
+    kap = (square * decay).exp_()
     mass = kap.mean(-1, keepdim=True)
     return _Sensed(d, square, kap, mass, mass * kap)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from positronic.kernels.kuramoto.reference import RingField
 
-__all__ = ["Table", "integrate_mean_field", "order_parameters", "spread", "tabulate"]
+__all__ = ["Table", "integrate_mean_field", "order_parameters", "ring_means", "spread", "tabulate"]
 
 
 class Table(NamedTuple):
@@ -66,10 +66,13 @@ def integrate_mean_field(
 
 def order_parameters(theta: Tensor, rings: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Re Z and Im Z, each (..., R): the mean of e^{i theta} over each ring. |Z| is 1 in step, near 0 in disorder."""
-    re, im = (
-        torch.cat([ring.mean(-1, keepdim=True) for ring in x.split(rings, -1)], -1) for x in (theta.cos(), theta.sin())
-    )
+    re, im = ring_means(torch.stack((theta.cos(), theta.sin())), rings).unbind()
     return re, im
+
+
+def ring_means(x: Tensor, rings: tuple[int, ...]) -> Tensor:
+    """(..., N) -> (..., R)."""
+    return torch.cat([ring.mean(-1, keepdim=True) for ring in x.split(rings, -1)], -1)
 
 
 def spread(x: Tensor, rings: tuple[int, ...]) -> Tensor:

@@ -101,12 +101,12 @@ class _Keys(torch.autograd.Function):
     ) -> Tensor:
         width, wide = k.shape[-1], _wide(dtype)
         c, size = _scales(alpha, slope, wide)
-        keys = k.new_zeros(*k.shape[:-1], width + SPARE, dtype=dtype)
-        keys[..., :width] = _rounded(k.to(wide) if alpha is None else c * k.to(wide), dtype)
+        vector = _rounded(k.to(wide) if alpha is None else c * k.to(wide), dtype).to(dtype)
+        keys = F.pad(vector, (0, SPARE))
         if distance:
-            bias = -size * keys.to(wide).square().sum(-1, keepdim=True)
-            for lane, part in enumerate(_parts(bias.clamp(min=torch.finfo(dtype).min), dtype)):
-                keys[..., width + lane, None] = part
+            bias = -size * vector.to(wide).square().sum(-1, keepdim=True)
+            for lane, part in enumerate(_parts(bias.clamp(min=torch.finfo(dtype).min), dtype), width):
+                keys[..., lane : lane + 1] = part
         if penalty is not None:
             keys[..., width + PENALTY] = penalty
         ctx.save_for_backward(keys, alpha)
@@ -134,16 +134,13 @@ class _Queries(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, alpha: Tensor | None, sink: Tensor | None, slope: float, dtype: torch.dtype
     ) -> Tensor:
-        width, wide = q.shape[-1], _wide(dtype)
-        queries = q.new_zeros(*q.shape[:-1], width + SPARE, dtype=dtype)
-        if alpha is None:
-            queries[..., :width] = q
-            queries[..., width : width + PENALTY] = 1
+        width, sharp = q.shape[-1], None if alpha is None else _rounded(alpha.to(_wide(dtype)), dtype).view(-1, 1, 1)
+        queries = F.pad((q if sharp is None else 2 * slope * sharp * q).to(dtype), (0, SPARE))
+        if sharp is None:
+            queries[..., width : width + PENALTY + 1].fill_(1)
         else:
-            sharp = _rounded(alpha.to(wide), dtype)[:, None, None]
-            queries[..., :width] = 2 * slope * sharp * q
             queries[..., width : width + PENALTY] = sharp
-        queries[..., width + PENALTY] = 1
+            queries[..., width + PENALTY].fill_(1)
         if sink is not None:
             queries[..., width + SINK] = sink[:, None]
         ctx.save_for_backward(None if alpha is None else queries, alpha)

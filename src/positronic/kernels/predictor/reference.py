@@ -41,12 +41,13 @@ class Prediction(NamedTuple):
 def predict_reference(x: Tensor, key: Tensor, rate: Tensor, continues: Tensor, weight: Tensor) -> Prediction:
     """The definition, token by token: x, key (B, T, R, M); rate, continues (B, T); weight (B, R, M-1, M) so far."""
     trail, ahead, error = [weight], [], []
-    step = rate[..., None] / (EPSILON + key.square().sum(-1))  # (B, T, R)
-    for t in range(x.shape[1]):
-        k = key[:, t, :, None]  # (B, R, 1, M)
-        weight = weight.masked_fill(~continues[:, t, None, None, None], 0.0)
-        error.append(x[:, t, :, :-1] - (weight * k).sum(-1))
-        weight = weight + (step[:, t, :, None] * error[-1])[..., None] * k
-        ahead.append((weight * x[:, t, :, None]).sum(-1))
+    step = rate[..., None, None] / (EPSILON + key.square().sum(-1, keepdim=True))  # (B, T, R, 1)
+    new = ~continues.view(*continues.shape, 1, 1, 1)
+    whole = (part.unbind(1) for part in (x[..., :-1], x[..., None, :], key[..., None, :], step, new))
+    for y, row, k, eta, begins in zip(*whole, strict=True):  # (B, R, M-1), twice (B, R, 1, M), (B, R, 1), (B, 1, 1, 1)
+        weight = weight.masked_fill(begins, 0.0)
+        error.append(y - (weight * k).sum(-1))
+        weight = weight + (eta * error[-1])[..., None] * k
+        ahead.append((weight * row).sum(-1))
         trail.append(weight)
     return Prediction(torch.stack(ahead, 1), torch.stack(error, 1), weight, torch.stack(trail, 1))

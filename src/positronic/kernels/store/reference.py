@@ -36,10 +36,12 @@ def recall_reference(
 ) -> Recall:
     """The definition; how tokens are split into calls changes no bit."""
     trail, before = [stores], []
-    for t in range(w.shape[1]):
-        s = trail[-1].masked_fill(fresh[:, t, None, None, None, None], 0.0)
+    new = fresh.view(*fresh.shape, 1, 1, 1, 1)
+    whole = (part.unbind(1) for part in (new, w[:, :, None, :, :, None], v[..., None, :]))
+    for begins, share, value in zip(*whole, strict=True):  # (B, 1, 1, 1, 1), (B, 1, G, E, 1), (B, 2, G, 1, V)
+        s = trail[-1].masked_fill(begins, 0.0)
         before.append(s)
-        trail.append(s + w[:, t, None, :, :, None] * (v[:, t, :, :, None] - s))
+        trail.append(s + share * (value - s))
     s_in, s_out = torch.stack(before, 2).unbind(1)  # (B, T, G, E, V) each
     choice = choose((address + (q[..., None, :] * s_in).sum(-1)) / q.shape[-1] ** 0.5, top)
     return Recall(choice, choice[..., None] * s_out, trail[-1], torch.stack(trail, 1))
