@@ -31,6 +31,7 @@ from positronic.models.quazimoto import QuazimotoConfig
 from positronic.models.transformer import TransformerConfig
 from positronic.nn.norm import LayerNormConfig
 from positronic.nn.rope import StretchConfig
+from positronic.observe.health.registry import READERS
 from positronic.probe import Probe, capture
 from positronic.state import DecodeState, ForwardOptions, Step
 from positronic.train import NextTokenConfig
@@ -496,6 +497,20 @@ def test_watching_changes_no_bit(model):
     probe = Probe(model, {"*": capture})
     assert torch.equal(logits_of(model, tokens, probe=probe), logits_of(model, tokens))
     assert probe.seen
+
+
+@torch.no_grad()
+def test_what_passes_at_a_tap_is_declared_by_its_module(model):
+    """So that health, scenes and ablation need to know no mechanism by name."""
+    probe = Probe(model, {"*": capture})
+    logits_of(model, tokens_of(2, 9), probe=probe)
+    for address in probe.seen:
+        path, _, name = address.partition(":")
+        assert name in type(model.get_submodule(path)).taps, address
+    for module in model.modules():
+        kind = getattr(getattr(module, "config", None), "kind", "")
+        read = {tap for reader in READERS.get(kind, ()) for tap in reader.taps}
+        assert read <= set(getattr(module, "taps", read)), f"health reads taps of {kind} that it has not"
 
 
 def test_a_commit_needs_a_trail_and_a_beginning(model):

@@ -9,14 +9,14 @@ A verb takes the tensor and returns a pair: what to record (None: nothing) and w
 
 import fnmatch
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from positronic.errors import ConfigError
 
-__all__ = ["Probe", "Verb", "capture", "replace", "summarise"]
+__all__ = ["Probe", "Tap", "Verb", "capture", "replace", "summarise"]
 
 Verb = Callable[[Tensor], tuple[Any, Tensor]]
 
@@ -39,6 +39,16 @@ def summarise(statistic: Callable[[Tensor], Any]) -> Verb:
 def replace(change: Callable[[Tensor], Tensor]) -> Verb:
     """Record nothing; let `change(x)` pass in place of x. `replace(torch.zeros_like)` silences an organ."""
     return lambda x: (None, change(x))
+
+
+class Tap(NamedTuple):
+    """What a module shows at one of its taps, which it declares in `taps`, by name."""
+
+    shows: str
+    silent: Callable[[Tensor], Tensor] | None = None
+    """What passes there where its organ is switched off; None: nothing is switched off here."""
+    organ: str = ""
+    """The kind of config whose organ is heard here; "": the module's own."""
 
 
 class Probe:

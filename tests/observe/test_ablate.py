@@ -20,7 +20,7 @@ from positronic.models import build
 from positronic.models.transformer import TransformerConfig
 from positronic.nn.stack import Residual
 from positronic.observe import Change, ablate, changes, mixers_of, organs_of, verdict
-from positronic.probe import Probe, capture
+from positronic.probe import Probe, Tap, capture
 from positronic.state import ForwardOptions
 from positronic.text import byte_tokenizer
 
@@ -36,6 +36,15 @@ class Part(nn.Module):
 
     def forward(self, x, step):
         return step.tap(self, self.name, torch.full_like(x, self.value))
+
+    @property
+    def taps(self):
+        organ = "fractal_phase" if self.name == "phase_seed" else ""
+        return {self.name: Tap("its value", neutral if self.name == "modulation" else torch.zeros_like, organ)}
+
+
+def neutral(x):
+    return torch.tensor([1.0, 0.0, 1.0, 1.0]).expand_as(x)
 
 
 def named(kind: str) -> Config:

@@ -20,8 +20,9 @@ Source   low rank: DeepSeek-V2, arXiv 2405.04434; groups: Ainslie et al. 2023, a
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -34,6 +35,7 @@ from positronic.nn.kv import KVState, prepare_seen
 from positronic.nn.linear import linear, residual_std
 from positronic.nn.norm import NormConfig, RMSNorm, RMSNormConfig
 from positronic.nn.rope import StretchConfig, rotate, rotation
+from positronic.probe import Tap
 from positronic.state import Step
 
 __all__ = ["Attention", "AttentionConfig", "without_own"]
@@ -102,6 +104,10 @@ def without_own(o: Tensor, v: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
+    taps: ClassVar[Mapping[str, Tap]] = {
+        "heads": Tap("what each head has read, (B, H, T, K)"),
+    }
+
     def __init__(self, config: AttentionConfig, d_model: int, n_branches: int = 1):
         super().__init__()
         self.config = config

@@ -8,9 +8,11 @@ Cost     4 D F operations a token.
 Init     N(0, 0.02^2); C N(0, (0.02 / sqrt(residual branches))^2).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,6 +20,7 @@ from positronic.config import AtMost, MixerConfig
 from positronic.errors import ConfigError
 from positronic.lm import MixerOutput
 from positronic.nn.linear import linear, residual_std
+from positronic.probe import Tap
 from positronic.state import Step
 
 __all__ = ["ChannelMix", "ChannelMixConfig"]
@@ -40,6 +43,10 @@ class ChannelMixConfig(MixerConfig, kind="channel_mix"):
 
 class ChannelMix(nn.Module):
     """A head of a mixture: x has been normed."""
+
+    taps: ClassVar[Mapping[str, Tap]] = {
+        "current": Tap("what it says as a head of a mixture", torch.zeros_like),
+    }
 
     def __init__(self, config: ChannelMixConfig, d_model: int, n_branches: int = 1):
         super().__init__()

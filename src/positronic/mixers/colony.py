@@ -19,8 +19,9 @@ Source   Meskauskas, Fricker and Moore 2004 (see kernels.colony); the readout an
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ from positronic.nn.halton import halton
 from positronic.nn.linear import linear, residual_std
 from positronic.nn.norm import RMSNorm
 from positronic.nn.parts import prepared_by
+from positronic.probe import Tap
 from positronic.state import State, Step
 
 __all__ = ["Colony", "ColonyConfig"]
@@ -96,6 +98,15 @@ class ColonyConfig(MixerConfig, kind="colony"):
 
 
 class Colony(nn.Module):
+    taps: ClassVar[Mapping[str, Tap]] = {
+        "phase_seed": Tap("offsets of token ids", torch.zeros_like, "fractal_phase"),
+        "first_positions": Tap("where tips start, (B, T, N, 3)"),
+        "first_growth": Tap("how they set out, (B, T, N, 3)"),
+        "positions": Tap("where they come to rest, (B, T, N, 3)"),
+        "growth": Tap("how they move there, (B, T, N, 3)"),
+        "density": Tap("how dense the colony is there, (B, T, N)"),
+    }
+
     def __init__(self, config: ColonyConfig, d_model: int, n_branches: int = 1):
         super().__init__()
         self.config = config

@@ -13,8 +13,9 @@ Init     N(0, 0.02^2); W_down, P and V N(0, (0.02 / sqrt(residual branches))^2);
 Source   Shazeer 2020, arXiv 2002.05202 (SwiGLU); Hu et al. 2021, arXiv 2106.09685 (low rank beside a map).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from positronic.nn.causal_conv import CausalConv
 from positronic.nn.linear import Router, linear, residual_std
 from positronic.nn.norm import RMSNorm
 from positronic.nn.tail import TailState
+from positronic.probe import Tap
 from positronic.state import Step
 
 __all__ = ["HyperFFN", "HyperFFNConfig"]
@@ -55,6 +57,11 @@ class HyperFFNConfig(MixerConfig, kind="hyper_ffn"):
 
 
 class HyperFFN(nn.Module):
+    taps: ClassVar[Mapping[str, Tap]] = {
+        "weights": Tap("shares of its three parts, (B, T, 3)"),
+        "hidden": Tap("units, (B, T, F)"),
+    }
+
     def __init__(self, config: HyperFFNConfig, d_model: int, n_branches: int = 1):
         super().__init__()
         self.config = config

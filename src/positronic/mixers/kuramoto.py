@@ -18,9 +18,9 @@ Source   Kuramoto 1975; phase lag: Sakaguchi and Kuramoto 1986; order parameters
          rings and the rotating centre are ours.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, Self
+from typing import Annotated, Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ from positronic.nn.gate import OPEN, Gate
 from positronic.nn.linear import linear, residual_std
 from positronic.nn.norm import RMSNorm
 from positronic.nn.parts import PartsState, prepared_by
+from positronic.probe import Tap
 from positronic.state import State, Step
 
 __all__ = ["Controller", "Kuramoto", "KuramotoConfig"]
@@ -105,6 +106,14 @@ class Controller(Protocol):
 
 
 class Kuramoto(nn.Module):
+    taps: ClassVar[Mapping[str, Tap]] = {
+        "phase_seed": Tap("phases of token ids, (B, T, N)", torch.zeros_like, "fractal_phase"),
+        "frequency": Tap("own frequencies, (B, T, N)"),
+        "drive": Tap("bounded sum of the currents, (B, T, N)"),
+        "first_phase": Tap("phases before the rings run, (B, T, N)"),
+        "phase": Tap("and after, (B, T, N)"),
+    }
+
     def __init__(self, config: KuramotoConfig, d_model: int, n_branches: int = 1):
         super().__init__()
         self.config = config

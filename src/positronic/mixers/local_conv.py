@@ -8,9 +8,11 @@ Cost     4 D^2 + 2 D kernel operations a token.
 Init     N(0, 0.02^2); W_out N(0, (0.02 / sqrt(residual branches))^2); the convolution nearly the identity.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,6 +22,7 @@ from positronic.lm import MixerOutput
 from positronic.nn.causal_conv import CausalConv
 from positronic.nn.linear import linear, residual_std
 from positronic.nn.tail import TailState
+from positronic.probe import Tap
 from positronic.state import Step
 
 __all__ = ["LocalConv", "LocalConvConfig"]
@@ -42,6 +45,10 @@ class LocalConvConfig(MixerConfig, kind="local_conv"):
 
 class LocalConv(nn.Module):
     """A head of a mixture: x has been normed."""
+
+    taps: ClassVar[Mapping[str, Tap]] = {
+        "current": Tap("what it says as a head of a mixture", torch.zeros_like),
+    }
 
     def __init__(self, config: LocalConvConfig, d_model: int, n_branches: int = 1):
         super().__init__()

@@ -18,8 +18,9 @@ Init     N(0, 0.02^2); W_o N(0, (0.02 / sqrt(residual branches))^2); sinks -8.
 Source   Kim et al. 2021, arXiv 2006.04710 (tied maps make it Lipschitz); Shazeer 2019, arXiv 1911.02150 (one key).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,7 @@ from positronic.nn.kv import KVState, prepare_seen
 from positronic.nn.linear import linear, residual_std
 from positronic.nn.rope import rotate
 from positronic.nn.tail import TailState, prepare_look_back
+from positronic.probe import Tap
 from positronic.state import State, Step
 
 __all__ = ["MetricAttention", "MetricAttentionConfig", "MetricMHAConfig", "MetricMQAConfig", "MetricState"]
@@ -136,6 +138,15 @@ class MetricState(State):
 
 class MetricAttention(nn.Module):
     """A head of a mixture: x has been normed."""
+
+    taps: ClassVar[Mapping[str, Tap]] = {
+        "energy": Tap("factors of values, (B, T, G)", torch.ones_like, "black_hole_rope"),
+        "penalty": Tap("what is taken off the scores of keys, (B, G, T)", torch.zeros_like, "ball"),
+        "keys": Tap("keys before they turn, (B, G, T, K)"),
+        "heads": Tap("what each head has read, (B, H, T, V)"),
+        "excess": Tap("by how much triples break the triangle rule"),
+        "current": Tap("what it says as a head of a mixture", torch.zeros_like),
+    }
 
     def __init__(self, config: MetricAttentionConfig, d_model: int, n_branches: int = 1):
         super().__init__()

@@ -17,8 +17,9 @@ Source   a soft relative of Shazeer et al. 2017, arXiv 1701.06538, whose experts
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ from positronic.nn import init
 from positronic.nn.linear import Router, linear
 from positronic.nn.norm import RMSNorm
 from positronic.nn.parts import PartsState, prepared_by
+from positronic.probe import Tap
 from positronic.state import Step
 
 __all__ = ["Mixture", "MixtureConfig"]
@@ -88,6 +90,10 @@ class MixtureConfig(MixerConfig, kind="mixture"):
 
 
 class Mixture(nn.Module):
+    taps: ClassVar[Mapping[str, Tap]] = {
+        "weights": Tap("shares of the heads, (B, T, M)"),
+    }
+
     def __init__(self, config: MixtureConfig, d_model: int, n_branches: int = 1):
         super().__init__()
         self.config = config

@@ -10,6 +10,7 @@ Init     N(0, 0.02^2), vectors 0; W_down N(0, (0.02 / sqrt(residual branches))^2
 Source   Radford et al. 2019, GPT-2; the tanh form of Hendrycks and Gimpel 2016, arXiv 1606.08415.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from positronic.lm import MixerOutput
 from positronic.mixers.feed_forward import FeedForwardConfig
 from positronic.nn.linear import linear, residual_std
+from positronic.probe import Tap
 from positronic.state import Step
 
 __all__ = ["MLP", "MLPConfig"]
@@ -34,6 +36,10 @@ class MLPConfig(FeedForwardConfig, kind="mlp"):
 
 
 class MLP(nn.Module):
+    taps: ClassVar[Mapping[str, Tap]] = {
+        "hidden": Tap("units, (B, T, F)"),
+    }
+
     def __init__(self, config: MLPConfig, d_model: int, n_branches: int = 1):
         super().__init__()
         self.config = config

@@ -20,8 +20,9 @@ Source   Shazeer et al. 2017, arXiv 1701.06538; Lepikhin et al. 2020, "GShard", 
          expert). Changed: balance by row and not by batch, so that it adds up over micro-batches; nothing is dropped.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ from positronic.errors import ConfigError
 from positronic.lm import MixerOutput
 from positronic.nn.linear import Router, linear
 from positronic.nn.norm import RMSNorm
+from positronic.probe import Tap
 from positronic.state import Step
 
 __all__ = ["MoE", "MoEConfig", "largest"]
@@ -75,6 +77,10 @@ def largest(p: Tensor, top: int) -> Tensor:
 
 
 class MoE(nn.Module):
+    taps: ClassVar[Mapping[str, Tap]] = {
+        "weights": Tap("shares of the experts, (B, T, E)"),
+    }
+
     def __init__(self, config: MoEConfig, d_model: int):
         super().__init__()
         self.config = config

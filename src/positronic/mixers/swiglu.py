@@ -9,6 +9,7 @@ Init     N(0, 0.02^2), vectors 0; W_down N(0, (0.02 / sqrt(residual branches))^2
 Source   Shazeer 2020, "GLU Variants Improve Transformer", arXiv 2002.05202.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from positronic.lm import MixerOutput
 from positronic.mixers.feed_forward import FeedForwardConfig
 from positronic.nn.linear import linear, residual_std
+from positronic.probe import Tap
 from positronic.state import Step
 
 __all__ = ["SwiGLU", "SwiGLUConfig"]
@@ -33,6 +35,10 @@ class SwiGLUConfig(FeedForwardConfig, kind="swiglu"):
 
 
 class SwiGLU(nn.Module):
+    taps: ClassVar[Mapping[str, Tap]] = {
+        "hidden": Tap("units, (B, T, F)"),
+    }
+
     def __init__(self, config: SwiGLUConfig, d_model: int, n_branches: int = 1):
         super().__init__()
         self.config = config

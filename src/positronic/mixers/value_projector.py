@@ -8,9 +8,11 @@ Cost     6 H V F operations a token.
 Init     N(0, 0.02^2); the gate closed and leaky.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,6 +20,7 @@ from positronic.config import AtMost, Config
 from positronic.errors import ConfigError
 from positronic.nn.gate import Gate
 from positronic.nn.linear import linear
+from positronic.probe import Tap
 from positronic.state import Step
 
 __all__ = ["ValueProjector", "ValueProjectorConfig"]
@@ -39,6 +42,10 @@ class ValueProjectorConfig(Config, kind="value_projector"):
 
 
 class ValueProjector(nn.Module):
+    taps: ClassVar[Mapping[str, Tap]] = {
+        "current": Tap("what it adds to what was read", torch.zeros_like),
+    }
+
     def __init__(self, config: ValueProjectorConfig, width: int):
         super().__init__()
         self.config = config

@@ -6,14 +6,16 @@ Beside it the parts that all layers share, each asked once a call.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from positronic.config import MixerConfig
 from positronic.kernels.attention import Documents
 from positronic.lm import MixerOutput
+from positronic.probe import Tap
 from positronic.state import State, Step
 
 __all__ = ["Passed", "Residual", "SharedParts", "Stack", "Straight", "Walk"]
@@ -21,6 +23,10 @@ __all__ = ["Passed", "Residual", "SharedParts", "Stack", "Straight", "Walk"]
 
 class Residual(nn.Module):
     """x + mixer(x). What is compiled, recomputed and watched as one block."""
+
+    taps: ClassVar[Mapping[str, Tap]] = {
+        "branch": Tap("what the mixer adds to the stream", torch.zeros_like),
+    }
 
     def __init__(self, mixer: nn.Module):
         super().__init__()

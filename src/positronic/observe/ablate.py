@@ -1,17 +1,8 @@
 """Organs off: the same weights with some mechanisms silenced, at evaluation, by replacing what passes at their taps.
 
-An organ is named by the kind of its config, and all modules of that kind are silenced together. Which tap says that a
-module is heard follows from the tap's name:
-
-    ...branch     of a `Residual`: what its mixer adds to the stream          -> 0
-    ...current    of an injection: what it adds to a bank of oscillators      -> 0
-                  of a mixture's head, or of a projector: what it says
-    penalty       of metric heads: what "ball" takes off the scores of keys   -> 0
-    energy        of metric heads: factors of values, of "black_hole_rope"    -> 1
-    phase_seed    of the bank: the phases that "fractal_phase" seeds          -> 0
-    modulation    of "ring_controller", its values on the last axis           -> 1, 0, 1, 1 (`Modulation`)
-
-A mechanism that taps one of the first two needs nothing here. Weights and state keep their shape, and an organ that is
+An organ is named by the kind of its config, and all modules of that kind are silenced together. At which taps an organ
+is heard, and what passes there when it is not, its module declares (`probe.Tap`): a branch or a current is 0, a factor
+1, a modulation neutral. So a new mechanism needs nothing here. Weights and state keep their shape, and an organ that is
 silenced still writes its memories. Switching a mechanism off says what the rest lost with it, not what it would have
 learned without it. A layer is addressed by its number, from 1: its mixers' branches are silenced one at a time.
 
@@ -39,11 +30,10 @@ import torch
 from torch import Tensor, nn
 
 from positronic.errors import ConfigError, DataError
-from positronic.kernels.kuramoto import Modulation
 from positronic.lm import LM
 from positronic.nn.stack import Residual
 from positronic.observe.places import Place, kind_of, places
-from positronic.probe import Probe, Verb, capture, replace
+from positronic.probe import Probe, Tap, Verb, capture, replace
 from positronic.state import ForwardOptions
 
 __all__ = [
@@ -66,9 +56,6 @@ NOTICEABLE = 5e-4
 """Smallest change, in bits per byte and either way, that is more than idle."""
 FEWEST_DOCUMENTS = 8
 """With fewer, the interval says more about the choice of documents than about the organ."""
-
-NEUTRAL = Modulation(gain=1.0, lag=0.0, centre=1.0, drive=1.0)  # type: ignore[arg-type]
-"""What changes no bit of a bank."""
 
 
 class Change(NamedTuple):
@@ -187,21 +174,9 @@ def verdict(change: Change) -> str:
     return "hurts" if change.high < 0 else "idle"
 
 
-def _silenced(owner: nn.Module, tap: str) -> tuple[str, Callable[[Tensor], Tensor]]:
+def _silenced(owner: nn.Module, name: str) -> tuple[str, Callable[[Tensor], Tensor]]:
     """The organ that is heard at this tap, "" for none, and what passes there when it is not."""
-    if tap == "phase_seed":
-        return "fractal_phase", torch.zeros_like
-    if tap == "penalty":
-        return "ball", torch.zeros_like
-    if tap == "energy":
-        return "black_hole_rope", torch.ones_like
-    if tap == "modulation":
-        return kind_of(owner), _neutral
-    if tap.endswith("branch") and isinstance(owner, Residual):
-        return kind_of(owner.mixer), torch.zeros_like
-    return kind_of(owner) if tap.endswith("current") else "", torch.zeros_like
-
-
-def _neutral(modulation: Tensor) -> Tensor:
-    """(..., 4)"""
-    return modulation.new_tensor(NEUTRAL).expand_as(modulation)
+    tap: Tap | None = getattr(owner, "taps", {}).get(name)
+    if tap is None or tap.silent is None:
+        return "", torch.zeros_like
+    return tap.organ or kind_of(owner.mixer if isinstance(owner, Residual) else owner), tap.silent

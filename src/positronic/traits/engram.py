@@ -22,9 +22,9 @@ Source   Cheng et al. 2026, "Conditional Memory via Scalable Lookup", arXiv 2601
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ from positronic.nn import init
 from positronic.nn.gate import Gate
 from positronic.nn.linear import INIT_STD, linear
 from positronic.nn.norm import EPSILON, RMSNorm
+from positronic.probe import Tap
 from positronic.state import State, Step
 
 __all__ = ["Engram", "EngramConfig", "EngramTables", "EngramWindow", "hash_constants", "hashed_rows"]
@@ -182,6 +183,11 @@ class EngramTables(nn.Module):
 
 class Engram(nn.Module):
     """The gates and maps of one layer: an `Injection`, which keeps no state of its own."""
+
+    taps: ClassVar[Mapping[str, Tap]] = {
+        "gate": Tap("how far each lookup is let in, (B, T, slots)"),
+        "current": Tap("current on the bank, (B, T, N)", torch.zeros_like),
+    }
 
     def __init__(self, config: EngramConfig, d_model: int, rings: tuple[int, ...]):
         super().__init__()

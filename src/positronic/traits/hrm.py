@@ -17,8 +17,9 @@ Source   Wang et al. 2025, "Hierarchical Reasoning Model", arXiv 2506.21734. Kep
          steps.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ from positronic.nn import init
 from positronic.nn.gate import OPEN, Gate
 from positronic.nn.linear import linear
 from positronic.nn.norm import RMSNorm
+from positronic.probe import Tap
 from positronic.state import Step
 
 __all__ = ["HRM", "HRMConfig"]
@@ -60,6 +62,10 @@ class HRMConfig(MixerConfig, kind="hrm"):
 
 
 class HRM(nn.Module):
+    taps: ClassVar[Mapping[str, Tap]] = {
+        "added": Tap("what it adds before its gate, (B, T, D)"),
+    }
+
     def __init__(self, config: HRMConfig, d_model: int):
         super().__init__()
         self.config = config

@@ -18,10 +18,11 @@ Source   ours; the features of phases are fed to plain softmax attention.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from itertools import accumulate
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ from positronic.nn.documents import documents_of
 from positronic.nn.gate import Gate
 from positronic.nn.kv import KVState, prepare_seen
 from positronic.nn.linear import linear
+from positronic.probe import Tap
 from positronic.state import Step
 
 __all__ = ["PhaseAttention", "PhaseAttentionConfig", "phase_features"]
@@ -83,6 +85,11 @@ def phase_features(phases: Tensor) -> Tensor:
 
 
 class PhaseAttention(nn.Module):
+    taps: ClassVar[Mapping[str, Tap]] = {
+        "heads": Tap("what each slot has read, (B, slots, T, K)"),
+        "current": Tap("current on the bank, (B, T, N)", torch.zeros_like),
+    }
+
     def __init__(self, config: PhaseAttentionConfig, rings: tuple[int, ...]):
         super().__init__()
         self.config = config

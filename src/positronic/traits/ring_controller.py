@@ -21,8 +21,9 @@ Init     D = 0: the modulation is exactly (1, 0, 1, 1).
 Source   ours; W follows normalised least mean squares (`kernels.predictor`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ from positronic.errors import ConfigError
 from positronic.kernels.kuramoto import Modulation, ring_means
 from positronic.kernels.predictor import predict, predict_reference
 from positronic.nn import init
+from positronic.probe import Tap
 from positronic.state import Memory, Step
 
 __all__ = ["ControllerState", "RingController", "RingControllerConfig", "RingDecoder"]
@@ -101,8 +103,18 @@ class RingDecoder(nn.Module):
         return self.decoder, None
 
 
+def _neutral(modulation: Tensor) -> Tensor:
+    """(..., 4): what changes nothing."""
+    return modulation.new_tensor(NEUTRAL).expand_as(modulation)
+
+
 class RingController(nn.Module):
     """The controllers of one layer: a `Controller` without parameters."""
+
+    taps: ClassVar[Mapping[str, Tap]] = {
+        "modulation": Tap("gain, lag, centre and drive of each ring, (B, T, R, 4)", _neutral),
+        "error": Tap("errors of the predictions, (B, T, R, 4)"),
+    }
 
     neutral: Tensor
 

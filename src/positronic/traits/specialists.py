@@ -17,8 +17,9 @@ Weights  W_q, W_in, W_out and W_write of all rings are rows of one matrix `proje
 Init     N(0, 0.02^2); keys N(0, 1); one leaky gate a ring and specialist, closed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ from positronic.nn import init
 from positronic.nn.gate import Gate, GatedLinear
 from positronic.nn.linear import linear
 from positronic.nn.stores import StoresState
+from positronic.probe import Tap
 from positronic.state import Step
 
 __all__ = ["Specialists", "SpecialistsConfig"]
@@ -69,6 +71,12 @@ class SpecialistsConfig(OrganConfig, kind="specialists"):
 
 
 class Specialists(nn.Module):
+    taps: ClassVar[Mapping[str, Tap]] = {
+        "current": Tap("current on the bank, (B, T, N)", torch.zeros_like),
+        "choice": Tap("how much of each entry is read, (B, T, R, E)"),
+        "memory": Tap("stores after the call, (B, 2, R, E, V)"),
+    }
+
     def __init__(self, config: SpecialistsConfig, d_model: int, rings: tuple[int, ...]):
         super().__init__()
         self.config, self.rings = config, rings

@@ -20,9 +20,10 @@ Init     N(0, 0.02^2); keys N(0, 1); reach 0.35; one leaky gate a station, close
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ from positronic.nn.gate import Gate, GatedLinear
 from positronic.nn.halton import halton
 from positronic.nn.linear import linear
 from positronic.nn.stores import StoresState
+from positronic.probe import Tap
 from positronic.state import Step
 
 __all__ = ["Stations", "StationsConfig", "anchors"]
@@ -86,6 +88,13 @@ def anchors(n: int) -> Tensor:
 
 
 class Stations(nn.Module):
+    taps: ClassVar[Mapping[str, Tap]] = {
+        "engagement": Tap("how near the tips came, (B, T, P)"),
+        "current": Tap("what they add to the colony, (B, T, D)", torch.zeros_like),
+        "choice": Tap("how much of each entry is read, (B, T, P, E)"),
+        "memory": Tap("stores after the call, (B, 2, P, E, V)"),
+    }
+
     anchor_bits: Tensor
     """(P, 3) int32: a cast of the model rounds no whole numbers."""
 
