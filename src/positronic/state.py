@@ -296,7 +296,7 @@ class DecodeState(State):
     def new(layers: Sequence[State | None], batch: int, device: torch.device, capacity: int = 0) -> "DecodeState":
         """The state of `batch` conversations that have not begun."""
         zero = torch.zeros(batch, dtype=torch.long, device=device)
-        return DecodeState(tuple(layers), zero, zero, zero, capacity=capacity)._owned()
+        return DecodeState(tuple(layers), zero, zero, zero, capacity=capacity).owned()
 
     def commit(self, path: Sequence[int]) -> "DecodeState":
         """The state in which only the tokens `path` = 0, 1, ... of the last call have been consumed."""
@@ -317,7 +317,7 @@ class DecodeState(State):
             self.owner.check()
         copy = super().select(rows)
         longest = self.length if self.level or not len(rows) else int(copy.position.max())
-        return replace(copy, length=longest)._owned()
+        return replace(copy, length=longest).owned()
 
     @staticmethod
     def join(states: Sequence["DecodeState"]) -> "DecodeState":
@@ -331,14 +331,14 @@ class DecodeState(State):
             length=max(lengths),
             level=all(state.level for state in states) and len(lengths) == 1,
             capacity=max(state.capacity for state in states),
-        )._owned()
+        ).owned()
 
     def with_capacity(self, capacity: int) -> "DecodeState":
         """A copy whose rows all look at so many entries."""
         copy = tree.mapped(tree.extended(self, capacity), lambda x, _: x.clone())
-        return replace(copy, capacity=capacity)._owned()
+        return replace(copy, capacity=capacity).owned()
 
-    def _owned(self) -> "DecodeState":
+    def owned(self) -> "DecodeState":
         """The same as the first state of a log of its own."""
         shared = any(axis is not None for _, _, axis in tree.tensors(self.layers))
         return replace(self, owner=Owner() if shared else None)

@@ -155,6 +155,10 @@ class Engine:
 
     def _read_through(self, rows: Sequence[Row], state: DecodeState) -> None:
         """These prompts have been read: their rows talk, and beside them their other choices."""
+        for row in rows:
+            if row.from_nothing and self.prefixes.budget_bytes:
+                at = torch.tensor([rows.index(row)], device=state.position.device)
+                self.prefixes.keep(row.text.past[:-1], state.select(at))
         several = [[row, *self._choices.pop(row, [])] for row in rows]
         if len(rows) < sum(map(len, several)):
             places = [place for place, group in enumerate(several) for _ in group]

@@ -9,11 +9,14 @@ Plain decoding is the same round with an empty draft.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
+from positronic import tree
 from positronic.generation.decoding.forward import Mode, verify
 from positronic.generation.decoding.row import Row, TokenOutput
 from positronic.generation.decoding.writer import Rows
@@ -26,28 +29,86 @@ Said = list[tuple[Row, TokenOutput]]
 
 
 class Batch:
-    """Rows and what they remember, in one order; rows come and go."""
+    """Rows and what they remember, in one order; rows come and go.
+
+    What grows with every token is not copied when one does: a row that comes is written behind the others, and where
+    one has gone the last takes its place.
+    """
 
     def __init__(self, rows: Sequence[Row], state: DecodeState):
         self.rows, self.state = list(rows), state
+        self._pools: dict[str, Tensor] = {}
+        """By path, the tensors that grow, with room for more rows; the state's are their beginnings."""
 
     def join(self, rows: Sequence[Row], state: DecodeState) -> None:
         """More rows, each with its state, behind those that are here."""
-        self.state = DecodeState.join([self.state, state]) if self.rows else state
+        if not self.rows:
+            self.rows, self.state = list(rows), state
+            return
+        lengths = self.state.length, state.length
+        found: dict[str, Tensor] = {}
+        for (path, ours, axis), (_, theirs, _) in zip(tree.tensors(self.state), tree.tensors(state), strict=True):
+            found[path] = torch.cat([ours, theirs]) if axis is None else self._behind(path, ours, theirs, axis)
+        self.state = replace(
+            tree.filled(self.state, found),
+            trail=None,
+            length=max(lengths),
+            level=self.state.level and state.level and lengths[0] == lengths[1],
+        ).owned()
         self.rows += rows
 
+    def _behind(self, path: str, ours: Tensor, theirs: Tensor, axis: int) -> Tensor:
+        """A tensor that grows, of all rows."""
+        n, more = len(ours), len(theirs)
+        pool, entries = self._pools.get(path), max(ours.shape[axis], theirs.shape[axis])
+        same = pool is not None and pool.data_ptr() == ours.data_ptr() and pool.shape[axis] == entries
+        if pool is None or not same or len(pool) < n + more:
+            shape = [1 << (n + more - 1).bit_length(), *ours.shape[1:]]
+            shape[axis] = entries
+            pool = self._pools[path] = ours.new_zeros(shape)
+            pool[:n].narrow(axis, 0, ours.shape[axis]).copy_(ours)
+        pool[n : n + more].narrow(axis, 0, theirs.shape[axis]).copy_(theirs)
+        return pool[: n + more]
+
     def part(self, rows: Sequence[Row]) -> DecodeState:
-        """What these of the rows remember: a copy, unless they are all."""
-        if list(rows) == self.rows:
+        """What these of the rows remember: a copy, unless they are all and no tensor is shared with rows to come."""
+        if list(rows) == self.rows and not self._pools:
             return self.state
         places = [self.rows.index(row) for row in rows]
         return self.state.select(torch.tensor(places, device=self.state.position.device))
 
+    def value(self, ended: bool) -> DecodeState | None:
+        """The state of the only row, as it stands; at its end a copy, if rows to come might write over it."""
+        if not self._pools:
+            return self.state
+        return self.part(self.rows) if ended else None
+
     def keep(self, rows: Sequence[Row]) -> None:
-        """These rows alone stay."""
-        if 0 < len(rows) < len(self.rows):
-            self.state = self.part(rows)
-        self.rows = list(rows)
+        """These rows alone stay; where one has gone, the last takes its place."""
+        kept, order = set(rows), list(self.rows)
+        if not kept or len(kept) == len(order):
+            self.rows = [row for row in order if row in kept]
+            return
+        places = list(range(len(order)))
+        for place in reversed(range(len(order))):
+            if order[place] not in kept:
+                order[place], places[place] = order[-1], places[-1]
+                order.pop(), places.pop()
+        index, moved = torch.tensor(places, device=self.state.position.device), []
+        moved = [(to, at) for to, at in enumerate(places) if to != at]
+        found: dict[str, Tensor] = {}
+        for path, x, axis in tree.tensors(self.state):
+            found[path] = x[index] if axis is None else _moved(x, moved, len(places))
+        longest = max(row.text.position for row in order)
+        self.state = replace(tree.filled(self.state, found), trail=None, length=min(longest, self.state.length)).owned()
+        self.rows = order
+
+
+def _moved(x: Tensor, moved: Sequence[tuple[int, int]], rows: int) -> Tensor:
+    """The first rows of x, after these have moved."""
+    for to, at in moved:
+        x[to].copy_(x[at])
+    return x[:rows]
 
 
 class Lane(Protocol):
@@ -117,8 +178,9 @@ class EagerLane:
         after = found.state
         self.batch.state = after if after.trail is None else after.commit(range(len(tokens)))
         kept = len(tokens) - 1
-        said = row.outputs(tokens, self.state, found.hidden[kept : kept + 1])
-        if row.text.reason is not None:
+        ended = row.text.reason is not None
+        said = row.outputs(tokens, self.batch.value(ended), found.hidden[kept : kept + 1])
+        if ended:
             self.batch.rows = []
         return said
 

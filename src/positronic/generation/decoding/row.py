@@ -7,7 +7,7 @@ from torch import Tensor
 
 from positronic.generation.decoding.accept import accept
 from positronic.generation.decoding.forward import Mode
-from positronic.generation.decoding.propose import NOTHING, Proposer
+from positronic.generation.decoding.propose import NOTHING, Nothing, Proposer
 from positronic.generation.decoding.writer import Text
 from positronic.state import DecodeState
 
@@ -58,7 +58,7 @@ class Row:
     @property
     def alone(self) -> bool:
         """Whether no other row may stand beside it: how far a draft is right differs from row to row."""
-        return self.proposer is not NOTHING or self.mode.exact is not None
+        return not isinstance(self.proposer, Nothing) or self.mode.exact is not None
 
     @property
     def last(self) -> int:
