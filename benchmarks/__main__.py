@@ -12,7 +12,8 @@ MODULES = (
     "benchmarks.decode",
 )
 """The tokenizer benchmark needs text: python -m benchmarks.tokenizers --help. The course's has one thread for both of
-its engines: OMP_NUM_THREADS=1 python -m benchmarks.course. benchmarks.hf_generate needs Transformers."""
+its engines: OMP_NUM_THREADS=1 python -m benchmarks.course. benchmarks.hf_generate needs Transformers, without
+which benchmarks.decode leaves its Llama out."""
 
 for module in MODULES:
     print(f"== {module}", flush=True)

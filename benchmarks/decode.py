@@ -1,157 +1,194 @@
-"""Decoding, tokens a second: cached, read anew for every token, and with drafts, fast and exact, in the same run.
+"""Decoding beside its peers, all in the same run: one row, several, rows that come and go, beginnings that are kept.
 
-    python -m benchmarks.decode                            a small model of every family, random weights, one thread
-    python -m benchmarks.decode --checkpoint FOLDER ...    trained models as well, on text
-    python -m benchmarks.decode --threads 2 --tokens 128
+    python -m benchmarks.decode                                     CPU, float32, one thread: results/decode.json
+    python -m benchmarks.decode --device cuda --dtype both          results/decode_cuda.json
+    python -m benchmarks.decode --against FOLDER --compile          and 074ff9c's loop, checked out there; and compiled
+    python -m benchmarks.decode --presets tinygpt-tiny --tokens 8 --rounds 2 --to /tmp        a look
+    python -m benchmarks.decode --only forms --checkpoint FOLDER    trained models, with drafts, on text
 
-Forms, each after the same prompt of about 130 tokens, the prompt itself not timed:
-    cached      plain decoding                      uncached    the same, everything read anew for every token
-    n-gram      drafts by prompt lookup             oracle      drafts of 4 that are all right: what drafting can give
-    heads       drafts of the model's own heads, if it has any
-Greedy throughout, except `sampled`: at temperature 1 with nothing cut off, so that noise is drawn for the whole
-vocabulary and drafts are nearly always wrong. With random weights greedy text soon falls into a loop, which drafts
-follow; the repetitive prompt is a phrase of 13 tokens, ten times. For every form: forwards, and draft tokens accepted
-a forward.
+Parts, each described in its file in benchmarks/decoding; weights are random, prompts too, and 128 tokens long:
+
+    one_row       the engine, a plain loop, 074ff9c's, Transformers' Llama of the control's size in three forms
+    steps         a step's operations on a CPU; on CUDA its kernels and the share of the time in which the GPU works
+    batches       4 and 16 rows, on CUDA 64 as well, against one
+    joining       16 rows of 1,024 tokens, of which one leaves and another joins every 16 rounds
+    prefix        the first token of a prompt of 2,000 tokens that are kept, against reading them
+    forms         sampled, uncached, with drafts, exact; only where --forms or --checkpoint asks for it
+
+Contestants take turns, round by round; a ratio is the median of the rounds' ratios. At the end a table of what was
+asked for and what was measured.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.record import alternate, spread, write
+from benchmarks.decoding.against import Against
+from benchmarks.decoding.batches import joining, several
+from benchmarks.decoding.forms import TEXTS, all_forms, random_prompts
+from benchmarks.decoding.goals import goals, summary, table
+from benchmarks.decoding.llama import Llama, reason_of
+from benchmarks.decoding.one_row import one_row
+from benchmarks.decoding.prefix import first_token
+from benchmarks.decoding.steps import kernels, llama_operations, operations
+from benchmarks.decoding.subject import PROMPT, Setting, Subject
+from benchmarks.record import RESULTS, write
 from positronic.checkpoint import load
-from positronic.generation import (
-    GREEDY,
-    Draft,
-    Exact,
-    Heads,
-    NGram,
-    Nothing,
-    Proposer,
-    SamplingParams,
-    Stop,
-    TokenOutput,
-    Uncached,
-    decode,
-    find_exact,
-    prefill,
-)
-from positronic.lm import LM
-from positronic.models import build, preset
+from positronic.models import PRESETS
+from positronic.models.transformer import TransformerConfig
 
-PRESETS = "tinygpt-15m", "positronic-15m", "mycel-10m", "moa-20m"
-FULL = SamplingParams(temperature=1.0, top_p=1.0)
-TEXTS = {
-    "prose": "The old road left the village behind the mill and climbed through fields that nobody had mown that "
-    "summer. From the ridge one could see the river, the two bridges, and far away the smoke of the town. She had "
-    "walked it often as a child, but never alone, and never in the evening. ",
-    "repetitive": "def add(a, b):\n    return a + b\n\n\ndef sub(a, b):\n    return a - b\n\n\n" * 4,
-}
+SMALL = "tinygpt-15m", "positronic-15m", "mycel-10m", "moa-20m"
+LARGE = "positronic-144m", "control-144m"
+COUNTED = ("positronic-tiny",)
+"""Whose operations are counted as well."""
+PARTS = "one_row", "steps", "batches", "joining", "prefix"
+SIZES = {"cpu": (4, 16), "cuda": (4, 16, 64)}
+LONGEST_BATCH = {"cpu": 24, "cuda": 96}
+"""Rounds of a batch that are timed, at most; on CUDA what fits into one extent of 256."""
+DTYPES = {"float32": ("float32",), "bfloat16": ("bfloat16",), "both": ("bfloat16", "float32")}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, nargs="*", default=[])
-    parser.add_argument("--tokens", type=int, default=96)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    a = parser.parse_args()
+    a = _arguments()
     torch.set_num_threads(a.threads)
-    draw = torch.Generator().manual_seed(0)
-    phrase, noise = (torch.randint(16_512, (n,), generator=draw).tolist() for n in (13, 130))
-    random = {"random": noise, "repetitive": phrase * 10}
-    results = {f"{name}, random weights": _model(build(preset(name)), random, a) for name in PRESETS}
-    for folder in a.checkpoint:
-        model, tokenizer = load(folder)
-        prompts = {name: tokenizer.encode(text) for name, text in TEXTS.items()}
-        results[folder.name] = _model(model, prompts, a)
-    checkpoints = " ".join(["", "--checkpoint", *(folder.name for folder in a.checkpoint)] if a.checkpoint else [])
-    command = f"python -m benchmarks.decode --tokens {a.tokens} --rounds {a.rounds} --threads {a.threads}{checkpoints}"
-    path = write("decode", command, {"tokens": a.tokens, "models": results}, packages=("torch", "numpy"))
-    for name, model_results in results.items():
-        for prompt, found in model_results.items():
-            rates = {form: f"{of['tokens_per_s']:.1f} ({of['ratio']:.2f}x)" for form, of in found["forms"].items()}
-            print(f"{name}, {prompt}: {rates}")
+    device = torch.device(a.device)
+    on_cuda = device.type == "cuda"
+    presets = a.presets or (SMALL + LARGE if on_cuda else SMALL)
+    tokens = a.tokens or (128 if on_cuda else 64)
+    dtypes = DTYPES[a.dtype or ("bfloat16" if on_cuda else "float32")]
+    settings = {
+        dtype: Setting(device, getattr(torch, dtype), a.threads, tokens, a.rounds, a.compile) for dtype in dtypes
+    }
+    found: dict[str, dict[str, Any]] = {dtype: {} for dtype in dtypes}
+
+    def keep() -> Path:
+        """Write what there is: a machine that is lent for minutes may be gone before the end."""
+        return write(
+            "decode_cuda" if on_cuda else "decode",
+            shlex.join(["python", "-m", "benchmarks.decode", *sys.argv[1:]]),
+            {
+                "prompt_tokens": PROMPT,
+                "tokens": tokens,
+                "rounds": a.rounds,
+                "dtypes": found,
+                "goals": [goal.record() for goal in goals(device.type, found)],
+            },
+            packages=("torch", "numpy", "transformers", *(("triton",) if on_cuda else ())),
+            to=a.to,
+        )
+
+    with ExitStack() as stack:
+        against = stack.enter_context(Against(a.against)) if a.against else None
+        for parts in ({*a.only} - {"steps"}, {*a.only} & {"steps"}):  # a profiler may slow what comes after it
+            for dtype in dtypes if parts else ():
+                _measure(found[dtype], settings[dtype], parts, presets, against, keep)
+        for dtype in dtypes:
+            for folder in a.checkpoint:
+                found[dtype].setdefault("forms", {})[folder.name] = _trained(folder, settings[dtype])
+    path = keep()
+    for dtype, parts_found in found.items():
+        print("\n".join(summary(dtype, parts_found)))
+    print(table(goals(device.type, found)))
     print(path)
+    if any("failed" in parts_found for parts_found in found.values()):
+        sys.exit(1)
 
 
-def _model(model: LM, prompts: dict[str, list[int]], a: argparse.Namespace) -> dict[str, Any]:
-    exact = find_exact(model, max(map(len, prompts.values())) + a.tokens)
-    return {name: _prompt(model, prompt, exact, a.tokens, a.rounds) for name, prompt in prompts.items()}
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.decode", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    usual = f"{', '.join(SMALL)}; on CUDA {', '.join(LARGE)} as well"
+    parser.add_argument("--presets", nargs="+", choices=PRESETS, metavar="NAME", help=f"usually {usual}")
+    parser.add_argument("--tokens", type=int, help="that one row says; usually 64, on CUDA 128")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each contestant runs; usually 5")
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch on the CPU; usually 1")
+    parser.add_argument("--device", default="cpu", help="usually cpu")
+    parser.add_argument("--dtype", choices=DTYPES, help="usually float32, on CUDA bfloat16")
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="a checkout of commit 074ff9c")
+    parser.add_argument(
+        "--only", nargs="+", choices=(*PARTS, "forms"), default=PARTS, metavar="PART", help="these parts"
+    )
+    parser.add_argument("--compile", action="store_true", help="the engine compiled as well: minutes for each preset")
+    parser.add_argument("--forms", action="store_true", help="the part `forms` as well")
+    parser.add_argument(
+        "--checkpoint", type=Path, nargs="+", default=[], metavar="FOLDER", help="their `forms` as well"
+    )
+    parser.add_argument("--to", type=Path, default=RESULTS, metavar="FOLDER", help="where the JSON goes")
+    a = parser.parse_args()
+    a.only = [*a.only, *(["forms"] if a.forms else [])]
+    return a
 
 
-def _prompt(model: LM, prompt: Sequence[int], exact: Exact, tokens: int, rounds: int) -> dict[str, Any]:
-    """Every form in turn, `rounds` times."""
-    ends: dict[str, TokenOutput] = {}
-    text = [emission.token for emission in _run(model, prompt, tokens)()]
-    runs = {
-        "cached": _run(model, prompt, tokens),
-        "sampled": _run(model, prompt, tokens, sampler=FULL),
-        "sampled, n-gram": _run(model, prompt, tokens, sampler=FULL, proposer=NGram()),
-        "uncached": _run(Uncached(model), prompt, tokens),
-        "n-gram": _run(model, prompt, tokens, proposer=NGram()),
-        "oracle": _run(model, prompt, tokens, proposer=_Oracle(text, len(prompt))),
-        "exact": _run(model, prompt, tokens, exact=exact),
-        "exact, n-gram": _run(model, prompt, tokens, exact=exact, proposer=NGram()),
-        "exact, oracle": _run(model, prompt, tokens, exact=exact, proposer=_Oracle(text, len(prompt))),
-    }
+def _measure(
+    found: dict[str, Any],
+    setting: Setting,
+    parts: Collection[str],
+    presets: Sequence[str],
+    against: Against | None,
+    keep: Callable[[], Path],
+) -> None:
+    """Put every part of these, preset by preset, into `found`. What fails is said there, and the rest goes on."""
+    subjects = [Subject(name, setting) for name in presets]
+    kind = setting.device.type
+    peer = next((subject for subject in subjects if Llama.stands_beside(subject.model.config)), None)
+    llama = _llama(peer, found) if peer is not None and {"one_row", "steps"} & set(parts) else None
 
-    if model.drafts is not None:
-        runs["heads"] = _run(model, prompt, tokens, proposer=Heads(model))
-        runs["exact, heads"] = _run(model, prompt, tokens, exact=exact, proposer=Heads(model))
+    def each(part: str, measure: Callable[[Subject], Any], among: Sequence[Subject] = subjects) -> None:
+        for subject in among:
+            print(f"{part}: {subject.name}, {setting.dtype}", file=sys.stderr, flush=True)
+            try:
+                found.setdefault(part, {})[subject.name] = measure(subject)
+            except Exception as error:
+                traceback.print_exc()
+                found.setdefault("failed", {})[f"{part}, {subject.name}"] = reason_of(error)
+            keep()
 
-    def timed(name: str, run: Callable[[], list[TokenOutput]]) -> Callable[[], None]:
-        return lambda: ends.__setitem__(name, run()[-1])
-
-    seconds = alternate({name: timed(name, run) for name, run in runs.items()}, rounds=rounds, warmup=1)
-    rates = {name: tokens / spread(taken)["median_s"] for name, taken in seconds.items()}
-    return {
-        "prompt_tokens": len(prompt),
-        "exact_width": exact.width,
-        "exact_threads": exact.threads,
-        "forms": {
-            name: spread(taken)
-            | {
-                "tokens_per_s": rates[name],
-                "ratio": rates[name] / rates["cached"],
-                "forwards": ends[name].forwards,
-                "proposed": ends[name].proposed,
-                "accepted": ends[name].accepted,
-                "accepted_a_forward": ends[name].accepted / ends[name].forwards,
-            }
-            for name, taken in seconds.items()
-        },
-    }
-
-
-def _run(
-    model: LM,
-    prompt: Sequence[int],
-    tokens: int,
-    *,
-    sampler: SamplingParams = GREEDY,
-    proposer: Proposer = Nothing(),  # noqa: B008
-    exact: Exact | None = None,
-) -> Callable[[], list[TokenOutput]]:
-    """What decodes `tokens` tokens after the prompt, which is read now."""
-    state, hidden = prefill(model, model.init_state(1, room=exact.room if exact else 0), [prompt[:-1]], exact=exact)
-    stop = Stop(max_new_tokens=tokens)
-    how = {"sampler": sampler, "stop": stop, "proposer": proposer, "hidden": hidden, "exact": exact}
-    return lambda: list(decode(model, state, prompt[-1], history=prompt, **how))
+    if "one_row" in parts:
+        each("one_row", lambda subject: one_row(subject, against, llama if subject is peer else None))
+    if "batches" in parts:
+        rounds_a_row = min(setting.tokens, LONGEST_BATCH[kind])
+        each("batches", lambda subject: several(subject, SIZES[kind], rounds_a_row))
+    if "joining" in parts:
+        each("joining", joining, subjects[:1])
+    if "prefix" in parts:
+        each("prefix", first_token, subjects[:1])
+    if "forms" in parts:
+        each("forms", lambda subject: all_forms(subject.model, random_prompts(subject.model), setting))
+    if "steps" in parts and setting.cuda:
+        each("kernels", kernels)
+    elif "steps" in parts:
+        counted = [Subject(name, setting) for name in COUNTED if presets == SMALL]
+        each("operations", lambda subject: operations(subject, against), [*subjects, *counted])
+        if llama is not None and peer is not None:
+            found["operations"]["Llama"] = llama_operations(llama, peer.prompt)
 
 
-class _Oracle:
-    """Proposes the true continuation, four tokens at a time."""
+def _llama(peer: Subject, found: dict[str, Any]) -> Llama | None:
+    """The peer of the control; where there is none, `found` says why."""
+    config = peer.model.config
+    assert isinstance(config, TransformerConfig), "asked before"
+    try:
+        llama = Llama(config, peer.setting)
+    except ImportError as error:
+        found["llama_missing"] = f"{error}; `pip install transformers` brings the rows of its Llama."
+        return None
+    found["llama"] = {"beside": peer.name, "parameters": llama.parameters}
+    return llama
 
-    def __init__(self, text: Sequence[int], prompt_tokens: int):
-        self.text, self.prompt_tokens = text, prompt_tokens
 
-    def propose(self, hidden: torch.Tensor | None, history: Sequence[int], room: int) -> Draft:
-        said = len(history) - self.prompt_tokens
-        return Draft(tuple(self.text[said : said + min(4, room)]))
+def _trained(folder: Path, setting: Setting) -> dict[str, Any]:
+    """A trained model's forms, after texts."""
+    model, tokenizer = load(folder)
+    model = model.to(setting.device, setting.dtype).eval()  # type: ignore[attr-defined]
+    return all_forms(model, {name: tokenizer.encode(text) for name, text in TEXTS.items()}, setting)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,15 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from positronic.checkpoint import commit
 
-__all__ = ["RESULTS", "alternate", "spread", "write"]
+__all__ = ["RESULTS", "alternate", "in_turn", "ratio", "spread", "write"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -32,25 +33,41 @@ def write(name: str, command: str, results: Any, *, packages: tuple[str, ...] = 
     return path
 
 
-def alternate(
-    forms: dict[str, Callable[[], None]], *, rounds: int, warmup: int = 2, settle: Callable[[], None] = lambda: None
-) -> dict[str, list[float]]:
-    """Seconds of each form, taken in turn A B A B ..., so that a drift of the machine hits all alike."""
+def in_turn(forms: Mapping[str, Callable[[], float]], *, rounds: int, warmup: int = 2) -> dict[str, list[float]]:
+    """What each form says it took, taken in turn A B A B ..., so that a drift of the machine hits all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in forms}
     for turn in range(warmup + rounds):
         for name, form in forms.items():
-            settle()
-            start = time.perf_counter()
-            form()
-            settle()
+            taken = form()
             if turn >= warmup:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(taken)
     return seconds
+
+
+def alternate(
+    forms: dict[str, Callable[[], None]], *, rounds: int, warmup: int = 2, settle: Callable[[], None] = lambda: None
+) -> dict[str, list[float]]:
+    """Seconds of each form, taken in turn."""
+
+    def timed(form: Callable[[], None]) -> float:
+        settle()
+        start = time.perf_counter()
+        form()
+        settle()
+        return time.perf_counter() - start
+
+    return in_turn({name: partial(timed, form) for name, form in forms.items()}, rounds=rounds, warmup=warmup)
 
 
 def spread(seconds: list[float]) -> dict[str, float]:
     """Median, smallest and largest, in seconds."""
     return {"median_s": statistics.median(seconds), "min_s": min(seconds), "max_s": max(seconds), "runs": len(seconds)}
+
+
+def ratio(above: list[float], below: list[float]) -> dict[str, float]:
+    """Median, smallest and largest of the quotients of numbers that were taken in turn."""
+    quotients = [a / b for a, b in zip(above, below, strict=True)]
+    return {"median": statistics.median(quotients), "min": min(quotients), "max": max(quotients)}
 
 
 def machine() -> dict[str, Any]:
