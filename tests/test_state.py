@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from positronic.state import DecodeState, ForwardOptions, Step
@@ -38,6 +39,22 @@ def test_ends_are_cut_alike_in_one_call_and_in_two():
         first = Step.of(tokens[:, :cut], state, None, END)
         second = Step.of(tokens[:, cut:], first.next_state(state, [], END), None, END)
         assert torch.cat([first.segments, second.segments], 1).tolist() == whole, f"cut behind {cut}"
+
+
+@pytest.mark.parametrize("boundary", [None, END])
+@pytest.mark.parametrize("trail", [False, True])
+def test_one_token_stands_where_the_sums_over_a_call_say(boundary, trail):
+    """A call that says that its token is real takes no short way."""
+    tokens = torch.tensor([[1, END, END, 2, 3, END, 4], [END, 1, 2, 3, 4, 1, END]])
+    short = long = DecodeState.new([], 2, torch.device("cpu"))
+    for token in tokens.split(1, 1):
+        here = Step.of(token, short, ForwardOptions(keep_trail=trail), boundary)
+        there = Step.of(token, long, ForwardOptions(valid=torch.ones_like(token, dtype=torch.bool)), boundary)
+        for name in ("positions", "segments", "began", "place", "fresh"):
+            assert getattr(here, name).tolist() == getattr(there, name).tolist(), name
+        short, long = here.next_state(short, [], boundary), there.next_state(long, [], boundary)
+        for name in ("position", "began", "segment"):
+            assert getattr(short, name).tolist() == getattr(long, name).tolist(), name
 
 
 def test_trailing_padding_moves_neither_position_nor_document():

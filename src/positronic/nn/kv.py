@@ -20,8 +20,8 @@ from positronic.tree import grows, with_room
 
 __all__ = ["KVState", "prepare_seen", "seen"]
 
-SMALLEST = 64
-"""Entries that are made room for at least."""
+SPARE = 64
+"""Entries that are made room for at least behind those that a call needs."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class KVState(State):
         return all_keys, all_values, seen(step, self.lead), after
 
     def _with_room(self, tokens: int) -> "KVState":
-        """The same with room for so many tokens, doubled so that appending stays cheap."""
+        """The same with room for so many tokens and some more, doubled so that appending stays cheap."""
         held = self.keys.shape[2] - self.lead
         if tokens <= held:
             return self
-        entries = self.lead + max(tokens, 2 * held, SMALLEST)
+        entries = self.lead + max(tokens + SPARE, 2 * held)
         return KVState(with_room(self.keys, 2, entries), with_room(self.values, 2, entries), self.lead)
 
 

@@ -43,7 +43,8 @@ def prepare_look_back(step: Step, n: int) -> dict[str, Any]:
 def look_back(x: Tensor, n: int, step: Step, state: TailState | None = None) -> tuple[Tensor, TailState | None]:
     """x_t-n, .., x_t-1 of all tokens, (B, T, n, D), and the state after the call (None when it had none)."""
     if state is None and step.segments is None:
-        return F.pad(x, (0, 0, n, 0)).unfold(1, n, 1).mT[:, :-1], None
+        padded = F.pad(x, (0, 0, n, 0))
+        return torch.stack([padded[:, first : first + x.shape[1]] for first in range(n)], 2), None
     before = TailState.new(x, len(x), n, x.shape[-1]) if state is None else state
     rows = torch.cat([before.rows.to(x.dtype), x], 1)  # (B, n + T, D)
     if step.valid is None:

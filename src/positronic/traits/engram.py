@@ -218,8 +218,8 @@ class Engram(nn.Module):
         queries = self.query(x).unflatten(-1, (len(values), -1))  # (B, T, slots, width)
         keys = torch.stack([key(value) for key, value in zip(self.keys, values, strict=True)], 2)
         q, k = _rms(torch.stack([queries, keys])).unbind()
-        score = (q * k).sum(-1) / math.sqrt(self.config.width)
-        relevance = step.tap(self, "gate", (1 + torch.erf(self.a.float() * score + self.b.float())) / 2)
+        score = torch.addcmul(self.b.float(), self.a.float(), (q * k).sum(-1), value=1 / math.sqrt(self.config.width))
+        relevance = step.tap(self, "gate", (1 + torch.erf(score)) / 2)
         scales = torch.stack(list(self.norms.parameters())).float()  # (slots, V), of the norms of all values
         normed = (_rms(looked_up) * scales).to(looked_up.dtype).unbind(2)
         parts = zip(self.outs, self.gates, normed, relevance.split(1, -1), self.margins, strict=True)

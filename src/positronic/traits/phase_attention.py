@@ -117,15 +117,15 @@ class PhaseAttention(nn.Module):
     def forward(self, x: Tensor, phases: Tensor, step: Step, state: KVState | None = None) -> MixerOutput:
         q, k, v = self._heads(phases)
         if state is None:
-            o, after = causal_attention(q, k, v, documents_of(step)), None
+            o, after = causal_attention(q, k, v, documents_of(step), scale=1.0), None
         else:
             keys, values, allowed, after = state.extend(k, v, step)
-            o = masked_attention(q, keys, values, allowed)
+            o = masked_attention(q, keys, values, allowed, scale=1.0)
         o = step.tap(self, "heads", o)
         return MixerOutput(step.tap(self, "current", self._current(o, phases.shape[-1])), after)
 
     def _heads(self, phases: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, N) -> queries, keys, values (B, slots, T, dim); tau is in the queries, undoing 1 / sqrt(dim)."""
+        """(B, T, N) -> queries, keys, values (B, slots, T, dim); tau is in the queries."""
         projected = [
             qkv(phase_features(phases[..., first:end]).to(self.sharpness.dtype))
             for (first, end), qkv in zip(self.spans, self.qkv, strict=True)
@@ -133,7 +133,7 @@ class PhaseAttention(nn.Module):
         both, v = torch.stack(projected, 1).split([2 * self.config.dim, self.config.dim], -1)
         q, k = F.normalize(both.float().unflatten(-1, (2, -1)), dim=-1, eps=EPSILON).unbind(-2)
         tau = F.softplus(self.sharpness.float())[:, None, None]
-        return (q * (tau * self.config.dim**0.5)).to(v.dtype), k.to(v.dtype), v
+        return (q * tau).to(v.dtype), k.to(v.dtype), v
 
     def _current(self, o: Tensor, n: int) -> Tensor:
         """(B, slots, T, dim) -> (B, T, N): each slot's gated current on its own rings, zero on the others."""

@@ -142,8 +142,8 @@ def _walk(
 
 
 def _bounded(p: Tensor) -> Tensor:
-    """B at points (rows, 3, N), in half the operations of the definition: tanh is odd."""
-    r = torch.linalg.vector_norm(p, dim=-2, keepdim=True).clamp(min=KNEE)
+    """B at points (rows, 3, N) in fewer operations than the definition: tanh is odd."""
+    r = p.square().sum(-2, keepdim=True).clamp(min=KNEE**2).sqrt()
     within = torch.tanh(torch.rsub(r, KNEE / (1 - KNEE), alpha=1 / (1 - KNEE)))  # -tanh((r - k) / (1 - k)), 0 at k
     return p * (torch.rsub(within, KNEE, alpha=1 - KNEE) / r)
 

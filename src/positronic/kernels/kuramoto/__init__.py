@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, compiler
 
 from positronic.kernels.kuramoto.adjoint import integrate_adjoint
-from positronic.kernels.kuramoto.few import FEW, integrate_few
+from positronic.kernels.kuramoto.few import MOST, integrate_few
 from positronic.kernels.kuramoto.mean_field import integrate_mean_field, order_parameters, ring_means, spread
 from positronic.kernels.kuramoto.reference import Modulation, RingField, integrate_reference
 from positronic.kernels.registry import Form, best_form, register, triton_form
@@ -42,7 +42,7 @@ def _compiled(theta: Tensor, rings: tuple[int, ...]) -> str | None:
 def _many(theta: Tensor, rings: tuple[int, ...]) -> str | None:
     if compiler.is_compiling() or torch.is_grad_enabled():
         return "keeps nothing for a gradient, and a compiler fuses the mean field better"
-    return "sums more numbers than the others" if theta.shape[:-1].numel() > FEW else None
+    return "sums more numbers than the others" if theta.numel() * len(rings) > MOST else None
 
 
 def _unfit(theta: Tensor, rings: tuple[int, ...]) -> str | None:
@@ -63,7 +63,7 @@ register(
         kind="torch",
         name="few",
         run=integrate_few,
-        takes=f"eager calls of at most {FEW} tokens without gradient, on a CPU",
+        takes="eager calls of a few tokens without gradient, on a CPU",
         devices=("cpu",),
         refuses=_many,
     ),

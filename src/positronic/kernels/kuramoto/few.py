@@ -14,10 +14,10 @@ from torch import Tensor
 
 from positronic.kernels.kuramoto.reference import RingField
 
-__all__ = ["FEW", "integrate_few"]
+__all__ = ["MOST", "integrate_few"]
 
-FEW = 16
-"""Tokens of a call up to which it is the faster form."""
+MOST = 10_000
+"""Tokens times rings times oscillators up to which it is the faster form: 16 tokens of 124 oscillators, 2 of 508."""
 
 
 def integrate_few(
@@ -30,7 +30,7 @@ def integrate_few(
     still = dt * (omega if drive is None else omega + drive)
     for towards_centre in pull.unbind():
         cos, sin = theta.cos(), theta.sin()
-        wave = torch.cat([cos, sin], -1)[..., None, None, :]  # (..., 1, 1, 2 N)
+        wave = torch.cat([cos, sin], -1).view(*theta.shape[:-1], 1, 1, 2 * theta.shape[-1])  # (..., 1, 1, 2 N)
         felt = (mix * wave).sum(-1) + towards_centre  # (..., 2, R)
         re, im = felt.index_select(-1, ring).unbind(-2)
         theta = (theta + still).addcmul_(im, cos).addcmul_(re, sin, value=-1)
@@ -48,6 +48,6 @@ def _mix(field: RingField, sizes: Tensor, ring: Tensor, dt: float) -> Tensor:
 
 def _pull(field: RingField, axes: int, steps: int, dt: float) -> Tensor:
     """(steps, 1 .., 2, R) or (steps, ..., 2, R): what they feel of the centre at each step."""
-    angle = field.phase + field.speed * (dt * torch.arange(steps, dtype=field.speed.dtype))
+    angle = torch.addcmul(field.phase, field.speed, torch.arange(steps, dtype=field.speed.dtype), value=dt)
     clock = torch.stack((angle.cos(), angle.sin()), -1).view(steps, *[1] * axes, 2, 1)
     return clock * (dt * field.centre)[..., None, :]
