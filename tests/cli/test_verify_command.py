@@ -11,7 +11,7 @@ import torch
 from positronic.checkpoint import load, save
 from positronic.cli import main
 from positronic.generation import Conversation
-from positronic.generation.requests.conversation import go_on
+from positronic.generation.requests.conversation import resume
 from positronic.generation.requests.prompt import prompt_ids
 from positronic.observe import ablate, mixers_of, moved, organs_of, verify
 
@@ -134,7 +134,7 @@ def test_a_memory_that_stays_in_the_module_fails(monkeypatch):
 def test_what_memories_would_change_is_measured(models):
     model = models["rings"]
     found = verify(model, PROMPT, OTHER)
-    between = go_on(model, Conversation(), OTHER)
+    between = resume(model, Conversation(), OTHER)
     assert found.memory.memories > 0
     assert between.state is not None
     assert found.memory.carried.largest_change > 0
