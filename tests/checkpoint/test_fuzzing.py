@@ -20,7 +20,7 @@ from config_walk import WHOLE
 from positronic.checkpoint import load, load_conversation, memory, read_config, save, save_conversation
 from positronic.checkpoint.manifest import json_digest
 from positronic.checkpoint.tensors import digest
-from positronic.cli.describe import find_model_config
+from positronic.cli.parts.named_models import find_model_config
 from positronic.config import ModelConfig, override
 from positronic.generation import generate
 from positronic.models import build

@@ -5,7 +5,10 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["gather"]
+__all__ = ["SHARES", "gather", "topics"]
+
+SHARES = {"english": 0.35, "code": 0.65}
+"""Of a mixture of the two, by the names of their files."""
 
 CODE_BYTES = 4_000_000
 SKIPPED = {

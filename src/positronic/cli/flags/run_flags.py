@@ -1,27 +1,21 @@
 """Flags of commands that train: what of a run's settings the user gave, laid over a run config."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from positronic.cli.console import say
 from positronic.config import Config, did_you_mean, override
 from positronic.errors import ConfigError
 
 if TYPE_CHECKING:
-    from positronic.data import Counts
     from positronic.recipes import RunConfig
-    from positronic.train import TrainState
 
-READING_S = 3.0
 UNLIMITED = 10**9
 """Steps of a run that the clock ends."""
 
-__all__ = ["Training", "TrainingFlags", "execute", "set_anywhere"]
+__all__ = ["Training", "TrainingFlags", "set_anywhere"]
 
 
 @dataclass(frozen=True)
@@ -106,51 +100,3 @@ def set_anywhere(run: "RunConfig", settings: Sequence[str]) -> "RunConfig":
             raise ConfigError(f"--set {setting}: nothing is called {head!r}. {did_you_mean(head, homes)}")
         placed.append(homes[head] + setting)
     return override(run, placed)
-
-
-def _reading() -> "Callable[[Counts], None]":
-    """Says how far the text has been read, every few seconds."""
-    due = time.monotonic() + READING_S
-
-    def tell(counts: "Counts") -> None:
-        nonlocal due
-        if time.monotonic() >= due:
-            due = time.monotonic() + READING_S
-            say(f"  read {counts.documents:,} documents, {counts.tokens:,} tokens")
-
-    return tell
-
-
-def execute(
-    run: "RunConfig", out: Path, *, device: str, resume: bool, tokenizer: Path | None, until: int | None = None
-) -> "TrainState | None":
-    """Train (to step `until`) with progress and draw the curve; None in processes that are not to speak of it."""
-    from positronic.recipes import train_run
-    from positronic.text import Tokenizer
-    from positronic.train import launched, progress
-    from positronic.viz import draw_curve
-
-    with launched(device) as ranks:
-        state = train_run(
-            run,
-            out,
-            tokenizer=None if tokenizer is None else Tokenizer.load(tokenizer),
-            go_on=resume,
-            device=device,
-            ranks=ranks,
-            observers=[progress()],
-            progress=_reading(),
-            until=until,
-        )
-        if not ranks.first:
-            return None
-    if state.counters.step:
-        try:
-            drawn = draw_curve(out / "metrics.jsonl", out / "loss.png", title=out.name)
-        except OSError as error:
-            (out / "loss.png").unlink(missing_ok=True)
-            say(f"(no loss.png: {error.strerror or error})")
-        else:
-            if not drawn:
-                say("(no loss.png: install matplotlib to have curves drawn)")
-    return state

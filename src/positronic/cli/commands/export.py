@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 import tyro
 
 from positronic.cli.console import print_json, say
-from positronic.cli.sampling import newest_of
+from positronic.cli.parts.named_models import newest_of
 from positronic.config import did_you_mean
 from positronic.errors import ConfigError
 

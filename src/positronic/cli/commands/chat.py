@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from positronic.cli.console import ask, say
-from positronic.cli.generate import describe_result
-from positronic.cli.sampling import Drawing, DrawingFlags, Memory, MemoryFlags, open_model
+from positronic.cli.flags.memory import Memory, MemoryFlags
+from positronic.cli.flags.sampling import Drawing, DrawingFlags
+from positronic.cli.parts.named_models import open_model
+from positronic.cli.parts.results import describe_result
 from positronic.errors import GenerationError, PositronicError
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from positronic.cli.console import say
-from positronic.cli.run_flags import Training, TrainingFlags, execute
-from positronic.cli.train import report_end
+from positronic.cli.flags.run_flags import Training, TrainingFlags
+from positronic.cli.parts.training import execute, report_end
 from positronic.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -17,15 +17,15 @@ from math import log2
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from positronic.cli import health, view
 from positronic.cli.console import say, table
-from positronic.cli.corpus import gather
-from positronic.cli.demo_drafts import Drafted, with_and_without_drafts
-from positronic.cli.demo_size import Size, fitting, measured_bytes
+from positronic.cli.corpus import SHARES, gather
+from positronic.cli.parts.demo_drafts import Drafted, with_and_without_drafts
+from positronic.cli.parts.demo_size import Size, fitting, measured_bytes
+from positronic.cli.parts.health_report import report_health
+from positronic.cli.parts.view_page import write_view
 from positronic.errors import GenerationError
 
 VOCABULARY = 2048
-SHARES = {"english": 0.35, "code": 0.65}
 HELD_OUT_ONE_IN = 20
 LR, WARMUP = 2e-3, 10
 LEAST_SHARE = 0.5
@@ -36,6 +36,7 @@ HEALTH_BYTES = 8000
 """Of text that the model reads while its organs are looked at."""
 PROMPTS = ("The value of the expression", "def __init__(self,", "If the object is")
 DRAFTED_TOKENS = 80
+REPLAYED: dict[str, Any] = {"tokens": 48, "temperature": 0.7, "top_p": 0.92}
 OURS = "this model"
 
 
@@ -63,8 +64,8 @@ class Command:
         commands = _commands(out)
         _report(out, trained, tokenizer, samples, drafted, commands)
         say("\nIs every organ alive?")
-        health.Command(out / "run" / "last", max_bytes=HEALTH_BYTES, out=out / "health.html").run()
-        view.Command(out / "run" / "last", PROMPTS[0], out=out / "view.html", seed=self.seed).run()
+        report_health(out / "run" / "last", max_bytes=HEALTH_BYTES, out=out / "health.html")
+        write_view(out / "run" / "last", PROMPTS[0], out / "view.html", seed=self.seed, **REPLAYED)
         print(f"\nReport:     {out}/report.html\nCheckpoint: {out}/run/last\nNext:")
         print("\n".join(f"  {command}" for command in commands))
         say(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes.")

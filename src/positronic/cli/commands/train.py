@@ -23,15 +23,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from positronic.cli.chunks import goes_on, next_stop, sample
-from positronic.cli.console import print_json, say
-from positronic.cli.describe import find_model_config
-from positronic.cli.run_flags import Training, TrainingFlags, execute
+from positronic.cli.flags.run_flags import Training, TrainingFlags
+from positronic.cli.parts.chunks import goes_on, next_stop, sample
+from positronic.cli.parts.named_models import find_model_config
+from positronic.cli.parts.training import execute, report_end
 from positronic.errors import ConfigError
 
 if TYPE_CHECKING:
     from positronic.recipes import RunConfig
-    from positronic.train import TrainState
 
 
 @dataclass(frozen=True)
@@ -118,29 +117,3 @@ class Command:
         if self.init is not None:
             run = replace(run, init=str(self.init))
         return replace(run, reinit_embeddings=True) if self.reinit_embeddings else run
-
-
-def report_end(state: "TrainState", out: Path, *, as_json: bool, resume: str) -> int:
-    """Say where a run stands and what to type next; the exit code, 130 if the user stopped it."""
-    count, best = state.counters, state.counters.best_bits_per_byte
-    if as_json:
-        print_json(
-            {
-                "run": str(out),
-                "stopped": state.stopped,
-                "step": count.step,
-                "tokens": count.tokens,
-                "seconds": count.seconds,
-                "skipped": count.skipped,
-                "best_bits_per_byte": best,
-            }
-        )
-    elif state.stopped == "interrupted":
-        say(f"Interrupted after step {count.step}; everything is saved. Go on with:\n  {resume}")
-    elif state.stopped is None:
-        say(f"{count.step:,} steps, and more follow; everything is saved. Go on with:\n  {resume}")
-    else:
-        held_out = "" if best is None else f", best held-out {best:.4f} bits/byte"
-        say(f"{count.step:,} steps, {count.tokens:,} tokens{held_out}. Next:")
-        say(f'  positronic generate {out}/last --prompt "..."')
-    return 130 if state.stopped == "interrupted" else 0

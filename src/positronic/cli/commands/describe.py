@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from positronic.cli.console import print_json, table
+from positronic.cli.parts.named_models import find_model_config
 from positronic.errors import ConfigError
 
 if TYPE_CHECKING:
-    from positronic.config import ModelConfig
     from positronic.recipes import Blend
 
 
@@ -67,22 +67,3 @@ class Command:
         sources = [quote(text) for text in blend.data()] if blend.take else blend.shares
         for source, part in zip(sources, blend.parts, strict=True):
             print(f"{part.share / total:7.1%}  {source}\n         {'; '.join(filter(None, (part.licence, part.note)))}")
-
-
-def find_model_config(name: str) -> "ModelConfig":
-    """The config that a preset's name, a checkpoint folder or a JSON file stands for."""
-    from positronic.checkpoint import read_config
-    from positronic.checkpoint.reading import parse_json, read_json_bytes
-    from positronic.config import ModelConfig
-    from positronic.models import preset
-
-    path = Path(name)
-    if path.is_dir():
-        return read_config(path)
-    if path.suffix != ".json":
-        return preset(name)
-    if not path.is_file():
-        raise ConfigError(f"There is no file {name}; give a config file, a folder or a preset.")
-    data = parse_json(read_json_bytes(path), path, "Give a config file, a folder or a preset.")
-    nested = data.get("core") if isinstance(data, dict) else None
-    return ModelConfig.from_json(nested or data, name)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from positronic.cli.console import print_json, table
-from positronic.cli.sampling import newest_of
+from positronic.cli.parts.named_models import newest_of
 from positronic.errors import CheckpointError, GenerationError, TokenizerError
 
 if TYPE_CHECKING:

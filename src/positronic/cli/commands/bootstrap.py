@@ -25,10 +25,10 @@ import tyro
 
 from positronic.cli import tinystories
 from positronic.cli.console import say
-from positronic.cli.corpus import gather
-from positronic.cli.demo import SHARES
-from positronic.cli.describe import find_model_config
-from positronic.cli.run_flags import Training, TrainingFlags, execute
+from positronic.cli.corpus import SHARES, gather
+from positronic.cli.flags.run_flags import Training, TrainingFlags
+from positronic.cli.parts.named_models import find_model_config
+from positronic.cli.parts.training import execute
 from positronic.errors import ConfigError, DataError, TokenizerError
 
 if TYPE_CHECKING:

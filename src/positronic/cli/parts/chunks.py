@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from positronic.cli.console import ask, say
-from positronic.cli.sampling import newest_of, open_model
+from positronic.cli.parts.named_models import newest_of, open_model
 from positronic.errors import ConfigError
 
 __all__ = ["goes_on", "next_stop", "sample"]

@@ -20,11 +20,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from positronic.cli.console import ask, print_json, say
-from positronic.cli.sampling import Drawing, DrawingFlags, Memory, MemoryFlags, open_model
+from positronic.cli.flags.memory import Memory, MemoryFlags
+from positronic.cli.flags.sampling import Drawing, DrawingFlags
+from positronic.cli.parts.named_models import open_model
+from positronic.cli.parts.results import describe_result
 from positronic.errors import GenerationError, PositronicError
 
 if TYPE_CHECKING:
-    from positronic.generation import Conversation, Result
+    from positronic.generation import Conversation
 
 MOST_CHOICES = 1024
 """Answers to one prompt, at most."""
@@ -153,14 +156,3 @@ class Command:
             say(describe_result(result))
         self.memory.save(result.state, model, tokenizer)
         return result.state
-
-
-def describe_result(result: "Result") -> str:
-    """One line about how a text came to be."""
-    tokens, seconds = len(result.tokens), result.seconds
-    rate = tokens / seconds.decode if seconds.decode else float("inf")
-    drafts = f", {result.draft.accepted} of {result.draft.proposed} draft tokens kept" if result.draft.proposed else ""
-    return (
-        f"[{result.prompt_tokens} + {tokens} tokens, {result.forwards} forwards{drafts}, "
-        f"{seconds.prefill:.2f} s + {seconds.decode:.2f} s, {rate:.1f} tokens/s, stopped by {result.stop_reason}]"
-    )
