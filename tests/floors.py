@@ -58,6 +58,20 @@ def test_imports_go_down(path):
         assert there == here or below or within_ground, f"{here} (floor {FLOOR_OF[here]}) imports {there}"
 
 
+DATA = ("sources", "tokens", "chat", "batches")
+"""Rooms of `positronic.data`, each of which may import those before it."""
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "data").rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_data_flows_one_way(path):
+    here = path.relative_to(PACKAGE / "data").parts[0]
+    if here == "__init__.py":
+        return
+    assert here in DATA, f"data/{here} is no room of data: move it into one"
+    there = {name.split(".")[2] for name in imported_names(path) if name.startswith("positronic.data.")}
+    assert there <= set(DATA[: DATA.index(here) + 1]), f"data/{here} imports {there - {here}}"
+
+
 COMMANDS = PACKAGE / "cli" / "commands"
 
 

@@ -18,7 +18,7 @@ pytest.importorskip("transformers")
 from transformers import AutoModel, AutoModelForCausalLM, StoppingCriteriaList
 
 from positronic.adapters.hf import StateCache, speculative
-from positronic.data.batch import TokenBatch
+from positronic.data.batches.batch import TokenBatch
 from positronic.errors import GenerationError, StateError
 from positronic.generation.decoding.propose import NGram
 from positronic.state import Step

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from positronic.data import Counts, Shard, Split, cache_folder, open_source, tokenise
-from positronic.data.encode import pieces
-from positronic.data.npy import NpyWriter
+from positronic.data.tokens.encode import pieces
+from positronic.data.tokens.npy import NpyWriter
 from positronic.errors import DataError
 from positronic.text import byte_tokenizer, train_bpe, train_spike
 
@@ -121,8 +121,8 @@ def test_calls_of_the_tokenizer_are_bounded_and_change_nothing(put, tokenizer, t
     whole = read(tokenise(source, tokenizer, cache=tmp_path / "a"))
     sizes = []
     encode_batch = tokenizer.encode_batch
-    monkeypatch.setattr("positronic.data.encode.BATCH", 500)
-    monkeypatch.setattr("positronic.data.encode.pieces", lambda text: pieces(text, 100))
+    monkeypatch.setattr("positronic.data.tokens.encode.BATCH", 500)
+    monkeypatch.setattr("positronic.data.tokens.encode.pieces", lambda text: pieces(text, 100))
     monkeypatch.setattr(tokenizer, "encode_batch", lambda ts: sizes.append(sum(map(len, ts))) or encode_batch(ts))
     assert read(tokenise(source, tokenizer, cache=tmp_path / "b")) == whole
     assert max(sizes) < 1000

@@ -23,9 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from positronic.cli import tinystories
 from positronic.cli.console import say
-from positronic.cli.corpus import SHARES, gather
 from positronic.cli.flags.run_flags import Training, TrainingFlags
 from positronic.cli.parts.named_models import find_model_config
 from positronic.cli.parts.training import execute
@@ -129,6 +127,7 @@ class Command:
     def _text(self) -> tuple[str, ...]:
         """What is trained on, as `--data` takes it."""
         from positronic.data import heldout_documents
+        from positronic.data.sources.embedded import SHARES
         from positronic.recipes.tiny import VALID_BYTES
 
         if self.data and self.data[0] not in NAMED:
@@ -143,6 +142,8 @@ class Command:
 
     def _gathered(self, wanted: tuple[str, ...]) -> str:
         """Put text below RUN/text; the name of its source."""
+        from positronic.data.sources import tinystories
+
         if "tinystories" in wanted:
             reason = tinystories.out_of_reach()
             if reason is None:
@@ -188,12 +189,15 @@ class Command:
 
 def _embedded(folder: Path) -> int:
     """Documentation and code that come with Python."""
+    from positronic.data.sources.embedded import gather
+    from positronic.data.sources.tinystories import WAYS
+
     try:
         sizes = gather(folder)
     except ImportError:
         sizes = (0, 0)
     if not all(sizes):
-        raise DataError(f"This Python comes without its documentation or its library's source. {tinystories.WAYS}")
+        raise DataError(f"This Python comes without its documentation or its library's source. {WAYS}")
     return sum(sizes)
 
 

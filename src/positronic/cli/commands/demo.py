@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from positronic.cli.console import say, table
-from positronic.cli.corpus import SHARES, gather
 from positronic.cli.parts.demo_drafts import Drafted, with_and_without_drafts
 from positronic.cli.parts.demo_size import Size, fitting, measured_bytes
 from positronic.cli.parts.health_report import report_health
@@ -152,6 +151,8 @@ def _free(wanted: Path) -> Path:
 
 
 def _text(out: Path) -> tuple[str, ...]:
+    from positronic.data.sources.embedded import SHARES, gather
+
     english, code = gather(out / "text")
     say(f"Text: {english / 1e6:.2f} MB of documentation, {code / 1e6:.2f} MB of library code.")
     return tuple(f"{out / 'text' / name}.jsonl:{share}" for name, share in SHARES.items())

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from positronic.cli.console import print_json, say, table
-from positronic.cli.corpus import topics
 from positronic.errors import DataError
 
 if TYPE_CHECKING:
@@ -48,6 +47,7 @@ def report_health(
 
 def _documents(data: Sequence[str], max_bytes: int) -> "list[Document]":
     from positronic.data import Document, excerpt, open_source
+    from positronic.data.sources.embedded import topics
 
     if max_bytes < 1:
         raise DataError(f"--max-bytes is {max_bytes}; use 1 or more (20000 is usual).")

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from positronic.data.rows import Windows
-from positronic.data.shards import Shard
+from positronic.data.tokens.rows import Windows
+from positronic.data.tokens.shards import Shard
 
 __all__ = ["ChatRows", "TextRows"]
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from positronic.data.zst import ZstFile
+from positronic.data.sources.zst import ZstFile
 from positronic.errors import DataError
 
 __all__ = [

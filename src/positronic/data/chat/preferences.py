@@ -1,7 +1,7 @@
 """Pairs of answers out of files: two conversations that begin alike and end differently, of which one is preferred.
 
-A record of a known shape is read twice, with the chosen answer in place and with the rejected one, by the readers of
-conversations (`chat_shapes.py`):
+A record of a known format is read twice, with the chosen answer in place and with the rejected one, by the readers of
+conversations (`formats.py`):
 
     sharegpt      conversations, chosen (a turn, turns or text), rejected
     messages      prompt (text or messages), chosen (text or messages), rejected; or messages in common, which are
@@ -22,13 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from positronic.data.chat import Conversation, columnar, placed
-from positronic.data.chat_shapes import from_record, present, unreadable
-from positronic.data.chat_turns import check_depth, text_of
-from positronic.data.encode import Encoded, id_type
-from positronic.data.hub import HubSet
-from positronic.data.loss_flags import learned
-from positronic.data.sources import DataSpec, Source, files_fingerprint, find_files, records
+from positronic.data.chat.conversations import Conversation, columnar, placed
+from positronic.data.chat.formats import from_record, present, unreadable
+from positronic.data.chat.loss_flags import learned
+from positronic.data.chat.turns import check_depth, text_of
+from positronic.data.sources.documents import DataSpec, Source, files_fingerprint, find_files, records
+from positronic.data.sources.hub import HubSet
+from positronic.data.tokens.encode import Encoded, id_type
 from positronic.errors import DataError
 from positronic.text import Message, Tokenizer, render, shown
 
@@ -60,7 +60,7 @@ def open_pairs(spec: DataSpec | str | Path) -> "PairFiles":
     """The pairs at `PATH`; a weight is for the mixture and changes nothing here."""
     spec = DataSpec.of(spec)
     if spec.field is not None:
-        raise DataError(f"{spec.path}#{spec.field} names a field, but pairs are known by their shape; leave it out.")
+        raise DataError(f"{spec.path}#{spec.field} names a field, but pairs are known by their format; leave it out.")
     return PairFiles(*spec.on_disk(None), spec.path if isinstance(spec.path, HubSet) else None)
 
 

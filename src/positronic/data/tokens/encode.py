@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from positronic.data.sources import Document, Source
+from positronic.data.sources.documents import Document, Source
 from positronic.text import Tokenizer
 
 __all__ = ["Encoded", "encode", "id_type", "pieces"]

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from positronic.data.loss_flags import FLAGS, learned
+from positronic.data.chat.loss_flags import FLAGS, learned
 from positronic.errors import DataError
 from positronic.text import Message, shown
 

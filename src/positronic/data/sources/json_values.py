@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from positronic.data.files import WHOLE
+from positronic.data.sources.files import WHOLE
 from positronic.errors import DataError
 
 __all__ = ["broken_json", "json_values"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from positronic.data.fields import columns
+from positronic.data.sources.fields import columns
 from positronic.errors import DataError
 
 __all__ = ["rows"]

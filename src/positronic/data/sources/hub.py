@@ -12,7 +12,7 @@ Rows are streamed once, into POSITRONIC_CACHE/hub/NAME-HASH/rows.jsonl.gz, of te
 that comes after (splits, shards, validation, a run that is resumed) reads that file and needs no network, and does not
 notice when the data set changes on the hub: the file is the data until it is deleted. A folder that changes is another
 data set. Nothing is shuffled on the way, because a shuffled stream loses rows when it is resumed; the rows of a mixture
-are permuted later (`order.py`).
+are permuted later (`batches/order.py`).
 """
 
 import gzip
@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from positronic.config import canonical_json, did_you_mean
-from positronic.data.fields import Opaque, columns, kind
-from positronic.data.files import cache_folder, files_below, missing, no_file, utf8_name, written_whole
+from positronic.data.sources.fields import Opaque, columns, kind
+from positronic.data.sources.files import cache_folder, files_below, missing, no_file, utf8_name, written_whole
 from positronic.errors import DataError
 
 __all__ = ["NO_TEXT", "PREFIX", "HubSet", "fetch", "held_at", "opaque"]

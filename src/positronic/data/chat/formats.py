@@ -1,9 +1,9 @@
-"""The shapes in which conversations are published, each read into messages.
+"""The formats in which conversations are published, each read into messages.
 
-A shape is known by its fields; one that is null is absent, as in tables, where every row has all columns. What an
+A format is known by its fields; one that is null is absent, as in tables, where every row has all columns. What an
 assistant writes between <think> and </think> before its answer is its thinking. What a record or a turn says about
 being learned from is heeded (`loss_flags.py`). Errors say in a few words what is wrong with a record; the reader of
-files (`chat.py`) adds where it stands.
+files (`conversations.py`) adds where it stands.
 """
 
 import json
@@ -12,21 +12,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from positronic.data.chat_turns import Record, check_depth, from_json, objects, text_of, turns
-from positronic.data.loss_flags import learned
+from positronic.data.chat.loss_flags import learned
+from positronic.data.chat.turns import Record, check_depth, from_json, objects, text_of, turns
 from positronic.errors import DataError
 from positronic.text import Message, Role, ToolCall, shown, with_tools
 
-__all__ = ["SHAPES", "from_columns", "from_record", "present", "said", "unreadable"]
+__all__ = ["FORMATS", "from_columns", "from_record", "present", "said", "unreadable"]
 
 
 @dataclass(frozen=True)
-class Shape:
+class Format:
     """A way to write a conversation down."""
 
     name: str
     fields: tuple[str, ...]
-    """A record is of this shape if it has all of these."""
+    """A record is of this format if it has all of these."""
     read: Callable[[Record], list[Message]]
 
 
@@ -35,14 +35,14 @@ def from_record(record: Any) -> list[Message]:
     if not isinstance(record, dict):
         raise DataError("it is no JSON object")
     record = {name: value for name, value in record.items() if value is not None}
-    shape = next((shape for shape in SHAPES if all(field in record for field in shape.fields)), None)
-    if shape is None:
-        known = "; ".join(f"{shape.name} ({', '.join(shape.fields)})" for shape in SHAPES)
+    form = next((each for each in FORMATS if all(field in record for field in each.fields)), None)
+    if form is None:
+        known = "; ".join(f"{each.name} ({', '.join(each.fields)})" for each in FORMATS)
         raise DataError(
-            f"its fields are {', '.join(record) or 'none'}, and the shapes known are {known}; "
+            f"its fields are {', '.join(record) or 'none'}, and the formats known are {known}; "
             f"tsv (question, answer, rationale)"
         )
-    made = [_thinking(message) for message in shape.read(record)]
+    made = [_thinking(message) for message in form.read(record)]
     flag = learned(record, "it")
     if flag is not None and not flag[1]:
         made = [replace(message, loss=False) if message.role == "assistant" else message for message in made]
@@ -209,19 +209,19 @@ def _result(value: Any) -> str:
         raise DataError(f"'service_results' cannot be written as JSON ({error})") from None
 
 
-SHAPES = (
-    Shape("chat messages", ("messages",), _chat("messages")),
-    Shape("sharegpt", ("conversations",), _chat("conversations")),
-    Shape("chat messages", ("conversation",), _chat("conversation")),
-    Shape("schema-guided dialogue", ("turns",), _schema_guided),
-    Shape("Topical-Chat", ("content",), _topical_chat),
-    Shape("alpaca", ("instruction", "output"), _alpaca),
-    Shape("alpaca", ("instruction", "response"), _alpaca),
-    Shape("seed task", ("instruction", "instances"), _seed_task),
-    Shape("question and answer", ("question", "answer"), _question),
-    Shape("prompt and answer", ("prompt", "response"), _prompt("response")),
-    Shape("prompt and answer", ("prompt", "completion"), _prompt("completion")),
-    Shape("problem and solution", ("problem", "solution"), _problem),
+FORMATS = (
+    Format("chat messages", ("messages",), _chat("messages")),
+    Format("sharegpt", ("conversations",), _chat("conversations")),
+    Format("chat messages", ("conversation",), _chat("conversation")),
+    Format("schema-guided dialogue", ("turns",), _schema_guided),
+    Format("Topical-Chat", ("content",), _topical_chat),
+    Format("alpaca", ("instruction", "output"), _alpaca),
+    Format("alpaca", ("instruction", "response"), _alpaca),
+    Format("seed task", ("instruction", "instances"), _seed_task),
+    Format("question and answer", ("question", "answer"), _question),
+    Format("prompt and answer", ("prompt", "response"), _prompt("response")),
+    Format("prompt and answer", ("prompt", "completion"), _prompt("completion")),
+    Format("problem and solution", ("problem", "solution"), _problem),
 )
 
 
@@ -263,5 +263,5 @@ def unreadable(place: str, what: str, error: DataError) -> DataError:
     """That the record at a place is no `what`, and why, in whole sentences."""
     why = str(error)
     end = "" if why.endswith((".", "?")) else "."
-    sentence = f"{place} is no {what}: {why}{end} Bring it into a known shape, or take it out."
+    sentence = f"{place} is no {what}: {why}{end} Bring it into a known format, or take it out."
     return DataError(sentence.encode("utf-8", "backslashreplace").decode())

@@ -21,8 +21,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from positronic.data.fields import columns, kind, lost, values
-from positronic.data.files import (
+from positronic.data.sources.fields import columns, kind, lost, values
+from positronic.data.sources.files import (
     PACKED,
     file_sha256,
     files_below,
@@ -33,9 +33,9 @@ from positronic.data.files import (
     text_chunks,
     utf8_name,
 )
-from positronic.data.hub import NO_TEXT, PREFIX, HubSet, fetch, held_at, opaque
-from positronic.data.json_values import broken_json, json_values
-from positronic.data.parquet import rows
+from positronic.data.sources.hub import NO_TEXT, PREFIX, HubSet, fetch, held_at, opaque
+from positronic.data.sources.json_values import broken_json, json_values
+from positronic.data.sources.parquet import rows
 from positronic.errors import DataError
 
 __all__ = ["DataSpec", "Document", "Places", "Source", "TextFiles", "open_source"]

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from positronic.data.batch import TokenBatch
-from positronic.data.order import ORDER, permutation, schedule
-from positronic.data.rows import Weighted, check, whole_weights
+from positronic.data.batches.batch import TokenBatch
+from positronic.data.batches.order import ORDER, permutation, schedule
+from positronic.data.tokens.rows import Weighted, check, whole_weights
 from positronic.errors import DataError
 from positronic.text import Tokenizer
 

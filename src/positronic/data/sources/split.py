@@ -13,7 +13,7 @@ import hashlib
 import heapq
 from collections.abc import Iterator
 
-from positronic.data.sources import Document, Source, TextFiles
+from positronic.data.sources.documents import Document, Source, TextFiles
 from positronic.errors import DataError
 
 __all__ = ["ONE_IN", "Part", "Split", "boundary", "check_one_in", "excerpt", "text_hash"]

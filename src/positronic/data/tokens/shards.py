@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from positronic.config import canonical_json
-from positronic.data.encode import Encoded, encode, id_type
-from positronic.data.files import cache_folder, file_sha256, written_whole
-from positronic.data.npy import NpyWriter
-from positronic.data.sources import Document, Source
+from positronic.data.sources.documents import Document, Source
+from positronic.data.sources.files import cache_folder, file_sha256, written_whole
+from positronic.data.tokens.encode import Encoded, encode, id_type
+from positronic.data.tokens.npy import NpyWriter
 from positronic.errors import DataError
 from positronic.text import Tokenizer
 

@@ -1,9 +1,9 @@
-"""Conversations out of files, in whatever shape they were published (`chat_shapes.py`), as messages and as tokens.
+"""Conversations out of files, in whatever format they were published (`formats.py`), as messages and as tokens.
 
     json, jsonl     one record a conversation; a json object of records by id is read as a list of them
     tsv             question, answer, rationale
     parquet         one row a conversation
-    hf:NAME         a data set of the Hugging Face hub, or a local one in its forms (`hub.py`)
+    hf:NAME         a data set of the Hugging Face hub, or a local one in its forms (`sources/hub.py`)
     each but the last two plain, .gz, .xz or .zst; or folders of files
 
 Texts are learned as they are written. Where it is asked for, `{{name}}` and `{{author}}` in them are filled with what
@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 
 from positronic.config import canonical_json
-from positronic.data.chat_shapes import SHAPES, from_columns, from_record, present, unreadable
-from positronic.data.chat_turns import check_depth
-from positronic.data.encode import Encoded, id_type
-from positronic.data.files import lines, plain_suffix
-from positronic.data.hub import HubSet
-from positronic.data.sources import DataSpec, Source, files_fingerprint, find_files, records
-from positronic.data.split import text_hash
+from positronic.data.chat.formats import FORMATS, from_columns, from_record, present, unreadable
+from positronic.data.chat.turns import check_depth
+from positronic.data.sources.documents import DataSpec, Source, files_fingerprint, find_files, records
+from positronic.data.sources.files import lines, plain_suffix
+from positronic.data.sources.hub import HubSet
+from positronic.data.sources.split import text_hash
+from positronic.data.tokens.encode import Encoded, id_type
 from positronic.errors import DataError
 from positronic.text import Message, Tokenizer, render
 
@@ -59,7 +59,7 @@ def open_chats(spec: DataSpec | str | Path, names: Mapping[str, str] = UNFILLED)
     """The conversations at `PATH`, with `names` filled in; a weight is for the mixture and changes nothing here."""
     spec = DataSpec.of(spec)
     if spec.field is not None:
-        raise DataError(f"{spec.path}#{spec.field} names a field, but chats are known by their shape; leave it out.")
+        raise DataError(f"{spec.path}#{spec.field} names a field, but chats are known by their format; leave it out.")
     return ChatFiles(*spec.on_disk(None), names, spec.path if isinstance(spec.path, HubSet) else None)
 
 
@@ -147,7 +147,7 @@ def _records(path: Path, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _is_chat(value: Any) -> bool:
-    return isinstance(value, dict) and any(set(shape.fields) <= value.keys() for shape in SHAPES)
+    return isinstance(value, dict) and any(set(each.fields) <= value.keys() for each in FORMATS)
 
 
 def _filled(value: Any, names: Mapping[str, str]) -> Any:

@@ -4,15 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from positronic.data.chat import UNFILLED, Conversation, encode_chats, open_chats
-from positronic.data.chat_split import ChatPart, ChatSplit
-from positronic.data.mixture import Mixture
-from positronic.data.pack import ChatRows, TextRows
-from positronic.data.preferences import Pair, encode_pairs, open_pairs
-from positronic.data.rows import Weighted, shares
-from positronic.data.shards import Counts, shard, tokenise
-from positronic.data.sources import DataSpec, Document, open_source
-from positronic.data.split import ONE_IN, Split, excerpt
+from positronic.data.batches.mixture import Mixture
+from positronic.data.chat.conversations import UNFILLED, Conversation, encode_chats, open_chats
+from positronic.data.chat.preferences import Pair, encode_pairs, open_pairs
+from positronic.data.chat.split import ChatPart, ChatSplit
+from positronic.data.sources.documents import DataSpec, Document, open_source
+from positronic.data.sources.split import ONE_IN, Split, excerpt
+from positronic.data.tokens.pack import ChatRows, TextRows
+from positronic.data.tokens.rows import Weighted, shares
+from positronic.data.tokens.shards import Counts, shard, tokenise
 from positronic.errors import DataError
 from positronic.text import Tokenizer
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Generic, Protocol, TypeVar
 
-from positronic.data.sources import Source
-from positronic.data.split import ONE_IN, check_one_in, side_fingerprint
+from positronic.data.sources.documents import Source
+from positronic.data.sources.split import ONE_IN, check_one_in, side_fingerprint
 
 __all__ = ["ChatPart", "ChatSplit"]
 
