@@ -25,8 +25,8 @@ from positronic.train.plan import Plan
 from positronic.train.progress import progress
 from positronic.train.run import TrainConfig, held, newest, resume, saved_config, start
 from positronic.train.schedules import ScheduleConfig
-from positronic.train.standing import Cadence, Counters, TrainState, Validate
 from positronic.train.steppers import Backprop, Report, Stepper
+from positronic.train.train_state import Cadence, Counters, TrainState, Validate
 from positronic.train.trainer import Trainer
 
 __all__ = [

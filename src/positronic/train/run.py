@@ -26,8 +26,8 @@ from positronic.train.optimizers import AdamWConfig, OptimizerConfig
 from positronic.train.parallel import ALONE, Ranks
 from positronic.train.plan import Plan
 from positronic.train.schedules import ScheduleConfig
-from positronic.train.standing import Cadence, TrainState, Validate
 from positronic.train.steppers import Backprop
+from positronic.train.train_state import Cadence, TrainState, Validate
 from positronic.train.trainer import Trainer
 
 if TYPE_CHECKING:

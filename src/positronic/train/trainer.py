@@ -28,8 +28,8 @@ from positronic.train.objectives import Counts, Objective
 from positronic.train.observers import Observer
 from positronic.train.parallel import ALONE, Ranks
 from positronic.train.plan import Plan
-from positronic.train.standing import Cadence, Counters, TrainState, Validate
 from positronic.train.steppers import Report, Stepper
+from positronic.train.train_state import Cadence, Counters, TrainState, Validate
 
 __all__ = ["Trainer"]
 
