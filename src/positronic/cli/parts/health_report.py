@@ -79,7 +79,7 @@ def _tell(found: "Health", folder: Path) -> None:
 def _steps(folder: Path) -> int | None:
     """Optimizer steps by the checkpoint's record; its tensors are not read."""
     from positronic.checkpoint.folder import TRAIN_META
-    from positronic.checkpoint.opening import open_folder
+    from positronic.checkpoint.open_checkpoint import open_folder
 
     sealed = open_folder(folder)
     meta = None if sealed.manifest.content.training is None else sealed.json(TRAIN_META)
