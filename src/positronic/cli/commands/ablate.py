@@ -22,7 +22,7 @@ from positronic.errors import ConfigError
 
 if TYPE_CHECKING:
     from positronic.lm import LM
-    from positronic.observe.places import Place
+    from positronic.observe.module_paths import Place
     from positronic.probe import Probe
     from positronic.text import Tokenizer
 
@@ -138,7 +138,7 @@ class Command:
     def _silent(self, model: "LM") -> "dict[Place, Probe]":
         """What to silence in turn: what was named, or everything."""
         from positronic.observe import ablate, mixers_of, organs_of
-        from positronic.observe.places import Place
+        from positronic.observe.module_paths import Place
 
         everything = not self.organs and not self.layers
         organs = organs_of(model) if everything else dict.fromkeys(self.organs)

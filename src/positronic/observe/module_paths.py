@@ -7,7 +7,7 @@ from torch import nn
 from positronic.config import Config
 from positronic.nn.stack import Residual
 
-__all__ = ["Place", "kind_of", "place_of", "places"]
+__all__ = ["Place", "kind_of", "module_paths", "place_of"]
 
 
 class Place(NamedTuple):
@@ -17,7 +17,7 @@ class Place(NamedTuple):
     """Number among the blocks of the trunk whose mixer is of the same kind, from 1; None: the only one, or no block."""
 
 
-def places(model: nn.Module) -> dict[str, Place]:
+def module_paths(model: nn.Module) -> dict[str, Place]:
     """The place of each module that a config built, and of the model's own parts, by path."""
     blocks = [(path, kind_of(block.mixer)) for path, block in model.named_modules() if isinstance(block, Residual)]
     layers: dict[str, int | None] = {}
