@@ -1,4 +1,4 @@
-"""Canonical ids: one id for pieces that differ only in case, width or a leading space.
+"""Normalized ids: one id for pieces that differ only in case, width or a leading space.
 
     canon[id] = the least id whose piece has the same form,   form = lower(NFKC(piece)) without one leading space
 
@@ -10,11 +10,11 @@ import unicodedata
 
 from positronic.text.tokenizer import Tokenizer
 
-__all__ = ["canon"]
+__all__ = ["normalized_ids"]
 
 
-def canon(tokenizer: Tokenizer) -> list[int]:
-    """The canonical id of each id, `vocab_size` of them."""
+def normalized_ids(tokenizer: Tokenizer) -> list[int]:
+    """The id that stands for each id, `vocab_size` of them."""
     least: dict[str, int] = {}
     return [_least(piece, index, least) for index, piece in enumerate(tokenizer.token_bytes)]
 
