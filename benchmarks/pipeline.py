@@ -29,7 +29,7 @@ from positronic.data.sources.embedded import gather
 from positronic.models import build
 from positronic.observe import describe
 from positronic.recipes import fit_to, train_run
-from positronic.recipes.fit import BATCH_TOKENS
+from positronic.recipes.memory_estimate import BATCH_TOKENS
 from positronic.recipes.tiny import VOCABULARY, tiny_model, tiny_run
 from positronic.text import train_bpe
 

@@ -70,14 +70,14 @@ class Command:
 
     def _begin(self) -> None:
         from positronic.checkpoint import RunFolder
-        from positronic.recipes.fit import fit_here
+        from positronic.recipes.memory_estimate import estimate_here
         from positronic.recipes.tiny import SENTENCEPIECE, STEPS, VOCABULARY, tiny_run
 
         model, given = self._model(), self.training
         usual = VOCABULARY if self.tokenizer == "bpe" else SENTENCEPIECE
         entries = self.vocab_size or (usual[self.size or "15m"] if self.model is None else model.vocab_size)
         model = model.replace(vocab_size=entries)
-        found = fit_here(model, self.device, given.precision or "auto", given.batch_tokens)
+        found = estimate_here(model, self.device, given.precision or "auto", given.batch_tokens)
         say("\n".join(f"{what:18}{value:26}{why}" for what, value, why in found.table()))
         if found.device == "cpu" and (self.model, self.size) == (None, None):
             say("A CPU takes many hours for this size; SIZE=tiny (--size tiny) has 2 to 4 million parameters.")

@@ -21,7 +21,7 @@ from positronic.errors import DeviceError
 from positronic.models import build
 from positronic.train import pick_device
 
-__all__ = ["Fit", "fit", "fit_here", "free_bytes"]
+__all__ = ["MemoryEstimate", "estimate", "estimate_here", "free_bytes"]
 
 BATCH_TOKENS = {"cuda": 16_384, "mps": 16_384, "cpu": 1024}
 """Of an update: a CPU core reads a thousand or two in a second, and 5,000 updates should end the same day."""
@@ -33,7 +33,7 @@ UNKNOWN_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
-class Fit:
+class MemoryEstimate:
     """How a model is trained on a device, and the numbers behind it."""
 
     device: str
@@ -68,7 +68,9 @@ class Fit:
         return f"weights {weights}, a row at most {row}; {SHARE:.0%} of what is free may be used"
 
 
-def fit(model: ModelConfig, device: str, precision: str, free: int, batch_tokens: int | None = None) -> Fit:
+def estimate(
+    model: ModelConfig, device: str, precision: str, free: int, batch_tokens: int | None = None
+) -> MemoryEstimate:
     """The arithmetic: what of `model` fits into `free` bytes of a device of this type (cpu, cuda, mps).
 
     batch_tokens: of an update; None: what suits the device, in whole rows.
@@ -83,14 +85,16 @@ def fit(model: ModelConfig, device: str, precision: str, free: int, batch_tokens
             f"the {_gb(free)} free may be used. Choose a smaller one (SIZE=tiny, --size tiny), or a shorter --seq-len."
         )
     update = max(1, (batch_tokens or BATCH_TOKENS[device]) // seq_len)
-    return Fit(device, precision, update * seq_len, min(update, room // row), weights, row, free, seq_len)
+    return MemoryEstimate(device, precision, update * seq_len, min(update, room // row), weights, row, free, seq_len)
 
 
-def fit_here(model: ModelConfig, device: str = "auto", precision: str = "auto", batch_tokens: int | None = None) -> Fit:
-    """`fit` for this machine, as it is now."""
+def estimate_here(
+    model: ModelConfig, device: str = "auto", precision: str = "auto", batch_tokens: int | None = None
+) -> MemoryEstimate:
+    """`estimate` for this machine, as it is now."""
     place = pick_device(device, precision)
     used = "bfloat16" if place.bfloat16 else "float32"
-    return fit(model, place.torch_device.type, used, free_bytes(place.torch_device), batch_tokens)
+    return estimate(model, place.torch_device.type, used, free_bytes(place.torch_device), batch_tokens)
 
 
 def free_bytes(device: torch.device) -> int:
