@@ -12,7 +12,7 @@ from typing import Any
 
 from positronic.train.schedules import ScheduleConfig
 
-__all__ = ["Plan"]
+__all__ = ["RunLength"]
 
 TIMED_WARMUP = 30
 """Steps of warm-up in a timed run, which warms up before it knows its length."""
@@ -24,7 +24,7 @@ OVERDUE = 1.05
 log = logging.getLogger(__name__)
 
 
-class Plan:
+class RunLength:
     """Total steps and the rate of each. `steps` is given, or grows out of `minutes`."""
 
     def __init__(self, schedule: ScheduleConfig, *, steps: int, minutes: float | None = None):
