@@ -11,7 +11,7 @@ from positronic.data import Counts, Shard, Split, cache_folder, open_source, tok
 from positronic.data.tokens.encode import pieces
 from positronic.data.tokens.npy import NpyWriter
 from positronic.errors import DataError
-from positronic.text import byte_tokenizer, train_bpe, train_spike
+from positronic.text import byte_tokenizer, train_bpe, train_length_max
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ PROSE = "It was so; (or not?)  Then 3.14 was\nwritten on one line,\r\n\r\nand an
 
 
 @pytest.mark.parametrize(
-    "train", [byte_tokenizer, partial(train_spike, [PROSE], 400), partial(train_bpe, [PROSE], 400)]
+    "train", [byte_tokenizer, partial(train_length_max, [PROSE], 400), partial(train_bpe, [PROSE], 400)]
 )
 @pytest.mark.parametrize("text", [PROSE, PROSE.replace("\n", " ")])
 def test_pieces_encode_as_the_whole_does(train, text):

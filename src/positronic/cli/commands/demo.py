@@ -166,10 +166,10 @@ def _training_texts(data: tuple[str, ...]) -> Iterator[str]:
 
 
 def _tokenizer(data: tuple[str, ...], out: Path) -> Any:
-    from positronic.text import train_spike
+    from positronic.text import train_length_max
 
     began = time.monotonic()
-    tokenizer = train_spike(_training_texts(data), VOCABULARY)
+    tokenizer = train_length_max(_training_texts(data), VOCABULARY)
     tokenizer.save(out / "tokenizer")
     say(f"Tokenizer: {tokenizer.vocab_size:,} entries in {time.monotonic() - began:.1f} s.")
     return tokenizer

@@ -34,7 +34,7 @@ class Command:
     """Print one JSON object."""
 
     def run(self) -> None:
-        from positronic.text import byte_tokenizer, train_bpe, train_spike
+        from positronic.text import byte_tokenizer, train_bpe, train_length_max
 
         began = time.perf_counter()
         if (self.out / "tokenizer.json").exists():
@@ -50,7 +50,7 @@ class Command:
         elif self.kind == "bpe":
             tokenizer = train_bpe(self._texts(), self.vocab_size, progress=_progress)
         else:
-            tokenizer = train_spike(self._texts(), self.vocab_size, progress=_progress)
+            tokenizer = train_length_max(self._texts(), self.vocab_size, progress=_progress)
         tokenizer.save(self.out)
         found = {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size, "sha256": tokenizer.sha256}
         if self.json:

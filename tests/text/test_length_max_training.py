@@ -1,4 +1,4 @@
-"""Training of spike: the equations against their definition, worked examples, determinism, limits."""
+"""Training of length-max: the equations against their definition, worked examples, determinism, limits."""
 
 import random
 from collections import Counter
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from positronic.errors import TokenizerError
-from positronic.text import spike as training
-from positronic.text import train_spike
+from positronic.text import length_max as training
+from positronic.text import train_length_max
 from positronic.text.longest_match import WORD, longest_match_reference
 
 
@@ -26,17 +26,17 @@ def test_a_worked_example():
     # "the" saves 2 tokens of 3 in each of 4 words, "th" and "he" 1 each: with "the" known, nothing else is used.
     # "then" stands once, so it is no candidate.
     text = "the\nthe\nthe\nthen\n"
-    assert learned(train_spike([text], 385)) == [b"the"]
+    assert learned(train_length_max([text], 385)) == [b"the"]
 
 
 def test_leading_spaces_belong_to_the_word_and_newlines_to_none():
     # Alone, " a" saves one token a use; "b\n" and "a b" would as well but are no candidates.
-    assert learned(train_spike(["b a b a\n\nb b a\n\n"], 387)) == [b"\n\n", b" a", b" b"]
+    assert learned(train_length_max(["b a b a\n\nb b a\n\n"], 387)) == [b"\n\n", b" a", b" b"]
 
 
 def test_of_equal_gain_the_longer_then_the_lexicographically_first_is_kept():
     # xyz and pqr save as much; the vocabulary has room for one.
-    assert learned(train_spike(["xyz\npqr\nxyz\npqr"], 385)) == [b"pqr"]
+    assert learned(train_length_max(["xyz\npqr\nxyz\npqr"], 385)) == [b"pqr"]
 
 
 def test_the_first_round_scores_count_times_length_less_one():
@@ -86,9 +86,9 @@ def test_candidates_are_all_strings_of_2_to_16_bytes_that_stand_twice():
 
 def test_equal_texts_give_equal_files_in_any_order(english):
     texts = english[:8]
-    first = train_spike(texts, 600)
-    assert train_spike(texts, 600).definition.to_bytes() == first.definition.to_bytes()
-    assert train_spike([text.encode() for text in reversed(texts)], 600).sha256 == first.sha256
+    first = train_length_max(texts, 600)
+    assert train_length_max(texts, 600).definition.to_bytes() == first.definition.to_bytes()
+    assert train_length_max([text.encode() for text in reversed(texts)], 600).sha256 == first.sha256
 
 
 def test_a_text_gives_the_same_file_on_every_machine():
@@ -96,7 +96,7 @@ def test_a_text_gives_the_same_file_on_every_machine():
     syllables = ["ka", "to", "mi", "ren", "s", "ul", "\u00e9a", "no", "x.", "0"]
     words = ["".join(draw.choices(syllables, k=draw.randrange(1, 5))) for _ in range(400)]
     text = " ".join(draw.choices(words, [1 / (k + 1) for k in range(400)], k=8_000))
-    assert train_spike([text], 600).sha256 == "286bdcfcc6e81513b344abdfeceffdfdfaad6bea85b05d5a4c6528651a59aef5"
+    assert train_length_max([text], 600).sha256 == "286bdcfcc6e81513b344abdfeceffdfdfaad6bea85b05d5a4c6528651a59aef5"
 
 
 def test_pieces_are_distinct_strings_of_2_to_16_bytes_within_words(spike):
@@ -106,16 +106,16 @@ def test_pieces_are_distinct_strings_of_2_to_16_bytes_within_words(spike):
 
 
 def test_more_entries_need_fewer_tokens(english):
-    sizes = [len(train_spike(english[:5], size).encode("".join(english[:5]))) for size in (400, 500, 700, 1000)]
+    sizes = [len(train_length_max(english[:5], size).encode("".join(english[:5]))) for size in (400, 500, 700, 1000)]
     assert sizes == sorted(sizes, reverse=True)
     assert len(set(sizes)) == 4
 
 
 def test_a_tenth_more_pieces_given_back_serve_better_than_none(english, monkeypatch):
     text = "".join(english)
-    grown_further = len(train_spike([text], 1024).encode(text))
+    grown_further = len(train_length_max([text], 1024).encode(text))
     monkeypatch.setattr(training, "_SURPLUS", 1.0)
-    assert grown_further < len(train_spike([text], 1024).encode(text))
+    assert grown_further < len(train_length_max([text], 1024).encode(text))
 
 
 @pytest.mark.parametrize(
@@ -123,37 +123,37 @@ def test_a_tenth_more_pieces_given_back_serve_better_than_none(english, monkeypa
 )
 def test_text_with_too_little_use_names_the_largest_vocabulary_and_all_up_to_it_work(text):
     with pytest.raises(TokenizerError, match="at most") as refused:
-        train_spike([text], 16_512)
+        train_length_max([text], 16_512)
     largest = int(str(refused.value).split("at most ")[1].split()[0])
     for size in range(385, largest + 1):
-        assert train_spike([text], size).vocab_size == size
+        assert train_length_max([text], size).vocab_size == size
     with pytest.raises(TokenizerError, match=f"at most {largest} "):
-        train_spike([text], largest + 1)
+        train_length_max([text], largest + 1)
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["", b""], ["<|endoftext|>"]])
 def test_no_text_is_refused_in_words(texts):
     with pytest.raises(TokenizerError, match="no text"):
-        train_spike(texts, 1024)
+        train_length_max(texts, 1024)
 
 
 def test_a_vocabulary_without_room_for_pieces_is_refused():
     with pytest.raises(TokenizerError, match="more than 384"):
-        train_spike(["text"], 384)
+        train_length_max(["text"], 384)
 
 
 def test_names_of_control_tokens_part_the_text_and_are_not_learned():
-    tokenizer = train_spike(["once<|endoftext|>upon<|endoftext|>once<|endoftext|>upon" * 9], 386)
+    tokenizer = train_length_max(["once<|endoftext|>upon<|endoftext|>once<|endoftext|>upon" * 9], 386)
     assert learned(tokenizer) == [b"once", b"upon"]
 
 
 def test_bytes_that_are_no_text_are_learned_too():
-    assert learned(train_spike([b"\xff\xfe\n\xff\xfe"], 385)) == [b"\xff\xfe"]
+    assert learned(train_length_max([b"\xff\xfe\n\xff\xfe"], 385)) == [b"\xff\xfe"]
 
 
 def test_progress_rises_to_what_was_asked_for(english):
     seen = []
-    train_spike(english[:5], 500, progress=lambda entries, asked: seen.append((entries, asked)))
+    train_length_max(english[:5], 500, progress=lambda entries, asked: seen.append((entries, asked)))
     entries = [entry for entry, _ in seen]
     assert entries == sorted(entries)
     assert entries[-1] == 500
@@ -163,7 +163,7 @@ def test_progress_rises_to_what_was_asked_for(english):
 def test_long_words_are_counted_in_parts():
     assert sum(map(len, training._count([b"a" * 1000], WORD).elements())) == 1000
     assert max(map(len, training._count([b"a" * 1000], WORD))) == 256
-    assert learned(train_spike(["ab" * 5_000], 385)) == [b"ab" * 8]
+    assert learned(train_length_max(["ab" * 5_000], 385)) == [b"ab" * 8]
 
 
 def test_of_too_many_words_the_frequent_ones_are_kept(monkeypatch):
@@ -178,10 +178,10 @@ def test_of_too_many_words_the_frequent_ones_are_kept(monkeypatch):
 @pytest.mark.parametrize("marks", ["\u0301", "\u0300\u0301\u0302", "".join(map(chr, range(0x300, 0x370)))])
 def test_thousands_of_combining_marks_on_one_letter_are_learned_like_a_long_word(marks):
     draw = random.Random(0)
-    tokenizer = train_spike(["e" + "".join(draw.choices(marks, k=20_000)) + "\nplain words\n" * 9], 386)
+    tokenizer = train_length_max(["e" + "".join(draw.choices(marks, k=20_000)) + "\nplain words\n" * 9], 386)
     assert tokenizer.vocab_size == 386
 
 
 def test_half_a_surrogate_pair_is_refused():
     with pytest.raises(TokenizerError, match="half of a surrogate pair"):
-        train_spike(["ab ab \ud800"], 386)
+        train_length_max(["ab ab \ud800"], 386)

@@ -1,4 +1,6 @@
-"""Training of a spike tokenizer: the vocabulary with which leftmost longest match needs the fewest tokens.
+"""Training of a length-max tokenizer: the vocabulary with which leftmost longest match needs the fewest tokens.
+
+In files and flags its kind is "spike".
 
     T[p]     tokens from byte p to the end of its word = 1 + T[p + longest[p]],   T[end] = 0
     gain(c)  = sum over words, over token starts p where c is longer than the match, of
@@ -31,21 +33,21 @@ from positronic.text.longest_match import LINE, WORD
 from positronic.text.special import LONGEST_WORD, N_CONTROL, without_control_names
 from positronic.text.tokenizer import Tokenizer
 
-__all__ = ["train_spike"]
+__all__ = ["train_length_max"]
 
 _SHARE = 0.3  # pieces added a round, of those there are
 _SURPLUS = 1.1  # size to grow past, of the size asked for
 _MOST_BYTES = 12 << 20  # of distinct words: the rarest beyond are left out, for memory below 3 GB
 
 
-def train_spike(
+def train_length_max(
     texts: Iterable[str | bytes],
     vocab_size: int = 16_512,
     *,
     within: Literal["words", "lines"] = "words",
     progress: Callable[[int, int], None] | None = None,
 ) -> Tokenizer:
-    """A spike tokenizer of `vocab_size` entries: 256 bytes, learned pieces of 2..16 bytes, 128 control tokens.
+    """A length-max tokenizer of `vocab_size` entries: 256 bytes, learned pieces of 2..16 bytes, 128 control tokens.
 
     Pieces lie within words, which begin with their spaces, or within lines. Equal texts give equal files, in any order.
     `progress(entries, vocab_size)` is called each round. Raises `TokenizerError` for no text, and for text that has no
