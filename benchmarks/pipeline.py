@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from benchmarks.peers import PlainGPT, SameLayers, plain_step
 from benchmarks.record import spread, write
 from benchmarks.train_step import equal_peer
-from positronic.cli.corpus import gather
 from positronic.data import Split, open_source, tokenise
+from positronic.data.sources.embedded import gather
 from positronic.models import build
 from positronic.observe import describe
 from positronic.recipes import fit_to, train_run
-from positronic.recipes.fit import BATCH_TOKENS
+from positronic.recipes.memory_estimate import BATCH_TOKENS
 from positronic.recipes.tiny import VOCABULARY, tiny_model, tiny_run
 from positronic.text import train_bpe
 

@@ -1,4 +1,4 @@
-"""Tokenizers of one size on one text: spike beside BPE. Training, encoding speed, bytes per token.
+"""Tokenizers of one size on one text: length-max ("spike") beside BPE. Training, encoding speed, bytes per token.
 
     python -m benchmarks.tokenizers --train TEXT... --valid TEXT...
 
@@ -28,11 +28,11 @@ import tiktoken
 
 from benchmarks.record import alternate, spread, write
 from positronic.data import open_source
-from positronic.text import Tokenizer, train_bpe, train_spike
+from positronic.text import Tokenizer, train_bpe, train_length_max
 from positronic.text.longest_match import longest_match_reference
 
 GPT2_WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-TRAINERS = {"spike": train_spike, "bpe": train_bpe}
+TRAINERS = {"spike": train_length_max, "bpe": train_bpe}
 MB = 1e6
 
 

@@ -24,8 +24,8 @@ from experiment import BLEND, StopsAfter, circumstances, opened, samples, scores
 from pages import continuations, course, put_section
 
 from positronic.checkpoint import RunFolder
-from positronic.cli.bootstrap import training_texts
-from positronic.cli.describe import find_model_config
+from positronic.cli.commands.bootstrap import training_texts
+from positronic.cli.parts.named_models import find_model_config
 from positronic.data import DataSpec, Split, open_source, tokenise
 from positronic.observe import describe
 from positronic.recipes import RunConfig, blend

@@ -31,19 +31,19 @@ def room(path: Path) -> str:
 
 
 def imported_rooms(path: Path) -> set[str]:
-    rooms = set()
+    return {name.split(".")[1] for name in imported_names(path)} - {"__version__"}
+
+
+def imported_names(path: Path) -> set[str]:
+    """All that a file imports of the package, with dots: modules, and names in modules."""
+    found = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative imports hide the floor; write positronic.x"
-            names = [node.module or ""]
-            if node.module == "positronic":
-                names = [f"positronic.{alias.name}" for alias in node.names]
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        else:
-            continue
-        rooms |= {name.split(".")[1] for name in names if name.startswith("positronic.")}
-    return rooms - {"__version__"}
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name.startswith("positronic.")}
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -56,6 +56,36 @@ def test_imports_go_down(path):
         below = FLOOR_OF[there] < FLOOR_OF[here]
         within_ground = there in GROUND and here in GROUND
         assert there == here or below or within_ground, f"{here} (floor {FLOOR_OF[here]}) imports {there}"
+
+
+DATA = ("sources", "tokens", "chat", "batches")
+"""Rooms of `positronic.data`, each of which may import those before it."""
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "data").rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_data_flows_one_way(path):
+    here = path.relative_to(PACKAGE / "data").parts[0]
+    if here == "__init__.py":
+        return
+    assert here in DATA, f"data/{here} is no room of data: move it into one"
+    there = {name.split(".")[2] for name in imported_names(path) if name.startswith("positronic.data.")}
+    assert there <= set(DATA[: DATA.index(here) + 1]), f"data/{here} imports {there - {here}}"
+
+
+COMMANDS = PACKAGE / "cli" / "commands"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "cli").rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_command_is_imported(path):
+    """What two of them need stands in cli/flags or cli/parts."""
+    commands = [name for name in imported_names(path) if name.startswith("positronic.cli.commands")]
+    assert not commands, f"{path.name} imports {commands}; move what it needs to cli/flags or cli/parts"
+
+
+def test_each_file_among_the_commands_is_one():
+    from positronic.cli import COMMANDS as NAMES
+
+    assert {path.stem for path in COMMANDS.glob("*.py")} == {name.replace(" ", "_") for name in NAMES} | {"__init__"}
 
 
 @pytest.mark.parametrize(
@@ -98,7 +128,7 @@ def test_models_are_called_for_decoding_in_one_module():
     paths = [
         *sorted(DECODING.rglob("*.py")),
         *(PACKAGE / name for name in others),
-        *(PACKAGE / "cli" / f"{name}.py" for name in ("generate", "chat", "chunks")),
+        *(PACKAGE / "cli" / f"{name}.py" for name in ("commands/generate", "commands/chat", "parts/chunks")),
     ]
     calling = {str(path.relative_to(PACKAGE)) for path in paths if calls_of_models(path)}
     assert calling == {f"generation/{name}" for name in WHERE_MODELS_ARE_CALLED}

@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM
 
 import positronic
 from positronic.checkpoint import save
-from positronic.data.batch import TokenBatch
+from positronic.data.batches.batch import TokenBatch
 from positronic.models import build
 from positronic.state import ForwardOptions, Step
 from positronic.text import Message, byte_tokenizer, render

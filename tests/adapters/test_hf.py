@@ -18,7 +18,7 @@ pytest.importorskip("transformers")
 from transformers import AutoModel, AutoModelForCausalLM, StoppingCriteriaList
 
 from positronic.adapters.hf import StateCache, speculative
-from positronic.data.batch import TokenBatch
+from positronic.data.batches.batch import TokenBatch
 from positronic.errors import GenerationError, StateError
 from positronic.generation.decoding.propose import NGram
 from positronic.state import Step
@@ -269,7 +269,7 @@ def test_the_loss_in_training_is_that_of_our_objective(theirs, ours):
 
 def test_what_is_added_to_the_cross_entropy_follows_from_the_definition(theirs):
     """z: 1e-4 of the mean of lse^2; the balance of experts 0.01, metric triangles 0.01, routers 0.001, draft
-    heads 0.3 of their mean cross entropy, the latent head 0.1 of its mean distance."""
+    heads 0.3 of their mean cross entropy, the JEPA head 0.1 of its mean distance."""
     tokens, labels = labelled()
     found = trained(theirs, tokens, labels=labels)
     counted = labels[:, 1:] != -100

@@ -11,7 +11,7 @@ import torch
 from checkpoint_example import parts, put_parts
 from checkpoint_tokenizer import small_tokenizer
 
-from positronic.checkpoint import load_conversation, memory, save_conversation
+from positronic.checkpoint import conversation_state, load_conversation, save_conversation
 from positronic.errors import CheckpointError
 from positronic.generation import Conversation, generate
 from positronic.state import ForwardOptions
@@ -164,7 +164,7 @@ def test_values_under_other_names_and_a_newer_format_are_refused(model, kept):
     del body["digest"]
     for change, said in (({"format": 3}, "Upgrade positronic"), ({"format": 1}, "earlier build")):
         changed = body | change
-        text = json.dumps(changed | {"digest": memory.json_digest(changed)})
+        text = json.dumps(changed | {"digest": conversation_state.json_digest(changed)})
         put_parts(kept, header | {"__metadata__": {"conversation": text}}, data)
         with pytest.raises(CheckpointError, match=said):
             load_conversation(kept, model)
@@ -199,6 +199,6 @@ def test_a_failing_save_leaves_the_old_file_and_nothing_else(model, kept, said, 
 def test_an_exact_width_that_fails_here_is_forgotten_with_its_state(model, tmp_path, monkeypatch):
     first = ask(model, "The lamp is lit", exact=True).state
     file = save_conversation(tmp_path / "kept", first, model)
-    monkeypatch.setattr(memory, "rows_agree", lambda model, exact: False)
+    monkeypatch.setattr(conversation_state, "rows_agree", lambda model, exact: False)
     loaded = load_conversation(file, model)
     assert (loaded.tokens, loaded.state, loaded.exact) == (first.tokens, None, None)

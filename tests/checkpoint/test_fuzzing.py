@@ -17,10 +17,10 @@ from mutations_of_json import harmed, nested
 
 from bounded import bounded
 from config_walk import WHOLE
-from positronic.checkpoint import load, load_conversation, memory, read_config, save, save_conversation
+from positronic.checkpoint import conversation_state, load, load_conversation, read_config, save, save_conversation
 from positronic.checkpoint.manifest import json_digest
 from positronic.checkpoint.tensors import digest
-from positronic.cli.describe import find_model_config
+from positronic.cli.parts.named_models import find_model_config
 from positronic.config import ModelConfig, override
 from positronic.generation import generate
 from positronic.models import build
@@ -180,7 +180,7 @@ def test_a_harmed_kept_conversation_is_refused_or_goes_on(seed, kept, tmp_path):
     """Its digests fit: whoever can write a file can hash it."""
     family, model, tokenizer, file = kept
     draw = random.Random(f"kept {family} {seed}")
-    with memory.safe_open(file, framework="pt") as opened:
+    with conversation_state.safe_open(file, framework="pt") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         body = json.loads(opened.metadata()["conversation"])
     del body["digest"]
@@ -193,9 +193,9 @@ def test_a_harmed_kept_conversation_is_refused_or_goes_on(seed, kept, tmp_path):
     if draw.random() < 0.2:
         body["exact"] = {"width": draw.choice([5, 8, 10**9]), "threads": draw.choice([1, 10**9]), "room": 10**9}
     if isinstance(body, dict):
-        body = body | {"digest": memory.json_digest(body)}
+        body = body | {"digest": conversation_state.json_digest(body)}
     harmed_file = tmp_path / "kept.safetensors"
-    harmed_file.write_bytes(memory.to_safetensors(tensors, {"conversation": json.dumps(body)}))
+    harmed_file.write_bytes(conversation_state.to_safetensors(tensors, {"conversation": json.dumps(body)}))
 
     found = bounded(lambda: load_conversation(harmed_file, model, tokenizer))
     if not isinstance(found, str):
@@ -221,7 +221,9 @@ def test_a_header_or_a_conversation_without_end_is_a_sentence(levels, kept, tmp_
     _, model, tokenizer, _ = kept
     harmed_file = tmp_path / "kept.safetensors"
     for text in ('{"a":' * levels + "1" + "}" * levels, json.dumps(nested(min(levels, 400), random.Random(levels)))):
-        harmed_file.write_bytes(memory.to_safetensors({"tokens": torch.zeros(1).long()}, {"conversation": text}))
+        harmed_file.write_bytes(
+            conversation_state.to_safetensors({"tokens": torch.zeros(1).long()}, {"conversation": text})
+        )
         assert isinstance(bounded(lambda: load_conversation(harmed_file, model, tokenizer)), str)
         harmed_file.write_bytes(struct.pack("<Q", len(text)) + text.encode())
         assert isinstance(bounded(lambda: load_conversation(harmed_file, model, tokenizer)), str)

@@ -157,9 +157,9 @@ def test_a_folder_in_the_place_of_the_link_is_not_touched(run):
 
 
 def test_a_reader_that_follows_last_is_not_disturbed_when_it_moves(run, model, monkeypatch):
-    import positronic.checkpoint.opening as opening
+    from positronic.checkpoint import open_checkpoint
 
-    original = opening.core_of
+    original = open_checkpoint.core_of
 
     def meanwhile(*args):
         shutil.rmtree(run.checkpoint_path(60) / "train")
@@ -167,5 +167,5 @@ def test_a_reader_that_follows_last_is_not_disturbed_when_it_moves(run, model, m
         (run.path / "last").symlink_to("nowhere")
         return original(*args)
 
-    monkeypatch.setattr(opening, "core_of", meanwhile)
+    monkeypatch.setattr(open_checkpoint, "core_of", meanwhile)
     assert torch.equal(logits(load_model(run.path / "last")), logits(model))

@@ -12,11 +12,15 @@ import pytest
 from mutations_of_json import harmed
 
 from bounded import bounded
-from positronic.text import Tokenizer, byte_tokenizer, train_bpe, train_spike
+from positronic.text import Tokenizer, byte_tokenizer, train_bpe, train_length_max
 
 ENGLISH = [text for _, text in sorted(pydoc_data.topics.topics.items())][:20]
 TEXT = "The lamp is lit: naïve café, 東京, 🙂🙂 \t\r\n  0123 <|im_end|> x" + "a" * 50
-MADE = {"spike": lambda: train_spike(ENGLISH, 640), "bpe": lambda: train_bpe(ENGLISH, 640), "bytes": byte_tokenizer}
+MADE = {
+    "spike": lambda: train_length_max(ENGLISH, 640),
+    "bpe": lambda: train_bpe(ENGLISH, 640),
+    "bytes": byte_tokenizer,
+}
 SEEDS = [pytest.param(seed, id=f"seed-{seed}", marks=[] if seed < 6 else pytest.mark.slow) for seed in range(100)]
 
 

@@ -6,7 +6,9 @@ import re
 import pytest
 
 from one_thread import one_thread  # noqa: F401  (autouse here)
-from positronic.cli import bootstrap, main, tinystories
+from positronic.cli import main
+from positronic.cli.commands import bootstrap
+from positronic.data.sources import tinystories
 from positronic.recipes import read_run
 from positronic.recipes.tiny import tiny_model, tiny_run
 

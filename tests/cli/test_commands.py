@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from positronic.cli import COMMANDS, main
-from positronic.cli.run_flags import UNLIMITED, Training
+from positronic.cli.flags.run_flags import UNLIMITED, Training
 from positronic.recipes import read_run
 
 SMALL = ["d_model=32", "n_layers=1", "attention.n_heads=2", "attention.n_kv_heads=1", "attention.head_dim=16"]

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from positronic.cli.demo import _say_size
-from positronic.cli.demo_size import (
+from positronic.cli.commands.demo import _say_size
+from positronic.cli.parts.demo_size import (
     ENOUGH_STEPS,
     FEWEST_BYTES,
     MEASURED_BYTES,

@@ -8,7 +8,7 @@ import torch
 from positronic import generation
 from positronic.checkpoint import load, load_conversation, save
 from positronic.cli import main
-from positronic.cli.demo_drafts import with_and_without_drafts
+from positronic.cli.parts.demo_drafts import with_and_without_drafts
 from positronic.models import build, preset
 from positronic.models.transformer import tinygpt_tiny
 from positronic.nn.parts import PartsState

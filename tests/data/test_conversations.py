@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from positronic.data import NAMES, ChatSplit, chat_mixture, heldout_conversations, open_chats
-from positronic.data.chat import Conversation
+from positronic.data.chat.conversations import Conversation
 from positronic.errors import DataError
 from positronic.text import Message, ToolCall, byte_tokenizer, render
 

@@ -14,8 +14,8 @@ import pytest
 
 from bounded import bounded
 from positronic.data import open_chats, open_pairs, open_source
-from positronic.data.chat import encode_chats
-from positronic.data.preferences import encode_pairs
+from positronic.data.chat.conversations import encode_chats
+from positronic.data.chat.preferences import encode_pairs
 from positronic.text import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()

@@ -254,7 +254,7 @@ def test_rows_are_conversations_and_pairs(tmp_path, table):
     (pair,) = open_pairs(f"hf:{tmp_path}/set:train?take=1")
     assert [pair.chosen[-1].content, pair.rejected[-1].content] == ["A", "B"]
     for opened in (open_chats, open_pairs):
-        with pytest.raises(DataError, match="known by their shape; leave it out"):
+        with pytest.raises(DataError, match="known by their format; leave it out"):
             opened(f"hf:{tmp_path}/set#messages")
 
 

@@ -8,7 +8,7 @@ import pytest
 from peak_memory import read
 
 from positronic.data import open_source
-from positronic.data.sources import TextFiles
+from positronic.data.sources.documents import TextFiles
 
 zstandard = pytest.importorskip("zstandard")
 MIB = 1 << 20
@@ -79,7 +79,7 @@ def test_a_record_that_is_longer_than_memory_should_hold_is_refused(unpacking_to
 
 
 def test_a_document_that_is_longer_than_memory_should_hold_is_refused(put, monkeypatch):
-    monkeypatch.setattr("positronic.data.sources.DOCUMENT", 3 * MIB)
+    monkeypatch.setattr("positronic.data.sources.documents.DOCUMENT", 3 * MIB)
     for name in ("a.txt", "a.md.zst", "b.txt.xz"):
         path = put(name, "x" * (2 * MIB) + "<|endoftext|>" + "y" * (5 * MIB))
         documents = iter(open_source(path))

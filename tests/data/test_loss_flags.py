@@ -5,7 +5,7 @@ import json
 import pytest
 
 from positronic.data import chat_mixture, open_chats, open_pairs
-from positronic.data.loss_flags import FLAGS
+from positronic.data.chat.loss_flags import FLAGS
 from positronic.errors import DataError
 from positronic.text import byte_tokenizer
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from positronic.data import ChatRows, Mixture, TextRows, Weighted, open_source, tokenise
-from positronic.data.encode import Encoded
-from positronic.data.pack import best_fit
-from positronic.data.shards import shard
+from positronic.data.tokens.encode import Encoded
+from positronic.data.tokens.pack import best_fit
+from positronic.data.tokens.shards import shard
 from positronic.errors import DataError
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from positronic.data import Mixture, TokenBatch, Weighted
-from positronic.data.order import permutation, schedule
-from positronic.data.rows import Windows
+from positronic.data.batches.order import permutation, schedule
+from positronic.data.tokens.rows import Windows
 from positronic.errors import DataError
 from positronic.state import Step
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from positronic.data import Counts, Shard, Split, cache_folder, open_source, tokenise
-from positronic.data.encode import pieces
-from positronic.data.npy import NpyWriter
+from positronic.data.tokens.encode import pieces
+from positronic.data.tokens.npy import NpyWriter
 from positronic.errors import DataError
-from positronic.text import byte_tokenizer, train_bpe, train_spike
+from positronic.text import byte_tokenizer, train_bpe, train_length_max
 
 
 @pytest.fixture
@@ -121,8 +121,8 @@ def test_calls_of_the_tokenizer_are_bounded_and_change_nothing(put, tokenizer, t
     whole = read(tokenise(source, tokenizer, cache=tmp_path / "a"))
     sizes = []
     encode_batch = tokenizer.encode_batch
-    monkeypatch.setattr("positronic.data.encode.BATCH", 500)
-    monkeypatch.setattr("positronic.data.encode.pieces", lambda text: pieces(text, 100))
+    monkeypatch.setattr("positronic.data.tokens.encode.BATCH", 500)
+    monkeypatch.setattr("positronic.data.tokens.encode.pieces", lambda text: pieces(text, 100))
     monkeypatch.setattr(tokenizer, "encode_batch", lambda ts: sizes.append(sum(map(len, ts))) or encode_batch(ts))
     assert read(tokenise(source, tokenizer, cache=tmp_path / "b")) == whole
     assert max(sizes) < 1000
@@ -141,7 +141,7 @@ PROSE = "It was so; (or not?)  Then 3.14 was\nwritten on one line,\r\n\r\nand an
 
 
 @pytest.mark.parametrize(
-    "train", [byte_tokenizer, partial(train_spike, [PROSE], 400), partial(train_bpe, [PROSE], 400)]
+    "train", [byte_tokenizer, partial(train_length_max, [PROSE], 400), partial(train_bpe, [PROSE], 400)]
 )
 @pytest.mark.parametrize("text", [PROSE, PROSE.replace("\n", " ")])
 def test_pieces_encode_as_the_whole_does(train, text):

@@ -10,8 +10,8 @@ from hashlib import sha256
 import pytest
 
 from positronic.data import DataSpec, Document, open_source
-from positronic.data.files import chunks, lines, text_chunks
-from positronic.data.json_values import json_values
+from positronic.data.sources.files import chunks, lines, text_chunks
+from positronic.data.sources.json_values import json_values
 from positronic.errors import DataError
 
 
@@ -63,7 +63,7 @@ def test_marks_split_a_file_and_take_their_line_ends_with_them(put):
 
 
 def test_a_mark_across_two_pieces_of_a_file_is_found(put, monkeypatch):
-    monkeypatch.setattr("positronic.data.files.chunks", lambda path: chunks(path, 5))
+    monkeypatch.setattr("positronic.data.sources.files.chunks", lambda path: chunks(path, 5))
     path = put("a.txt", "Größe<|endoftext|>zwei<|endoftext|>drei")
     assert texts(path) == ["Größe", "zwei", "drei"]
 
@@ -72,7 +72,7 @@ def test_a_mark_across_two_pieces_of_a_file_is_found(put, monkeypatch):
 def test_text_and_lines_do_not_depend_on_how_a_file_is_read(put, monkeypatch, size):
     content = "\ufeffa\n\nKäfer\n日本語\r\nlast"
     path = put("a.txt", content)
-    monkeypatch.setattr("positronic.data.files.chunks", lambda path: chunks(path, size))
+    monkeypatch.setattr("positronic.data.sources.files.chunks", lambda path: chunks(path, size))
     assert "".join(text_chunks(path)) == content[1:]
     assert [line for _, line in lines(path)] == ["a", "", "Käfer", "日本語\r", "last"]
     assert [number for number, _ in lines(path)] == [1, 2, 3, 4, 5]

@@ -3,7 +3,7 @@
 import pytest
 
 from positronic.data import Document, Split, excerpt
-from positronic.data.split import boundary, text_hash
+from positronic.data.sources.split import boundary, text_hash
 from positronic.errors import DataError
 
 

@@ -10,8 +10,8 @@ import pytest
 from mutations_of_records import CHATS, HALF, PAIRS, harmed, nested
 
 from positronic.data import open_chats, open_pairs
-from positronic.data.chat import encode_chats
-from positronic.data.preferences import encode_pairs
+from positronic.data.chat.conversations import encode_chats
+from positronic.data.chat.preferences import encode_pairs
 from positronic.errors import DataError
 from positronic.text import byte_tokenizer
 

@@ -17,7 +17,7 @@ from copies import copy_all
 from warmed import MODEL, warmed
 
 from positronic import generate
-from positronic.cli.corpus import topics
+from positronic.data.sources.embedded import topics
 from positronic.models import build, preset
 from positronic.observe import verify
 from positronic.text import CONTROL_TOKENS, byte_tokenizer

@@ -8,7 +8,16 @@ from positronic.data import TokenBatch
 from positronic.models import build
 from positronic.models.quazimoto import QuazimotoConfig, positronic_tiny
 from positronic.text import byte_tokenizer
-from positronic.train import Backprop, Cadence, MuonConfig, NextTokenConfig, Plan, ScheduleConfig, Trainer, pick_device
+from positronic.train import (
+    Backprop,
+    Cadence,
+    MuonConfig,
+    NextTokenConfig,
+    RunLength,
+    ScheduleConfig,
+    Trainer,
+    pick_device,
+)
 
 TOKENS = byte_tokenizer()
 WORDS = ("the", "lamp", "on", "a", "desk", "was", "lit", "and", "nobody", "had", "there", "before", "we", "came", "to")
@@ -68,7 +77,7 @@ def trained(seed: int = 0, steps: int = STEPS, config=None, lr: float = 5e-3, on
         Backprop(optimizers, device, clip=1.0),
         Text(seed, model.config.context),
         [],
-        plan=Plan(ScheduleConfig(warmup=4), steps=steps),
+        length=RunLength(ScheduleConfig(warmup=4), steps=steps),
         cadence=Cadence(rows=4, micro_rows=4),
         device=device,
     )

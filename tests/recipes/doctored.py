@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import torch
 
-from positronic.cli.corpus import topics
+from positronic.data.sources.embedded import topics
 from positronic.mixers.attention import AttentionConfig
 from positronic.mixers.swiglu import SwiGLUConfig
 from positronic.models.transformer import TransformerConfig

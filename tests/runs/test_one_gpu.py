@@ -7,7 +7,7 @@ import one_gpu
 import pytest
 from experiment import BLEND, OTHER_TEXTS
 
-from positronic.cli import bootstrap
+from positronic.cli.commands import bootstrap
 from positronic.models import preset
 from positronic.recipes import blend
 from positronic.recipes.doctor import examine

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from warmed import MODEL, script, warmed
 
-from positronic.cli.corpus import topics
+from positronic.data.sources.embedded import topics
 from positronic.recipes.tiny import MIXERS
 
 RUNS = Path(__file__).parents[2] / "runs"

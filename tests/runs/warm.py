@@ -18,8 +18,10 @@ import sys
 
 POLL_S = 0.005
 PRELOADED = ("matplotlib.pyplot", "torch._dynamo", "torch.utils.tensorboard", "positronic.generation", "positronic.viz")
-PRELOADED += ("positronic.recipes.fit", "positronic.recipes.tiny")
-PRELOADED += tuple(f"positronic.cli.{name}" for name in ("bootstrap", "chat", "doctor", "generate", "sft", "train"))
+PRELOADED += ("positronic.recipes.memory_estimate", "positronic.recipes.tiny")
+PRELOADED += tuple(
+    f"positronic.cli.commands.{name}" for name in ("bootstrap", "chat", "doctor", "generate", "sft", "train")
+)
 
 
 def ask(address: str, words: list[str]) -> int:

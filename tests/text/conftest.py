@@ -4,7 +4,7 @@ import pydoc_data.topics
 
 import pytest
 
-from positronic.text import Tokenizer, byte_tokenizer, train_bpe, train_spike
+from positronic.text import Tokenizer, byte_tokenizer, train_bpe, train_length_max
 
 ENGLISH = [text for name, text in sorted(pydoc_data.topics.topics.items())][:40]
 
@@ -16,13 +16,13 @@ def english() -> list[str]:
 
 @pytest.fixture(scope="session")
 def spike() -> Tokenizer:
-    return train_spike(ENGLISH, 1024)
+    return train_length_max(ENGLISH, 1024)
 
 
 @pytest.fixture(scope="session")
 def spike_of_lines() -> Tokenizer:
     """Its pieces span words, so that nothing may be matched word by word."""
-    return train_spike(ENGLISH[:10], 640, within="lines")
+    return train_length_max(ENGLISH[:10], 640, within="lines")
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 PRELOADED = ("torch._dynamo", "matplotlib.pyplot", "positronic.recipes", "positronic.viz", "positronic.generation")
-PRELOADED += tuple(f"positronic.cli.{name}" for name in ("train", "sft", "dpo"))
-OPTIONAL = ("positronic.adapters.lora", "positronic.cli.lora", "tensorboard.summary.writer.record_writer")
+PRELOADED += tuple(f"positronic.cli.commands.{name}" for name in ("train", "sft", "dpo"))
+OPTIONAL = ("positronic.adapters.lora", "positronic.cli.commands.lora", "tensorboard.summary.writer.record_writer")
 NAMING = ("rename", "replace", "symlink", "unlink", "remove", "rmdir", "mkdir")
 CLOCKED = ("seconds", "tokens_per_s", "left_s")
 

@@ -117,7 +117,7 @@ def gradients(model, parts) -> tuple[dict[str, Tensor], dict[str, float]]:
 
 @pytest.mark.parametrize("cut", [4, 3])
 def test_two_micro_batches_are_one_batch(cut):
-    """Draft heads, latent head and balance of experts included: rows are padded and documents end inside them."""
+    """Draft heads, JEPA head and balance of experts included: rows are padded and documents end inside them."""
     ours, terms = gradients(QUAZIMOTO.opened(whole()), [slice(0, 8)])
     theirs, others = gradients(QUAZIMOTO.opened(whole()), [slice(0, cut), slice(cut, 8)])
     assert {"moe.balance", "mtp.1", "mtp.4", "jepa.4", "jepa.std"} <= terms.keys()

@@ -20,7 +20,7 @@ from positronic.traits.mtp import MTPConfig
 
 
 class WithHeads(nn.Module):
-    """A small trunk with draft heads and a latent head."""
+    """A small trunk with draft heads and a JEPA head."""
 
     def __init__(self, drafts: int = 3, distance: int = 2):
         super().__init__()
@@ -111,7 +111,7 @@ def test_draft_heads_learn_the_tokens_after_the_next(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_latent_head_learns_the_direction_of_the_trunk_ahead(kind):
+def test_the_jepa_head_learns_the_direction_of_the_trunk_ahead(kind):
     model, batch = WithHeads(), batch_of(kind)
     hidden = model(batch.tokens, options=batch.options()).hidden
     objective = weighed(mtp=0.0, jepa=0.1).build()

@@ -19,7 +19,7 @@ from positronic.lm import LM
 from positronic.models import build
 from positronic.recipes import RunConfig, read_run, train_run
 from positronic.recipes.tasks import MEASURES, MIXTURES
-from positronic.text import train_spike
+from positronic.text import train_length_max
 from positronic.train import (
     AdamWConfig,
     Counts,
@@ -189,7 +189,7 @@ def test_a_helper_without_a_checkpoint_is_the_one_that_the_run_begins_from(sourc
 
 
 def test_a_helper_of_another_vocabulary_is_refused_before_data_are_read(tmp_path):
-    teacher = folder_of(tmp_path / "foreign", 0, train_spike(["some text and some more text"] * 20, 386))
+    teacher = folder_of(tmp_path / "foreign", 0, train_length_max(["some text and some more text"] * 20, 386))
     run = pulling({"texts": "nothing-is-there.txt"}, "texts", teacher)
     with pytest.raises(TokenizerError, match="the teacher of the objective pull, has another vocabulary"):
         train_run(run, tmp_path / "run", tokenizer=TOKENIZER, device="cpu")

@@ -1,9 +1,9 @@
-"""Schedules and plans: values by hand, and lengths that a clock decides."""
+"""Schedules and lengths of runs: values by hand, and lengths that a clock decides."""
 
 import pytest
 
 from positronic.errors import ConfigError
-from positronic.train import Plan, ScheduleConfig
+from positronic.train import RunLength, ScheduleConfig
 
 
 def test_wsd_values_by_hand():
@@ -44,19 +44,19 @@ def test_every_field_of_a_schedule_changes_a_rate_or_is_refused(shape, field, va
     assert [plain.scale(n, 40) for n in range(40)] != [other.scale(n, 40) for n in range(40)]
 
 
-def rehearse(plan, seconds_of_step, resume_at=()):
+def rehearse(length, seconds_of_step, resume_at=()):
     """Steps of a timed run under a clock that we wind: their rates, the time taken, and why it ended."""
     step, elapsed, rates = 0, 0.0, []
-    while not (end := plan.ends(step, elapsed)):
-        rates.append(plan.scale(step))
+    while not (end := length.ends(step, elapsed)):
+        rates.append(length.scale(step))
         elapsed += seconds_of_step(step)
         step += 1
-        plan.observe(step, elapsed, lambda x: x)
+        length.observe(step, elapsed, lambda x: x)
         if step in resume_at:
-            state = plan.state()
-            plan = Plan(plan.schedule, steps=plan.limit, minutes=plan.minutes)
-            plan.restore(state)
-    return rates, elapsed, end, plan
+            state = length.state()
+            length = RunLength(length.schedule, steps=length.limit, minutes=length.minutes)
+            length.restore(state)
+    return rates, elapsed, end, length
 
 
 SPEEDS = {
@@ -72,8 +72,8 @@ SPEEDS = {
 @pytest.mark.parametrize("shape", ["wsd", "cosine"])
 def test_a_timed_run_ends_in_time_and_its_rates_are_those_of_a_run_of_that_length(shape, speed, resume_at):
     schedule = ScheduleConfig(shape=shape, warmup=12)
-    rates, elapsed, end, plan = rehearse(Plan(schedule, steps=10**6, minutes=2), SPEEDS[speed], resume_at)
-    assert rates == [schedule.scale(n, plan.total) for n in range(len(rates))]
+    rates, elapsed, end, length = rehearse(RunLength(schedule, steps=10**6, minutes=2), SPEEDS[speed], resume_at)
+    assert rates == [schedule.scale(n, length.total) for n in range(len(rates))]
     assert elapsed <= 1.06 * 120
     if speed in ("steady", "slow start"):
         assert end == "finished"
@@ -84,11 +84,11 @@ def test_a_timed_run_ends_in_time_and_its_rates_are_those_of_a_run_of_that_lengt
 
 
 def test_a_run_too_short_for_its_warm_up_still_ends_in_time():
-    _, elapsed, _, _ = rehearse(Plan(ScheduleConfig(), steps=10**6, minutes=0.1), lambda n: 0.5)
+    _, elapsed, _, _ = rehearse(RunLength(ScheduleConfig(), steps=10**6, minutes=0.1), lambda n: 0.5)
     assert elapsed <= 1.06 * 6 + 0.5
 
 
 @pytest.mark.parametrize("steps", [2, 50])
 def test_steps_limit_a_timed_run(steps):
-    rates, _, end, _ = rehearse(Plan(ScheduleConfig(), steps=steps, minutes=10), lambda n: 0.5)
+    rates, _, end, _ = rehearse(RunLength(ScheduleConfig(), steps=steps, minutes=10), lambda n: 0.5)
     assert (len(rates), end) == (steps, "finished")

@@ -12,7 +12,7 @@ from positronic.cli import main
 from positronic.errors import CheckpointError, ConfigError, TokenizerError
 from positronic.models import build
 from positronic.recipes import RunConfig, fit_to, train_run
-from positronic.text import Tokenizer, byte_tokenizer, train_bpe, train_spike
+from positronic.text import Tokenizer, byte_tokenizer, train_bpe, train_length_max
 from positronic.train import DPOConfig, TrainConfig, trunk_from
 
 TEXT = "Nobody had lit the lamp, and the lamp was cold. " * 40
@@ -25,7 +25,7 @@ CONFIGS = {
     "rings": QUAZIMOTO.small,
     "colony": MYCEL.small,
 }
-TOKENIZERS = {"longer": lambda: train_spike([TEXT], 394), "bpe": lambda: train_bpe([TEXT], 412)}
+TOKENIZERS = {"longer": lambda: train_length_max([TEXT], 394), "bpe": lambda: train_bpe([TEXT], 412)}
 """Of as many entries as the text has use for."""
 
 
@@ -64,7 +64,7 @@ def test_another_vocabulary_is_refused_before_anything_is_written(old, text, tmp
 
 
 def test_another_vocabulary_of_the_same_size_is_refused_too(old, text, tmp_path):
-    one, other = (train_spike([t], 390) for t in (TEXT, TEXT.upper()))
+    one, other = (train_length_max([t], 390) for t in (TEXT, TEXT.upper()))
     assert one.vocab_size == other.vocab_size
     model = build(fit_to(load_model(old[1]).config, one) if old[0] == "control" else small_config(390), tokenizer=one)
     folder = save(tmp_path / "one", model, one)
@@ -120,7 +120,7 @@ def test_new_embeddings_without_another_model_or_with_preferences_are_refused():
 def test_the_command_refuses_and_keeps_the_trunk_where_asked(tmp_path, text, capsys, monkeypatch):
     monkeypatch.setenv("POSITRONIC_CACHE", str(tmp_path / "cache"))
     folder = save(tmp_path / "old", build(small_config(384)), byte_tokenizer())
-    train_spike([TEXT], 390).save(tmp_path / "tok")
+    train_length_max([TEXT], 390).save(tmp_path / "tok")
     words = ["train", "--init", str(folder), "--tokenizer", str(tmp_path / "tok"), "--data", str(text)]
     words += ["--out", str(tmp_path / "run"), "--device", "cpu", "--steps", "2", "--batch-tokens", "64"]
     assert main(words) == 2

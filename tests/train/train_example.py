@@ -11,7 +11,7 @@ from positronic.mixers.attention import AttentionConfig
 from positronic.mixers.swiglu import SwiGLUConfig
 from positronic.models import build
 from positronic.models.transformer import TransformerConfig
-from positronic.train import Backprop, Cadence, NextTokenConfig, Plan, ScheduleConfig, Trainer
+from positronic.train import Backprop, Cadence, NextTokenConfig, RunLength, ScheduleConfig, Trainer
 from positronic.train.device import pick_device
 from positronic.train.optimizers import AdamWConfig, OptimizerConfig
 from positronic.train.parallel import ALONE, Ranks
@@ -119,7 +119,7 @@ def trainer(
         Backprop(optimizers, device, clip=clip, ranks=ranks),
         stream or Stream(),
         [recorder],
-        plan=Plan(schedule or ScheduleConfig(warmup=3), steps=steps, minutes=minutes),
+        length=RunLength(schedule or ScheduleConfig(warmup=3), steps=steps, minutes=minutes),
         cadence=Cadence(rows=rows, micro_rows=micro_rows),
         device=device,
         ranks=ranks,

@@ -1,4 +1,4 @@
-"""The latent head: its size, its equation, and that it can learn from the first step."""
+"""The JEPA head: its size, its equation, and that it can learn from the first step."""
 
 import pytest
 import torch

@@ -1,6 +1,7 @@
 """Checkpoint folders: written whole or not at all, checked in full on loading, never unpickled."""
 
 from positronic.checkpoint.adopt import adopt
+from positronic.checkpoint.conversation_state import load_conversation, save_conversation
 from positronic.checkpoint.convert import Converted, convert
 from positronic.checkpoint.folder import (
     SHARD_BYTES,
@@ -14,7 +15,6 @@ from positronic.checkpoint.folder import (
 )
 from positronic.checkpoint.lock import usable
 from positronic.checkpoint.memories import load_memories, save_memories
-from positronic.checkpoint.memory import load_conversation, save_conversation
 from positronic.checkpoint.provenance import commit
 from positronic.checkpoint.runs import RunFolder
 

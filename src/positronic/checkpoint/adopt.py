@@ -11,7 +11,7 @@ import torch
 
 from positronic.checkpoint.form import core_of
 from positronic.checkpoint.manifest import Content, json_digest, seal
-from positronic.checkpoint.opening import CONFIG
+from positronic.checkpoint.open_checkpoint import CONFIG
 from positronic.checkpoint.provenance import written_by
 from positronic.checkpoint.reading import parse_json, read_json_bytes
 from positronic.checkpoint.tensors import digests

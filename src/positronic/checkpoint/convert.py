@@ -28,7 +28,7 @@ from positronic.checkpoint.foreign import Architecture, ForeignWeights, Part, Se
 from positronic.checkpoint.form import MODEL_TYPE
 from positronic.checkpoint.gpt2 import GPT2
 from positronic.checkpoint.llama import LLAMA
-from positronic.checkpoint.opening import CONFIG
+from positronic.checkpoint.open_checkpoint import CONFIG
 from positronic.checkpoint.reading import parse_json, read_json_bytes
 from positronic.errors import CheckpointError
 from positronic.lm import LM

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from positronic.checkpoint import form
 from positronic.checkpoint.atomic import appearing
 from positronic.checkpoint.manifest import MANIFEST, Content, Sealed, TrainingContent, json_digest, seal, write_json
-from positronic.checkpoint.opening import CONFIG, TRAIN, open_folder, stored_config, stored_tokenizer
+from positronic.checkpoint.open_checkpoint import CONFIG, TRAIN, open_folder, stored_config, stored_tokenizer
 from positronic.checkpoint.provenance import written_by
 from positronic.checkpoint.reading import check_json, reason, refuse_pickle
 from positronic.checkpoint.tensors import check_types, header, read_tensors, write_tensors

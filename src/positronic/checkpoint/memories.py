@@ -17,7 +17,7 @@ from torch import Tensor
 
 from positronic import tree
 from positronic.checkpoint.atomic import replace
-from positronic.checkpoint.memory import fingerprint
+from positronic.checkpoint.conversation_state import fingerprint
 from positronic.checkpoint.reading import parse_json, reason
 from positronic.checkpoint.tensors import check_types, digest
 from positronic.config import canonical_json

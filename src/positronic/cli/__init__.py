@@ -1,6 +1,6 @@
-"""The command line. A command is a module with a `Command` dataclass: its fields are the flags, `run` does the work.
+"""The command line. A command is a file in `commands/` with a `Command` dataclass: its fields are flags, `run` works.
 
-A module is imported when its command is typed, and torch only inside `run`, so that help is instant.
+A file is imported when its command is typed, and torch only inside `run`, so that help is instant.
 """
 
 import importlib
@@ -135,7 +135,7 @@ def _parse(name: str, words: list[str]) -> Any:
     """The command's dataclass, filled from the flags; wrong flags end the program with 2."""
     import tyro
 
-    module = importlib.import_module("positronic.cli." + name.replace(" ", "_"))
+    module = importlib.import_module("positronic.cli.commands." + name.replace(" ", "_"))
     if name in FORWARDING and words and not words[0].startswith("-"):
         words = ["--", *words]
     for flag in _of_several(module.Command):

@@ -1,9 +1,7 @@
 """Documents -> token shards -> rows -> a weighted mixture: everything between a file on disk and a `TokenBatch`."""
 
-from positronic.data.batch import BatchSource, TokenBatch
-from positronic.data.chat import NAMES, UNFILLED, ChatFiles, Conversation, open_chats
-from positronic.data.chat_split import ChatSplit
-from positronic.data.corpus import (
+from positronic.data.batches.batch import BatchSource, TokenBatch
+from positronic.data.batches.corpus import (
     chat_mixture,
     heldout_conversations,
     heldout_documents,
@@ -11,15 +9,17 @@ from positronic.data.corpus import (
     pair_mixture,
     text_mixture,
 )
-from positronic.data.files import cache_folder
-from positronic.data.hub import HubSet
-from positronic.data.mixture import Mixture
-from positronic.data.pack import ChatRows, TextRows
-from positronic.data.preferences import Pair, PairFiles, open_pairs
-from positronic.data.rows import Rows, Weighted
-from positronic.data.shards import Counts, Shard, tokenise
-from positronic.data.sources import DataSpec, Document, Source, open_source
-from positronic.data.split import Split, excerpt
+from positronic.data.batches.mixture import Mixture
+from positronic.data.chat.conversations import NAMES, UNFILLED, ChatFiles, Conversation, open_chats
+from positronic.data.chat.preferences import Pair, PairFiles, open_pairs
+from positronic.data.chat.split import ChatSplit
+from positronic.data.sources.documents import DataSpec, Document, Source, open_source
+from positronic.data.sources.files import cache_folder
+from positronic.data.sources.hub import HubSet
+from positronic.data.sources.split import Split, excerpt
+from positronic.data.tokens.pack import ChatRows, TextRows
+from positronic.data.tokens.rows import Rows, Weighted
+from positronic.data.tokens.shards import Counts, Shard, tokenise
 
 __all__ = [
     "NAMES",

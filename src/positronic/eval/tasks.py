@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from positronic.data.files import missing, plain_suffix
-from positronic.data.sources import records
+from positronic.data.sources.documents import records
+from positronic.data.sources.files import missing, plain_suffix
 from positronic.errors import DataError
 
 __all__ = ["FORMS", "Form", "Item", "Task", "find_task", "local_tasks", "open_task"]

@@ -15,7 +15,7 @@ from positronic.mixers.metric_scores import DotConfig
 from positronic.models import metric, mycel, quazimoto, transformer
 from positronic.models.language_model import mixer_only
 from positronic.nn import init
-from positronic.text import Tokenizer, canon
+from positronic.text import Tokenizer, normalized_ids
 from positronic.traits.engram import EngramTables
 
 __all__ = ["PRESETS", "build", "mixer_only", "outline", "preset"]
@@ -98,7 +98,7 @@ def build(
     init.initialize(model, seed, loaded)
     readers = [module for module in model.modules() if isinstance(module, EngramTables)]
     if tokenizer is not None and readers:
-        ids = canon(tokenizer)
+        ids = normalized_ids(tokenizer)
         for module in readers:
             module.fit_vocabulary(ids)
     return cast(LM, model)

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from positronic.errors import ConfigError, DataError
 from positronic.lm import LM
 from positronic.nn.stack import Residual
-from positronic.observe.places import Place, kind_of, places
+from positronic.observe.module_paths import Place, kind_of, module_paths
 from positronic.probe import Probe, Tap, Verb, capture, replace
 from positronic.state import ForwardOptions
 
@@ -112,7 +112,7 @@ def organs_of(model: LM) -> dict[str, dict[str, Verb]]:
 def mixers_of(model: LM) -> dict[Place, Probe]:
     """Each mixer of each layer, and the probe under which it alone is silent, in the order of the trunk."""
     module = cast(nn.Module, model)
-    where = places(module)
+    where = module_paths(module)
     blocks = [path for path, block in module.named_modules() if isinstance(block, Residual) and kind_of(block.mixer)]
     found = {path: where[f"{path}.mixer"] for path in blocks}
     return {

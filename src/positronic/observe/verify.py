@@ -23,7 +23,7 @@ from positronic.generation.requests.memories import memories_in
 from positronic.lm import LM
 from positronic.nn.gate import Gate
 from positronic.observe.ablate import Moved, ablate, moved, organs_of
-from positronic.observe.places import kind_of, place_of, places
+from positronic.observe.module_paths import kind_of, module_paths, place_of
 
 __all__ = ["Verified", "verify"]
 
@@ -113,7 +113,7 @@ def verify(model: LM, prompt: Sequence[int], other: Sequence[int], tokens: int =
 
 
 def _organs(model: LM, prompt: Sequence[int]) -> tuple[Organ, ...]:
-    module, where = cast(nn.Module, model), places(cast(nn.Module, model))
+    module, where = cast(nn.Module, model), module_paths(cast(nn.Module, model))
     gates: dict[str, list[float]] = {}
     for path, gate in module.named_modules():
         if isinstance(gate, Gate):

@@ -1,7 +1,6 @@
 """Text: tokenizers, control tokens and the chat form. No torch."""
 
 from positronic.text.bpe import train_bpe
-from positronic.text.canon import canon
 from positronic.text.chat import (
     Message,
     Rendered,
@@ -15,10 +14,11 @@ from positronic.text.chat import (
 from positronic.text.chat_template import CHAT_TEMPLATE
 from positronic.text.encode_stream import StreamEncoder
 from positronic.text.foreign import read_foreign
+from positronic.text.length_max import train_length_max
+from positronic.text.normalization import normalized_ids
 from positronic.text.reply import parse_assistant, read_reply
 from positronic.text.sentence_pieces import train_sentencepiece
 from positronic.text.special import CONTROL_TOKENS, N_CONTROL
-from positronic.text.spike import train_spike
 from positronic.text.tokenizer import StreamDecoder, Tokenizer, byte_tokenizer
 
 __all__ = [
@@ -33,7 +33,7 @@ __all__ = [
     "Tokenizer",
     "ToolCall",
     "byte_tokenizer",
-    "canon",
+    "normalized_ids",
     "parse_assistant",
     "read_foreign",
     "read_reply",
@@ -41,7 +41,7 @@ __all__ = [
     "render_fim",
     "shown",
     "train_bpe",
+    "train_length_max",
     "train_sentencepiece",
-    "train_spike",
     "with_tools",
 ]

@@ -1,7 +1,7 @@
 """Training of byte-level BPE through `tokenizers`, in our layout: bytes, merged pieces, control tokens.
 
-Words longer than 256 bytes are counted in parts, as for spike. A merge costs as much as the words that it changes are
-long, so that text without spaces would cost the square of its length.
+Words longer than 256 bytes are counted in parts, as for length-max. A merge costs as much as the words that it changes
+are long, so that text without spaces would cost the square of its length.
 
 Source   Sennrich et al. 2016 (merges); Radford et al. 2019, GPT-2 (bytes, words split before merging).
 """

@@ -47,7 +47,7 @@ Kind = Literal["spike", "bpe", "bytes"]
 SHOWN = 100
 """Characters of a place in a file that an error names, where pieces are keys."""
 LONGEST_PIECE = 16
-"""Bytes of the longest piece of a spike vocabulary."""
+"""Bytes of the longest piece of a length-max vocabulary."""
 
 
 @dataclass(frozen=True)

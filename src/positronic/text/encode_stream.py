@@ -16,7 +16,7 @@ Bytes that are not UTF-8 are ids like any others, but not for BPE, which merges 
 byte of it is not: that is known at the end alone, and `feed` raises `TokenizerError`.
 
 Cost     of a part, what encoding it and the held bytes costs: fed byte by byte, up to 16 times that of the whole for
-         spike, and for BPE as many times as a word has bytes.
+         length-max, and for BPE as many times as a word has bytes.
 """
 
 import codecs

@@ -1,4 +1,4 @@
-"""Leftmost longest match: how a spike tokenizer cuts bytes into pieces.
+"""Leftmost longest match: how a length-max tokenizer cuts bytes into pieces.
 
 At each position take the longest piece that fits, then go on behind it. Every byte is a piece, so there is always one.
 

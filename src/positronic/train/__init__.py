@@ -21,12 +21,12 @@ from positronic.train.objectives import (
 from positronic.train.observers import MetricsFile, Observer, TensorBoard, read_events
 from positronic.train.optimizers import AdamWConfig, MuonConfig, OptimizerConfig
 from positronic.train.parallel import ALONE, Ranks, launched
-from positronic.train.plan import Plan
 from positronic.train.progress import progress
 from positronic.train.run import TrainConfig, held, newest, resume, saved_config, start
+from positronic.train.run_length import RunLength
 from positronic.train.schedules import ScheduleConfig
-from positronic.train.standing import Cadence, Counters, TrainState, Validate
 from positronic.train.steppers import Backprop, Report, Stepper
+from positronic.train.train_state import Cadence, Counters, TrainState, Validate
 from positronic.train.trainer import Trainer
 
 __all__ = [
@@ -52,9 +52,9 @@ __all__ = [
     "ObjectiveConfig",
     "Observer",
     "OptimizerConfig",
-    "Plan",
     "Ranks",
     "Report",
+    "RunLength",
     "SFTConfig",
     "ScheduleConfig",
     "Stepper",

@@ -24,10 +24,10 @@ from positronic.train.objectives import UNAIDED, NextTokenConfig, Objective, Obj
 from positronic.train.observers import MetricsFile, Observer, TensorBoard
 from positronic.train.optimizers import AdamWConfig, OptimizerConfig
 from positronic.train.parallel import ALONE, Ranks
-from positronic.train.plan import Plan
+from positronic.train.run_length import RunLength
 from positronic.train.schedules import ScheduleConfig
-from positronic.train.standing import Cadence, TrainState, Validate
 from positronic.train.steppers import Backprop
+from positronic.train.train_state import Cadence, TrainState, Validate
 from positronic.train.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def _trainer(
         _objective(config.objective, helpers, device),
         Backprop(config.optimizer.build(module), device, clip=config.clip, ranks=ranks),
         data,
-        plan=Plan(config.schedule, steps=config.steps, minutes=config.minutes),
+        length=RunLength(config.schedule, steps=config.steps, minutes=config.minutes),
         cadence=_cadence(config, model.config, device, ranks),
         device=device,
         ranks=ranks,
@@ -272,7 +272,7 @@ def _run(
     until: int | None,
     after: int | None = None,
 ) -> TrainState:
-    """To the end of the plan, with the run's own observers beside the caller's. `after`: the step it goes on from."""
+    """To the end of its length, with the run's own observers beside the caller's. `after`: the step it goes on from."""
     out.mkdir(parents=True, exist_ok=True)
     if device.torch_device.index is not None and device.torch_device.type == "cuda":
         torch.cuda.set_device(device.torch_device)  # what asks for memory, or launches, without naming a device

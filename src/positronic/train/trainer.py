@@ -27,9 +27,9 @@ from positronic.train.nonfinite import first_unsound
 from positronic.train.objectives import Counts, Objective
 from positronic.train.observers import Observer
 from positronic.train.parallel import ALONE, Ranks
-from positronic.train.plan import Plan
-from positronic.train.standing import Cadence, Counters, TrainState, Validate
+from positronic.train.run_length import RunLength
 from positronic.train.steppers import Report, Stepper
+from positronic.train.train_state import Cadence, Counters, TrainState, Validate
 
 __all__ = ["Trainer"]
 
@@ -56,7 +56,7 @@ class Trainer:
         data: BatchSource,
         observers: Sequence[Observer] = (),
         *,
-        plan: Plan,
+        length: RunLength,
         cadence: Cadence,
         device: Device,
         ranks: Ranks = ALONE,
@@ -66,7 +66,7 @@ class Trainer:
         clock: Callable[[], float] = time.monotonic,
     ):
         self.model, self.objective, self.stepper, self.data, self.observers = model, objective, stepper, data, observers
-        self.plan, self.cadence, self.device, self.ranks = plan, cadence, device, ranks
+        self.length, self.cadence, self.device, self.ranks = length, cadence, device, ranks
         self.validate, self.checkpoints = validate, checkpoints
         self.about = dict(about or {})
         """What to keep beside the state in every checkpoint: configs, as JSON."""
@@ -80,7 +80,7 @@ class Trainer:
         """Steps of the last evaluation and of the last checkpoint."""
 
     def run(self, until_step: int | None = None) -> TrainState:
-        """Go on to `until_step` (or the end of the plan) and save. Ctrl-C ends the step: `interrupted`."""
+        """Go on to `until_step` (or the end of its length) and save. Ctrl-C ends the step: `interrupted`."""
         count = self.counters
         self._saved_at = self._settled_at = self._clock()
         self._began = self._settled_at - count.seconds
@@ -114,7 +114,7 @@ class Trainer:
         meta = {
             "counters": asdict(self.counters),
             "data": self._position,
-            "plan": self.plan.state(),
+            "plan": self.length.state(),  # the name that checkpoints have for it
             "stepper": stepper,
         }
         return TrainingPart(tensors, {**self.about, **meta})
@@ -124,7 +124,7 @@ class Trainer:
         meta = part.meta
         try:
             self.counters = Counters(**meta["counters"])
-            self.plan.restore(meta["plan"])
+            self.length.restore(meta["plan"])
             prefix = "stepper/"
             tensors = {k.removeprefix(prefix): v for k, v in part.tensors.items() if k.startswith(prefix)}
             self.stepper.restore(tensors, meta["stepper"])
@@ -153,7 +153,7 @@ class Trainer:
         counts = self.objective.counts(batch)
         mine, n = batch.rows(self.ranks.share(len(batch))), self.cadence.micro_rows
         micro_batches = [self.device.send(mine.rows(slice(i, i + n))) for i in range(0, len(mine), n)]
-        scale = self.plan.scale(self.counters.step + len(self._launched))
+        scale = self.length.scale(self.counters.step + len(self._launched))
         wait = self.stepper(self._replica, self.objective, micro_batches, counts, scale)
         self._launched.append(_Launched(wait, counts, scale))
         self._position = self.data.position()
@@ -163,10 +163,10 @@ class Trainer:
         step, cadence = self.counters.step + len(self._launched), self.cadence
         still = (
             not self.device.runs_ahead
-            or not self.plan.fixed
+            or not self.length.fixed
             or interrupt.asked
             or step == until_step
-            or self.plan.ends(step, 0.0) is not None
+            or self.length.ends(step, 0.0) is not None
             or _due(cadence.evaluate_every, step)
             or _due(cadence.checkpoint_every, step)
             or self._overdue()
@@ -188,12 +188,12 @@ class Trainer:
         count.seconds = now - self._began
         self._report(report, launched, now - self._settled_at)
         self._settled_at = now
-        self.plan.observe(count.step, count.seconds, self.ranks.agreed)
+        self.length.observe(count.step, count.seconds, self.ranks.agreed)
 
     def _pause(self) -> None:
         """Where the run stands still: evaluate and save what is due."""
         count = self.counters
-        last = self.plan.ends(count.step, 0.0) is not None
+        last = self.length.ends(count.step, 0.0) is not None
         if last or _due(self.cadence.evaluate_every, count.step):
             self._evaluate()
         improved = count.best_step == count.step
@@ -208,7 +208,7 @@ class Trainer:
         return every_s > 0 and self._clock() - self._saved_at >= every_s
 
     def _ends(self, interrupt: Interrupt) -> str | None:
-        stopped = self.plan.ends(self.counters.step, self.counters.seconds)
+        stopped = self.length.ends(self.counters.step, self.counters.seconds)
         if stopped == "finished":
             return stopped
         late, asked = self.ranks.total([float(stopped == "time"), float(interrupt.asked)])
@@ -231,7 +231,7 @@ class Trainer:
         found, best = measured["bits_per_byte"], count.best_bits_per_byte
         if math.isfinite(found) and (best is None or found < best):
             count.best_step, count.best_bits_per_byte = count.step, found
-        self.plan.reserve_s = self._clock() - began
+        self.length.reserve_s = self._clock() - began
         self._tell(lambda observer: observer.evaluation({"step": count.step} | _plain(measured)))
 
     def _save(self) -> None:
@@ -255,7 +255,7 @@ class Trainer:
         return "Nothing of this run is kept." if self.checkpoints is None else self.checkpoints.newest()
 
     def _report(self, report: Report, launched: "_Launched", seconds: float) -> None:
-        count, total = self.counters, self.plan.total
+        count, total = self.counters, self.length.total
         event: dict[str, Any] = {"step": count.step, "total": total}
         event |= _plain(self.objective.means(report.sums, launched.counts) | {"grad_norm": report.grad_norm})
         event |= {"rate": launched.scale, "tokens": count.tokens, "bytes": count.bytes, "skipped": count.skipped}

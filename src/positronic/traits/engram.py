@@ -156,7 +156,7 @@ class EngramTables(nn.Module):
         init.copy_(self.last, last)
 
     def fit_vocabulary(self, canon: Sequence[int]) -> None:
-        """Take the canonical ids of the tokenizer (`text.canon`): once, before training; a checkpoint keeps them."""
+        """Take the tokenizer's `normalized_ids`: once, before training; a checkpoint keeps them."""
         found = len(self.canon)
         if len(canon) != found or not all(0 <= c < found for c in canon):
             raise TokenizerError(

@@ -22,7 +22,7 @@ from positronic.adapters.export.flatten import faults, flatten, title
 from positronic.checkpoint import SHARD_BYTES, adopt, load, save, vacant
 from positronic.checkpoint.atomic import appearing
 from positronic.checkpoint.manifest import write_json
-from positronic.checkpoint.opening import CONFIG, open_folder
+from positronic.checkpoint.open_checkpoint import CONFIG, open_folder
 from positronic.checkpoint.reading import reason
 from positronic.config import Config
 from positronic.errors import CheckpointError, ConfigError

@@ -11,7 +11,7 @@ and rows weigh as they do in our own training, which knows their tokens.
 from torch import Tensor
 from torch.nn import functional as F
 
-from positronic.data.batch import TokenBatch
+from positronic.data.batches.batch import TokenBatch
 from positronic.lm import LM, LMOutput
 from positronic.state import ForwardOptions, Step
 from positronic.train.objectives.next_token import NextToken, NextTokenConfig

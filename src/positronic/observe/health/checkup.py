@@ -29,7 +29,7 @@ from positronic.observe.health.findings import (
 from positronic.observe.health.heads import Scored, read_heads, read_score
 from positronic.observe.health.organs import rms
 from positronic.observe.health.registry import READERS, Reader, Reading, numbers
-from positronic.observe.places import place_of, places
+from positronic.observe.module_paths import module_paths, place_of
 from positronic.probe import Probe, Verb, summarise
 from positronic.state import ForwardOptions
 
@@ -44,7 +44,7 @@ NEVER_WELL = ("NaN weight", "infinite weight", "not finite")
 MAY_REST, RESTING = ("ball",), ("silent matrix", "no gradient")
 """Organs that these are not said of: a ball in which all keys lie stays where it began until one leaves it."""
 Found = tuple[str, Reading]
-"""Path of a module in `places`, and something about it."""
+"""Path of a module in `module_paths`, and something about it."""
 
 
 class Line(NamedTuple):
@@ -132,7 +132,7 @@ def health(model: LM, rows: Tensor, *, steps: int | None = None, score: Scored |
     if score is not None:
         found.extend(read_score(score, model.config.vocab_size))
     order = {path: i for i, (path, _) in enumerate(module.named_modules())}
-    where = places(module)
+    where = module_paths(module)
     found.sort(key=lambda pair: order[pair[0]])
     return Health(tuple(_line(*where[path], reading, trained) for path, reading in found), trained, steps)
 
@@ -156,7 +156,7 @@ def _moved(model: nn.Module) -> bool:
 
 def _weights(model: nn.Module) -> Iterator[Found]:
     """By place, the rms of all its matrices."""
-    where = places(model)
+    where = module_paths(model)
     owned: dict[str, list[tuple[str, Tensor]]] = {}
     for name, p in model.named_parameters():
         owned.setdefault(place_of(name, where), []).append((name, p))
@@ -195,7 +195,7 @@ def _gradients(model: LM, rows: Tensor) -> dict[str, Tensor]:
 
 def _slopes(model: nn.Module, slopes: Mapping[str, Tensor]) -> Iterator[Found]:
     """By place, the rms of the gradient."""
-    where = places(model)
+    where = module_paths(model)
     owned: dict[str, list[Tensor]] = {}
     for name, slope in slopes.items():
         owned.setdefault(place_of(name, where), []).append(slope)
@@ -206,7 +206,7 @@ def _slopes(model: nn.Module, slopes: Mapping[str, Tensor]) -> Iterator[Found]:
 
 def _gates(model: nn.Module, slopes: Mapping[str, Tensor]) -> Iterator[Found]:
     """By place and name, tanh g of all its gates."""
-    where = places(model)
+    where = module_paths(model)
     banks: dict[tuple[str, str], list[tuple[str, Gate]]] = {}
     for path, gate in model.named_modules():
         if isinstance(gate, Gate):
@@ -235,7 +235,7 @@ def _dead(gate: Gate, slope: Tensor | None) -> bool:
 def _passing(model: LM, rows: Tensor) -> Iterator[Found]:
     """What passes the taps, and what is read off the trunk."""
     module = cast(nn.Module, model)
-    where = places(module)
+    where = module_paths(module)
     readers: list[tuple[str, nn.Module, Reader]] = []
     verbs: dict[str, Verb] = {}
     for path, part in module.named_modules():

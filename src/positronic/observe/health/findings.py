@@ -34,8 +34,8 @@
 "Trained" is TRAINED_STEPS or more optimizer steps by the checkpoint's own record; without a record (weights alone) it
 is a norm or logit scale that is no longer 1 everywhere, as every new model's is. A new organ is closed and silent by
 design, so of a new model only what is not finite is said. The gradient is that of the next-token loss on the data:
-draft and latent heads, which it does not reach, are left out. An expert is in use from STARVED of a fair share on.
-Of a ball of metric heads, "silent matrix" and "no gradient" are not said: it rests until a key leaves it.
+draft heads and the JEPA head, which it does not reach, are left out. An expert is in use from STARVED of a fair share
+on. Of a ball of metric heads, "silent matrix" and "no gradient" are not said: it rests until a key leaves it.
 """
 
 from typing import NamedTuple
@@ -118,7 +118,7 @@ FINDINGS: dict[str, Finding] = {
     "narrow ball": Finding(WATCH, "Raise the radius, or leave prune out."),
     "silent units": Finding(WATCH, "Use a narrower layer, or a lower rate."),
     "useless draft head": Finding(WATCH, "Drafting with it costs more than it saves; draft fewer tokens."),
-    "collapsed features": Finding(BROKEN, "Lower the weight of the latent loss, or train without it."),
+    "collapsed features": Finding(BROKEN, "Lower the weight of the JEPA loss, or train without it."),
     "logit scale at bound": Finding(WATCH, "It gets no gradient there. Look at the size of the embedding."),
     "worse than a guess": Finding(BROKEN, "The model has learned nothing of this text. Is it the text's tokenizer?"),
 }

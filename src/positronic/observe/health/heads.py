@@ -1,4 +1,4 @@
-"""Readings of what is read off the trunk: features, logits, draft and latent heads, and the score."""
+"""Readings of what is read off the trunk: features, logits, draft heads, the JEPA head, and the score."""
 
 import math
 from collections.abc import Iterator

@@ -25,7 +25,7 @@ from positronic.errors import ConfigError
 from positronic.lm import FARTHEST, LatentHead
 from positronic.train.objectives.objective import Divisors
 
-__all__ = ["ahead", "count_ahead", "counted_ahead", "latent_sums", "same_document"]
+__all__ = ["ahead", "count_ahead", "counted_ahead", "jepa_sums", "same_document"]
 
 
 def count_ahead(batch: TokenBatch) -> dict[str, int]:
@@ -71,7 +71,7 @@ def same_document(batch: TokenBatch, k: int) -> Tensor:
     return together if batch.segments is None else together & (ahead(batch.segments, k) == batch.segments)
 
 
-def latent_sums(head: LatentHead, hidden: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+def jepa_sums(head: LatentHead, hidden: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
     """The sum jepa.a of each row (B,), with gradient, and jepa.std, without."""
     unit = F.rms_norm(hidden.detach().float(), hidden.shape[-1:])  # (B, T, D)
     distance = 1 - F.cosine_similarity(head(hidden).float(), ahead(unit, head.ahead), dim=-1)  # (B, T)

@@ -21,7 +21,7 @@ from positronic.data import TokenBatch
 from positronic.errors import ConfigError, TrainingError
 from positronic.lm import LM, LMOutput
 from positronic.train.objectives.cross_entropy import CrossEntropy, Head, sliced_cross_entropy
-from positronic.train.objectives.heads import ahead, count_ahead, counted_ahead, latent_sums, same_document
+from positronic.train.objectives.heads import ahead, count_ahead, counted_ahead, jepa_sums, same_document
 from positronic.train.objectives.objective import UNAIDED, Counts, Divisors, Loss, ObjectiveConfig
 
 __all__ = ["AuxiliaryWeight", "NextToken", "NextTokenConfig", "weighed"]
@@ -51,7 +51,7 @@ class NextTokenConfig(ObjectiveConfig, kind="next_token"):
         AuxiliaryWeight(name="metric.triangle", weight=0.01),
         AuxiliaryWeight(name="mixture.entropy", weight=1e-3),
     )
-    """A weight for every auxiliary loss the model reports, for mtp if it has draft heads, for jepa if a latent one."""
+    """A weight for every auxiliary loss the model reports, for mtp if it has draft heads, for jepa if a JEPA head."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,7 +103,7 @@ class NextToken:
                 added, terms[f"mtp.{k}"] = added + share * entropy.total, entropy.nats
         if model.latents is not None:
             distance = model.latents.ahead
-            guessed, deviation = latent_sums(model.latents, output.hidden, batch)
+            guessed, deviation = jepa_sums(model.latents, output.hidden, batch)
             weight = _weight(self.config.auxiliary, "jepa") / counted_ahead(counts, "tokens", distance)
             added = added + (guessed * weight).sum()
             terms |= {f"jepa.{distance}": guessed.detach().sum(), "jepa.std": deviation}

@@ -1,0 +1,1 @@
+"""Documents through a tokenizer, kept as shards, cut into tables of rows."""
