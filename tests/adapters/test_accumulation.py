@@ -44,8 +44,8 @@ def dealt(given, sizes):
 
 
 def apart(found, wanted):
-    """The largest difference of a gradient, against all of its kind."""
-    return max(((found[name] - wanted[name]).norm() / wanted[name].norm().clamp(min=1e-4)).item() for name in wanted)
+    """The largest difference of a gradient, against all of its kind; what nearly cancels is a sum of roundings."""
+    return max(((found[name] - wanted[name]).norm() / wanted[name].norm().clamp(min=1e-3)).item() for name in wanted)
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (2, 2), (3, 1)], ids=str)

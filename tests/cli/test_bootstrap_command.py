@@ -8,7 +8,7 @@ import pytest
 from one_thread import one_thread  # noqa: F401  (autouse here)
 from positronic.cli import main
 from positronic.cli.commands import bootstrap
-from positronic.data.sources import tinystories
+from positronic.data.sources import embedded, tinystories
 from positronic.recipes import read_run
 from positronic.recipes.tiny import tiny_model, tiny_run
 
@@ -91,7 +91,7 @@ def test_settings_that_a_run_was_not_begun_with_are_named(place, capsys):
 
 def test_no_network_and_no_data_says_the_three_ways(place, capsys, monkeypatch):
     asked = complaint(capsys, "--data", "tinystories")
-    monkeypatch.setattr(bootstrap, "gather", lambda folder: (0, 0))
+    monkeypatch.setattr(embedded, "gather", lambda folder: (0, 0))
     nothing = complaint(capsys)
     for way in ("pip install datasets", "DATA=my-text/", "DATA=embedded"):
         assert way in asked

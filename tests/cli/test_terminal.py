@@ -101,7 +101,7 @@ def on_terminal(monkeypatch):
 @pytest.fixture
 def says(monkeypatch):
     """Has the model say a text, a character a piece."""
-    real = positronic.generation.requests.generate
+    real = positronic.generation.generate
 
     def saying(text):
         def generate(*args, **how):
@@ -160,7 +160,10 @@ def test_a_pipe_gets_what_was_said(folder, says, capsys):
 
 
 @pytest.mark.parametrize("name", ["\x1b[31mred", "a\rb", "[/red]", "[bold]x", "\u202ename", "caf\udce9"])
-def test_a_name_in_an_error_or_a_table_is_shown_as_it_is(name, folder, tmp_path, on_terminal, capsysbinary):
+def test_a_name_in_an_error_or_a_table_is_shown_as_it_is(
+    name, folder, tmp_path, on_terminal, capsysbinary, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "400")  # wide enough for the longest temporary folder
     place = tmp_path / name
     place.parent.mkdir(parents=True, exist_ok=True)
     code, heard = on_terminal("describe", place)

@@ -37,7 +37,7 @@ def said(engine: Engine, row: Row) -> tuple[list[int], object]:
 
 
 def families(device_name: str):
-    models = {"attention": small(), "memories": remembering()}
+    models = {"attention": small(), "memories": remembering(max_positions=1024)}
     for name, family in FAMILIES.items():
         config = family.small(vocab_size=BYTES, boundary_id=EOT, max_positions=1024)
         models[name] = family.loud(family.opened(build(config, family.seed)))

@@ -175,12 +175,17 @@ class Engine:
             for row in rows:
                 self._talk([row], batch.part([row]))
             return
-        for lane in self.lanes:
+        capturing = self.capturing
+        if capturing is not None and not any(capturing.takes(row, state) for row in rows):
+            capturing = None
+        for at, lane in enumerate(self.lanes):
             if not rows[0].alone and lane.takes_more and lane.mode == rows[0].mode:
                 lane.join(rows, state)
+                if capturing is not None and isinstance(lane, EagerLane):  # whose rows have too little to say
+                    self.lanes[at] = CapturedLane(capturing, lane.rows, lane.state)
                 return
-        if self.capturing is not None and self.capturing.takes(rows[0], state):
-            self.lanes.append(CapturedLane(self.capturing, rows, state))
+        if capturing is not None:
+            self.lanes.append(CapturedLane(capturing, rows, state))
         elif self.compiling is not None and self.compiling.takes(rows[0], state):
             self.lanes.append(CompiledLane(self.compiling, rows, state))
         else:
