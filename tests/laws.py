@@ -193,9 +193,9 @@ def vectors_of(batch: int, length: int, seed: int = 0) -> Tensor:
 class Alone:
     """One mixer with what a model would keep for it: runs vectors in pieces, as a model runs tokens."""
 
-    def __init__(self, mixer, batch: int, room: int = 0):
-        layers = [mixer.init_state(batch, room)]
-        self.mixer, self.state = mixer, DecodeState.new(layers, batch, torch.device("cpu"), room)
+    def __init__(self, mixer, batch: int, capacity: int = 0):
+        layers = [mixer.init_state(batch, capacity)]
+        self.mixer, self.state = mixer, DecodeState.new(layers, batch, torch.device("cpu"), capacity)
 
     def feed(self, x: Tensor, **wishes) -> Tensor:
         tokens = torch.zeros(x.shape[:2], dtype=torch.long)
@@ -223,11 +223,11 @@ def test_a_mixer_is_usable_as_built(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("room", [0, 32])
+@pytest.mark.parametrize("capacity", [0, 32])
 @pytest.mark.parametrize("cut", CUTS)
-def test_feeding_in_parts_equals_feeding_at_once(mixer, cut, room):
+def test_feeding_in_parts_equals_feeding_at_once(mixer, cut, capacity):
     x = vectors_of(2, 17)
-    alone = Alone(mixer, 2, room)
+    alone = Alone(mixer, 2, capacity)
     parts = torch.cat([alone.feed(piece) for piece in x.split(list(cut), 1)], 1)
     assert relative_error(parts, whole(mixer, x)) < 1e-5
 
@@ -280,13 +280,13 @@ def test_packed_documents_do_not_see_each_other(mixer):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("room", [0, 32])
+@pytest.mark.parametrize("capacity", [0, 32])
 @pytest.mark.parametrize("kept", range(6))
-def test_committing_a_part_equals_never_having_fed_the_rest(mixer, kept, room):
+def test_committing_a_part_equals_never_having_fed_the_rest(mixer, kept, capacity):
     x, draft, more = vectors_of(2, 9), vectors_of(2, 5, seed=2), vectors_of(2, 4, seed=4)
-    speculative, plain = Alone(mixer, 2, room), Alone(mixer, 2, room)
+    speculative, plain = Alone(mixer, 2, capacity), Alone(mixer, 2, capacity)
     speculative.feed(x), plain.feed(x)
-    speculative.feed(draft, keep_trail=True)
+    speculative.feed(draft, keep_rollback=True)
     speculative.state = speculative.state.commit(range(kept))
     if kept:
         plain.feed(draft[:, :kept])
@@ -324,27 +324,27 @@ def test_select_branches_without_sharing(mixer):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("room", [0, 32])
+@pytest.mark.parametrize("capacity", [0, 32])
 @pytest.mark.parametrize("begun", [False, True])
-def test_rows_of_a_state_that_holds_nothing_can_be_selected(mixer, begun, room):
-    alone, x, rows = Alone(mixer, 2, room), vectors_of(3, 9), torch.tensor([1, 0, 1])
+def test_rows_of_a_state_that_holds_nothing_can_be_selected(mixer, begun, capacity):
+    alone, x, rows = Alone(mixer, 2, capacity), vectors_of(3, 9), torch.tensor([1, 0, 1])
     if begun:
-        alone.feed(vectors_of(2, 4, seed=5), keep_trail=True)
+        alone.feed(vectors_of(2, 4, seed=5), keep_rollback=True)
         alone.state = alone.state.commit([])
     alone.state = alone.state.select(rows)
-    fresh = Alone(mixer, 3, room)
+    fresh = Alone(mixer, 3, capacity)
     assert relative_error(alone.feed(x), fresh.feed(x)) < 1e-5
     assert relative_error(alone.feed(x), fresh.feed(x)) < 1e-5
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("room", [0, 128])
-def test_joined_rows_go_on_as_each_alone_while_rows_leave_and_return(mixer, room):
+@pytest.mark.parametrize("capacity", [0, 128])
+def test_joined_rows_go_on_as_each_alone_while_rows_leave_and_return(mixer, capacity):
     lengths = (5, 37, 90)
-    alone = [Alone(mixer, 1, room) for _ in lengths]
+    alone = [Alone(mixer, 1, capacity) for _ in lengths]
     for row, length in zip(alone, lengths, strict=True):
         row.feed(vectors_of(1, length, seed=length))
-    together = Alone(mixer, 0, room)
+    together = Alone(mixer, 0, capacity)
     together.state = DecodeState.join([row.state for row in alone])
     apart: list[DecodeState] = []
     for rows, tokens in (((0, 1, 2), 3), ((0, 2), 1), ((2,), 20), ((2, 1), 4), ((2, 1, 0), 1)):
@@ -407,8 +407,8 @@ def logits_of(model, tokens: Tensor, **wishes) -> Tensor:
     return model.logits(model(tokens, options=ForwardOptions(**wishes) if wishes else None).hidden)
 
 
-def stream(model, tokens: Tensor, cut, room: int = 0) -> tuple[Tensor, DecodeState]:
-    state, logits = model.init_state(len(tokens), room), []
+def stream(model, tokens: Tensor, cut, capacity: int = 0) -> tuple[Tensor, DecodeState]:
+    state, logits = model.init_state(len(tokens), capacity), []
     for piece in tokens.split(list(cut), 1):
         out = model(piece, state)
         state = out.state
@@ -441,7 +441,7 @@ def test_a_document_that_ended_is_forgotten(model):
 def test_a_model_commits_over_document_ends(model, kept):
     tokens, draft, more = tokens_of(2, 9), tokens_of(2, 5, seed=2, end=True), tokens_of(2, 4, seed=3)
     state = model(tokens, model.init_state(2)).state
-    after = model(draft, state, ForwardOptions(keep_trail=True)).state.commit(range(kept))
+    after = model(draft, state, ForwardOptions(keep_rollback=True)).state.commit(range(kept))
     out = model(more, after)
     straight = torch.cat([tokens, draft[:, :kept], more], 1)
     assert (model.logits(out.hidden) - logits_of(model, straight)[:, -4:]).abs().max() < 1e-4
@@ -517,8 +517,8 @@ def test_a_commit_needs_a_trail_and_a_beginning(model):
     tokens = tokens_of(1, 5)
     with torch.no_grad():
         bare = model(tokens, model.init_state(1)).state
-        trailed = model(tokens, model.init_state(1), ForwardOptions(keep_trail=True)).state
-    with pytest.raises(StateError, match="keep_trail"):
+        trailed = model(tokens, model.init_state(1), ForwardOptions(keep_rollback=True)).state
+    with pytest.raises(StateError, match="keep_rollback"):
         bare.commit([0])
     with pytest.raises(StateError, match="no beginning"):
         trailed.commit([1])

@@ -20,7 +20,7 @@ from positronic.state import DecodeState, Memory, State, Step
 class Page(Memory):
     memory: Tensor
     """(B, D)"""
-    trail: tuple[Tensor] | None = None
+    rollback: tuple[Tensor] | None = None
     """(B, T+1, D) before the last call and after each of its tokens."""
 
 
@@ -42,22 +42,22 @@ class Ledger(nn.Module):
         self.config = None
         self.scale = nn.Parameter(torch.full((d_model,), 4.0))
 
-    def init_state(self, batch: int, room: int = 0) -> LedgerState:
+    def init_state(self, batch: int, capacity: int = 0) -> LedgerState:
         return LedgerState((Page(self.scale.new_zeros(batch, len(self.scale))),))
 
     def forward(self, x: Tensor, step: Step, state: LedgerState | None = None) -> MixerOutput:
         before = self.init_state(len(x)) if state is None else state
         m, read = before.memory, []
-        trail, fresh = [m], step.fresh
+        rollback, fresh = [m], step.fresh
         valid = torch.ones_like(step.tokens, dtype=torch.bool) if step.valid is None else step.valid
         for t in range(x.shape[1]):
             m = m.masked_fill(fresh[:, t, None], 0.0)
             read.append(m)
             if step.write_memory:
                 m = torch.where(valid[:, t, None], 0.5 * (m + torch.tanh(x[:, t])), m)
-            trail.append(m)
+            rollback.append(m)
         y = self.scale * torch.stack(read, 1)
-        after = LedgerState((Page(m, (torch.stack(trail, 1),) if step.keep_trail else None),), before.label)
+        after = LedgerState((Page(m, (torch.stack(rollback, 1),) if step.keep_rollback else None),), before.label)
         return MixerOutput(y, None if state is None else after)
 
 

@@ -42,13 +42,13 @@ def test_ends_are_cut_alike_in_one_call_and_in_two():
 
 
 @pytest.mark.parametrize("boundary", [None, END])
-@pytest.mark.parametrize("trail", [False, True])
-def test_one_token_stands_where_the_sums_over_a_call_say(boundary, trail):
+@pytest.mark.parametrize("rollback", [False, True])
+def test_one_token_stands_where_the_sums_over_a_call_say(boundary, rollback):
     """A call that says that its token is real takes no short way."""
     tokens = torch.tensor([[1, END, END, 2, 3, END, 4], [END, 1, 2, 3, 4, 1, END]])
     short = long = DecodeState.new([], 2, torch.device("cpu"))
     for token in tokens.split(1, 1):
-        here = Step.of(token, short, ForwardOptions(keep_trail=trail), boundary)
+        here = Step.of(token, short, ForwardOptions(keep_rollback=rollback), boundary)
         there = Step.of(token, long, ForwardOptions(valid=torch.ones_like(token, dtype=torch.bool)), boundary)
         for name in ("positions", "segments", "began", "place", "fresh"):
             assert getattr(here, name).tolist() == getattr(there, name).tolist(), name

@@ -120,7 +120,7 @@ def _run(
     compile: Compile = "auto",
 ) -> Callable[[], list[TokenOutput]]:
     """What decodes `tokens` tokens after the prompt, which is read now."""
-    state, hidden = prefill(model, model.init_state(1, room=exact.room if exact else 0), [prompt[:-1]])
+    state, hidden = prefill(model, model.init_state(1, capacity=exact.room if exact else 0), [prompt[:-1]])
     how: dict[str, Any] = {"sampler": sampler, "stop": Stop(max_new_tokens=tokens), "hidden": hidden}
     how |= {"exact": exact, "engine": engine_of(model, compile=compile)}
     how |= {} if proposer is None else {"proposer": proposer}

@@ -22,7 +22,7 @@ class ConfigError(PositronicError):
 
 
 class StateError(PositronicError):
-    """A decode state used after another call took over its buffers, or committed without a trail."""
+    """A decode state used after another call took over its buffers, or committed without a rollback."""
 
 
 class TokenizerError(PositronicError):

@@ -48,8 +48,8 @@ class Mixer(Protocol):
     `prepare(step) -> dict[str, Any]`, which the trunk asks and puts into `Step.shared`.
     """
 
-    def init_state(self, batch: int, room: int = 0) -> State | None:
-        """What is remembered before the first token. `room` > 0 preallocates that many tokens and fixes every
+    def init_state(self, batch: int, capacity: int = 0) -> State | None:
+        """What is remembered before the first token. `capacity` > 0 preallocates that many tokens and fixes every
         extent that would otherwise grow, so that a row's bits do not depend on how tokens were grouped into calls."""
         ...
 
@@ -59,7 +59,7 @@ class Mixer(Protocol):
 class Injection(Protocol):
     """An organ inside a bank of N oscillators: it reads what the bank starts from and adds a current to it."""
 
-    def init_state(self, batch: int, room: int = 0) -> State | None: ...
+    def init_state(self, batch: int, capacity: int = 0) -> State | None: ...
 
     def __call__(self, x: Tensor, phases: Tensor, step: Step, state: State | None = None) -> MixerOutput:
         """x (B, T, D), normed by the mixer; phases (B, T, N) before any integration -> y (B, T, N), a current."""
@@ -69,7 +69,7 @@ class Injection(Protocol):
 class Readout(Protocol):
     """An organ behind a colony of N tips: it reads where they have grown to and adds to what the colony says."""
 
-    def init_state(self, batch: int, room: int = 0) -> State | None: ...
+    def init_state(self, batch: int, capacity: int = 0) -> State | None: ...
 
     def __call__(self, x: Tensor, positions: Tensor, step: Step, state: State | None = None) -> MixerOutput:
         """x (B, T, D), normed by the mixer; positions (B, T, N, 3) after all growth -> y (B, T, D)."""
@@ -79,7 +79,7 @@ class Readout(Protocol):
 class Shared(Protocol):
     """What many layers read and one call computes once: a part of the model, its value rides in `Step.shared`."""
 
-    def init_state(self, batch: int, room: int = 0) -> State | None: ...
+    def init_state(self, batch: int, capacity: int = 0) -> State | None: ...
 
     def __call__(self, step: Step, state: State | None = None) -> tuple[Any, State | None]:
         """The value, tensors of any structure, and the state after this call (None in training)."""
@@ -132,7 +132,7 @@ class LM(Protocol):
     drafts: DraftHeads | None
     latents: LatentHead | None
 
-    def init_state(self, batch: int, room: int = 0) -> DecodeState: ...
+    def init_state(self, batch: int, capacity: int = 0) -> DecodeState: ...
 
     def __call__(
         self, tokens: Tensor, state: DecodeState | None = None, options: ForwardOptions | None = None

@@ -48,7 +48,7 @@ class ForwardOptions:
     """(B, T) False at padding, which changes nothing; None: no padding."""
     segments: Tensor | None = None
     """(B, T) numbers of documents: where they change another begins, besides where the tokens say so."""
-    keep_trail: bool = False
+    keep_rollback: bool = False
     """Remember what the state was after every token, so that `commit` can choose."""
     write_memory: bool = True
     """False freezes test-time memories."""
@@ -87,8 +87,8 @@ class Step:
         return self.options.valid
 
     @property
-    def keep_trail(self) -> bool:
-        return self.options.keep_trail
+    def keep_rollback(self) -> bool:
+        return self.options.keep_rollback
 
     @property
     def write_memory(self) -> bool:
@@ -210,7 +210,7 @@ class Step:
             capacity=state.capacity,
             owner=state.owner.next() if state.owner else None,
         )
-        if self.tokens.shape[1] == 1 and self.valid is None and not self.keep_trail:
+        if self.tokens.shape[1] == 1 and self.valid is None and not self.keep_rollback:
             position, began, segment = self.positions[:, 0] + 1, self.began[:, 0], self.segments[:, 0]
             if boundary_id is None:
                 return after(position, began, segment)
@@ -223,8 +223,8 @@ class Step:
         segment = torch.cat([state.segment[:, None], segment], 1).cummax(1).values  # padding keeps the one before it
         began = torch.cat([state.began[:, None], torch.where(ends > 0, position[:, 1:], self.began)], 1)
         began = began.cummax(1).values
-        trail = (position, began, segment) if self.keep_trail else None
-        return after(position[:, -1], began[:, -1], segment[:, -1], trail)
+        rollback = (position, began, segment) if self.keep_rollback else None
+        return after(position[:, -1], began[:, -1], segment[:, -1], rollback)
 
 
 class Log:
@@ -281,7 +281,7 @@ class DecodeState(State):
     """(B,) position of the first token of the document that the next token belongs to."""
     segment: Tensor
     """(B,) number of that document."""
-    trail: tuple[Tensor, Tensor, Tensor] | None = None
+    rollback: tuple[Tensor, Tensor, Tensor] | None = None
     """(B, T+1) each: the three before the last call and after each of its tokens."""
     length: int = 0
     """No row is longer than this."""
@@ -300,9 +300,9 @@ class DecodeState(State):
 
     def commit(self, path: Sequence[int]) -> "DecodeState":
         """The state in which only the tokens `path` = 0, 1, ... of the last call have been consumed."""
-        if self.trail is None:
-            raise StateError(tree.NO_TRAIL)
-        tokens, kept = self.trail[0].shape[1] - 1, len(path)
+        if self.rollback is None:
+            raise StateError(tree.NO_ROLLBACK)
+        tokens, kept = self.rollback[0].shape[1] - 1, len(path)
         if list(path) != list(range(kept)) or kept > tokens:
             raise StateError(
                 f"Path {list(path)} is no beginning of the {tokens} tokens of the last call; "

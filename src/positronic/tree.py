@@ -5,7 +5,7 @@ A node is a frozen dataclass below `Node`, and each of its fields is one of
     a tensor                 batch first: what is remembered now
     a tensor, `grows(axis)`  one entry a token along that axis, behind `lead` entries that stand in front of all tokens;
                              what lies behind the tokens read so far is room and means nothing
-    `trail`                  None, or for each tensor that does not grow, in order, (B, T+1, ...): the same before the
+    `rollback`               None, or for each tensor that does not grow, in order, (B, T+1, ...): the same before the
                              last call and after each of its tokens
     nodes                    one, or a tuple of nodes and of None
     anything else            the same for all rows
@@ -25,9 +25,9 @@ from positronic.errors import StateError
 
 __all__ = ["Node", "exchanged", "extended", "filled", "grows", "joined", "mapped", "n_bytes", "nodes", "tensors"]
 
-TRAIL = "trail"
+ROLLBACK = "rollback"
 GROWS = "grows"
-NO_TRAIL = "This state kept no trail of its last call; make that call with ForwardOptions(keep_trail=True)."
+NO_ROLLBACK = "This state kept no rollback of its last call; make that call with ForwardOptions(keep_rollback=True)."
 
 Change = Callable[[Tensor, int | None], Tensor]
 """What becomes of a tensor; the axis along which it grows, or None."""
@@ -43,7 +43,7 @@ def grows(axis: int) -> Any:
 class Node:
     """What one mechanism remembers: the parent of all states.
 
-    A state that keeps something else than its `trail` for a commit, what it needs to read a part of the last call
+    A state that keeps something else than its `rollback` for a commit, what it needs to read a part of the last call
     again, says so in a `commit` of its own.
     """
 
@@ -51,8 +51,8 @@ class Node:
     """Entries in front of the first token's, in tensors that grow."""
 
     def commit(self, path: Sequence[int]) -> Self:
-        """Keep these tokens of the last call, from its first on, and forget the rest of it (needs `keep_trail`)."""
-        kept, parts = _fields(self), iter(getattr(self, TRAIL, None) or ())
+        """Keep these tokens of the last call, from its first on, and forget the rest of it (needs `keep_rollback`)."""
+        kept, parts = _fields(self), iter(getattr(self, ROLLBACK, None) or ())
         changes: dict[str, Any] = {}
         for name, value, axis in kept:
             if isinstance(value, Tensor):
@@ -67,7 +67,7 @@ class Node:
 
 
 def mapped(node: T, change: Change) -> T:
-    """The same tree with every tensor changed and no trail."""
+    """The same tree with every tensor changed and no rollback."""
     if not isinstance(node, Node):
         return _each(node, lambda inside: mapped(inside, change))
     return _rebuilt(
@@ -173,14 +173,14 @@ def n_bytes(tree: Any) -> int:
 
 def _fields(node: Node) -> list[tuple[str, Any, int | None]]:
     """Name, value and axis of growth of what is remembered now: tensors, nodes and tuples of them."""
-    found = ((f.name, getattr(node, f.name), f.metadata.get(GROWS)) for f in fields(node) if f.name != TRAIL)  # type: ignore[arg-type]
+    found = ((f.name, getattr(node, f.name), f.metadata.get(GROWS)) for f in fields(node) if f.name != ROLLBACK)  # type: ignore[arg-type]
     return [one for one in found if isinstance(one[1], Tensor | Node | tuple)]
 
 
 def _rebuilt(node: Any, changes: dict[str, Any]) -> Any:
-    """The node with these fields and no trail."""
-    if hasattr(node, TRAIL):
-        changes = changes | {TRAIL: None}
+    """The node with these fields and no rollback."""
+    if hasattr(node, ROLLBACK):
+        changes = changes | {ROLLBACK: None}
     return replace(node, **changes)
 
 
@@ -190,10 +190,10 @@ def _each(value: Any, change: Callable[[Any], Any]) -> Any:
     return tuple(_each(part, change) for part in value) if isinstance(value, tuple) else value
 
 
-def _kept(trail: Tensor | None, path: Sequence[int]) -> Tensor:
-    if trail is None:
-        raise StateError(NO_TRAIL)
-    return trail[:, len(path)]
+def _kept(rollback: Tensor | None, path: Sequence[int]) -> Tensor:
+    if rollback is None:
+        raise StateError(NO_ROLLBACK)
+    return rollback[:, len(path)]
 
 
 def _stacked(values: Sequence[Tensor], axis: int | None) -> Tensor:

@@ -88,15 +88,15 @@ def test_a_loaded_conversation_is_a_value(model, kept):
 def test_what_commit_needs_is_left_out(model, said, tmp_path):
     block = torch.tensor([[said.tokens[-1], 5, 6]])
     state = said.state.select(torch.tensor([0]))
-    state = model(block, state, ForwardOptions(keep_trail=True)).state
+    state = model(block, state, ForwardOptions(keep_rollback=True)).state
     trailed = replace(said, tokens=(*said.tokens, 5, 6, 7), state=state)
-    assert trailed.state.trail is not None
-    assert trailed.state.layers[-1].pages[0].trail is not None
+    assert trailed.state.rollback is not None
+    assert trailed.state.layers[-1].pages[0].rollback is not None
     file = save_conversation(tmp_path / "kept", trailed, model)
     header, _ = parts(file)
-    assert not [name for name in header if "trail" in name]
+    assert not [name for name in header if "rollback" in name]
     loaded = load_conversation(file, model)
-    assert loaded.state.trail is loaded.state.layers[-1].pages[0].trail is None
+    assert loaded.state.rollback is loaded.state.layers[-1].pages[0].rollback is None
     assert torch.equal(ledger_of(loaded), ledger_of(trailed))
 
 

@@ -11,8 +11,8 @@ from positronic.cli import main
 from positronic.cli.parts.demo_drafts import with_and_without_drafts
 from positronic.models import build, preset
 from positronic.models.transformer import tinygpt_tiny
+from positronic.nn.memory_slots import SlotsState
 from positronic.nn.parts import PartsState
-from positronic.nn.stores import StoresState
 from positronic.text import byte_tokenizer
 
 TOKENS = byte_tokenizer()
@@ -149,7 +149,7 @@ def test_frozen_memories_stay_empty(folder, tmp_path, capsys):
 def _stores(state):
     """What all specialists keep."""
     organs = [organ for layer in state.layers if isinstance(layer, PartsState) for organ in layer.parts]
-    return torch.cat([organ.stores for organ in organs if isinstance(organ, StoresState)])
+    return torch.cat([organ.stores for organ in organs if isinstance(organ, SlotsState)])
 
 
 def test_a_table_that_this_build_makes_otherwise_is_refused_wherever_it_is_read(folder, tmp_path, capsys, monkeypatch):

@@ -43,7 +43,7 @@ def small(seed: int = 0, **changes: Any) -> LM:
 def run(model: LM, prompt: Sequence[int] = PROMPT, n: int = 100, *, exact: Exact | None = None, **how: Any):
     """All emissions of `n` tokens after a prompt, the stop tokens in `ends` aside."""
     ends = how.pop("ends", {})
-    state, hidden = prefill(model, model.init_state(1, room=exact.room if exact else 0), [prompt[:-1]], Mode(exact))
+    state, hidden = prefill(model, model.init_state(1, capacity=exact.room if exact else 0), [prompt[:-1]], Mode(exact))
     how = {"sampler": GREEDY, "stop": Stop(tokens=ends, max_new_tokens=n)} | how
     return list(decode(model, state, prompt[-1], history=prompt, hidden=hidden, exact=exact, **how))
 

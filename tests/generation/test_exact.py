@@ -117,8 +117,8 @@ class Uneven:
         self.model, self.config, self.drafts, self.only = model, model.config, None, only_threads
         self.latents = None
 
-    def init_state(self, batch, room=0):
-        return self.model.init_state(batch, room)
+    def init_state(self, batch, capacity=0):
+        return self.model.init_state(batch, capacity)
 
     def __call__(self, tokens, state=None, options=None):
         out = self.model(tokens, state, options)

@@ -29,8 +29,8 @@ class Counting:
         self.model, self.config, self.drafts, self.latents = model, model.config, None, None
         self.calls, self.tokens = 0, 0
 
-    def init_state(self, batch, room=0):
-        return self.model.init_state(batch, room)
+    def init_state(self, batch, capacity=0):
+        return self.model.init_state(batch, capacity)
 
     def __call__(self, tokens, state=None, options=None):
         self.calls, self.tokens = self.calls + 1, self.tokens + tokens.numel()

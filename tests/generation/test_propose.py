@@ -104,8 +104,8 @@ class Foreseeing:
         self.drafts = nn.ModuleList([Onwards(k * step) for k in (1, 2, 3, 4)])
         self.drafts.forward = lambda hidden: torch.stack([head(hidden) for head in self.drafts], -2)
 
-    def init_state(self, batch, room=0):
-        return self.model.init_state(batch, room)
+    def init_state(self, batch, capacity=0):
+        return self.model.init_state(batch, capacity)
 
     def __call__(self, tokens, state=None, options=None):
         out = self.model(tokens, state, options)

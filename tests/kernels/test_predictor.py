@@ -70,8 +70,8 @@ def test_the_distance_to_any_fixed_linear_map_never_grows(eta, scale):
     key = scale * torch.randn(1, 60, R, M, generator=generator, dtype=torch.float64)
     x = torch.nn.functional.pad((law[:, None] * key[..., None, :]).sum(-1), (0, 1), value=1.0)
     *_, rate, continues, weight = inputs(x, eta)
-    trail = predict_reference(x, key, rate, continues, weight.double()).trail
-    distance = (trail - law[:, None]).square().sum((-1, -2)).sqrt()[0]  # (T+1, R)
+    rollback = predict_reference(x, key, rate, continues, weight.double()).rollback
+    distance = (rollback - law[:, None]).square().sum((-1, -2)).sqrt()[0]  # (T+1, R)
     assert (distance[1:] <= distance[:-1]).all(), (distance[1:] - distance[:-1]).max()
     assert (distance[-1] < 0.5 * distance[0]).all() if scale >= 1 and eta > 0.05 else (distance[-1] < distance[0]).all()
 
@@ -108,9 +108,9 @@ def test_tokens_without_a_rate_teach_nothing_in_either_form():
     weight = torch.randn(2, R, M - 1, M, generator=torch.Generator().manual_seed(7))
     slow = predict_reference(x, key, rate, continues, weight)
     assert worst(predict_chunked(x, key, rate, continues, weight), slow) < 1e-5
-    assert torch.equal(slow.trail[0, 20], slow.trail[0, 40])
-    assert torch.equal(slow.trail[1, :11], weight[1].expand(11, R, M - 1, M)), "row 1 begins a document at token 10"
-    assert not slow.trail[1, 11:].any()
+    assert torch.equal(slow.rollback[0, 20], slow.rollback[0, 40])
+    assert torch.equal(slow.rollback[1, :11], weight[1].expand(11, R, M - 1, M)), "row 1 begins a document at token 10"
+    assert not slow.rollback[1, 11:].any()
 
 
 @pytest.mark.parametrize("form", [predict_reference, predict_chunked])
@@ -142,10 +142,10 @@ def test_reduced_precision_of_matrix_products_does_not_reach_the_chunks():
 def test_short_calls_and_the_environment_choose_the_definition(monkeypatch):
     short, long = inputs(series(1, LOOP)), inputs(series(1, LOOP + 1))
     ran = standing_in(monkeypatch, "predictor", "torch (chunked)")
-    assert predict(*short).trail is not None
+    assert predict(*short).rollback is not None
     assert predict(*long) is ran
     monkeypatch.setenv("POSITRONIC_KERNELS", "reference")
-    assert predict(*long).trail is not None
+    assert predict(*long).rollback is not None
 
 
 @pytest.mark.slow

@@ -40,14 +40,14 @@ def relative_error(a: Tensor, b: Tensor) -> float:
 def test_the_loop_is_the_closed_form():
     given = arguments(40, dtype=torch.float64)
     given["fresh"][:] = False
-    trail = recall_reference(**given, top=2).trail
+    rollback = recall_reference(**given, top=2).rollback
     w, v, c = given["w"], given["v"], torch.log1p(-given["w"]).cumsum(1)
     for t in range(41):
         last = c[:, t - 1] if t else torch.zeros_like(c[:, 0])  # (B, G, E)
         expected = last.exp()[:, None, ..., None] * given["stores"]
         weights = (last[:, None] - c[:, :t]).exp() * w[:, :t]  # (B, t, G, E)
         expected = expected + torch.einsum("bsge,bsigv->bigev", weights, v[:, :t])
-        assert (trail[:, t] - expected).abs().max() < 3e-15
+        assert (rollback[:, t] - expected).abs().max() < 3e-15
 
 
 def test_a_write_is_rounded_as_written():
@@ -94,7 +94,7 @@ def test_splitting_the_loop_changes_no_bit(cut):
         stores, begin = piece.stores, begin + length
         choices.append(piece.choice)
         reads.append(piece.read)
-        assert torch.equal(stores, whole.trail[:, begin])
+        assert torch.equal(stores, whole.rollback[:, begin])
     assert torch.equal(torch.cat(choices, 1), whole.choice)
     assert torch.equal(torch.cat(reads, 1), whole.read)
 
@@ -156,13 +156,13 @@ def test_choices_are_a_softmax_over_the_largest(top):
 
 
 def test_the_loop_runs_short_calls_and_where_it_is_asked_for(monkeypatch):
-    assert recall(**arguments(LOOP), top=2).trail is not None
+    assert recall(**arguments(LOOP), top=2).rollback is not None
     long = arguments(LOOP + 1)
-    assert recall(**long, top=2).trail is None
-    trail = recall(**long, top=2, keep_trail=True).trail
-    assert trail.shape[1] == LOOP + 2
+    assert recall(**long, top=2).rollback is None
+    rollback = recall(**long, top=2, keep_rollback=True).rollback
+    assert rollback.shape[1] == LOOP + 2
     monkeypatch.setenv("POSITRONIC_KERNELS", "reference")
-    assert torch.equal(recall(**long, top=2).trail, trail)
+    assert torch.equal(recall(**long, top=2).rollback, rollback)
 
 
 def test_autocast_leaves_the_stores_their_precision():

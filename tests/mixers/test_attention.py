@@ -76,7 +76,7 @@ def test_the_overtaken_state_says_how_to_branch():
 
 def test_what_was_committed_is_overtaken_by_what_takes_more_of_the_same_call_back():
     m = mixer()
-    call = feed(m, feed(m, begun(m), 5), 3, keep_trail=True)
+    call = feed(m, feed(m, begun(m), 5), 3, keep_rollback=True)
     two, one = call.commit([0, 1]), call.commit([0])
     assert feed(m, two, 1).length == 8
     feed(m, one, 1)

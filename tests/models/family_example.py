@@ -13,8 +13,8 @@ from positronic.models import build
 from positronic.models.metric import moa_tiny
 from positronic.models.mycel import mycel_tiny
 from positronic.models.quazimoto import positronic_tiny
-from positronic.nn.stores import StoresState
-from positronic.nn.tail import TailState
+from positronic.nn.causal_window import WindowState
+from positronic.nn.memory_slots import SlotsState
 from positronic.state import ForwardOptions
 from positronic.traits.engram import EngramWindow
 from positronic.traits.mtp import MTPConfig
@@ -115,7 +115,7 @@ QUAZIMOTO = Family(
         "specialists": "injections.2.",
         **REFINERS,
     },
-    {StoresState, ControllerState, EngramWindow},
+    {SlotsState, ControllerState, EngramWindow},
     n_tensors=2 * 2 + 2 * (2 + 1 + 2) + 1 + 3,
     fine="coupling",  # four times as strong, rings amplify a rounding a hundredfold
     seed=1,
@@ -124,7 +124,7 @@ QUAZIMOTO = Family(
 MYCEL = Family(
     mycel_tiny,
     {"phase_seed": "seed_gate.", "stations": "stations.", **REFINERS},
-    {StoresState},
+    {SlotsState},
     n_tensors=2 * 2 + 2 * 1 + 3,
     fine="centres",
     seed=5,
@@ -140,7 +140,7 @@ METRIC = Family(
         "all": "",
         "none": "no parameter's name",
     },
-    {TailState, MetricState},
+    {WindowState, MetricState},
     n_tensors=2 * (1 + 3 + 3 + 1) + 3,
     fine="bend",
     seed=5,
@@ -162,5 +162,5 @@ def logits_of(model, tokens: Tensor, **wishes) -> Tensor:
 def memories(conversation: Any) -> list[Tensor]:
     """Stores and fast weights of all layers."""
     states = list(nodes(conversation.state))
-    stores = [state.stores for state in states if isinstance(state, StoresState)]
+    stores = [state.stores for state in states if isinstance(state, SlotsState)]
     return stores + [state.weight for state in states if isinstance(state, ControllerState)]

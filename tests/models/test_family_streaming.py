@@ -145,9 +145,9 @@ def test_after_any_acceptance_the_state_is_that_of_plain_decoding(model, family,
     def after(state, tokens: list[int], kept: int):
         block = torch.tensor([tokens + [0] * (exact.width - len(tokens))])
         with exact.threads_set():
-            return model(block, state, ForwardOptions(keep_trail=True)).state.commit(range(kept))
+            return model(block, state, ForwardOptions(keep_rollback=True)).state.commit(range(kept))
 
-    plain, drafted = (model.init_state(1, room=exact.room) for _ in range(2))
+    plain, drafted = (model.init_state(1, capacity=exact.room) for _ in range(2))
     done, ends = 0, 0
     for _ in range(40):
         kept = chance.randrange(6)

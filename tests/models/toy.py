@@ -22,7 +22,7 @@ class FadingState(State):
 
     mean: Tensor
     """(B, D)"""
-    trail: tuple[Tensor] | None = None
+    rollback: tuple[Tensor] | None = None
     """(B, T+1, D)"""
 
 
@@ -34,7 +34,7 @@ class Fading(nn.Module):
         self.config, self.norm = config, RMSNorm(d_model)
         self.out = linear(d_model, d_model, residual_std(n_branches))
 
-    def init_state(self, batch: int, room: int = 0) -> FadingState:
+    def init_state(self, batch: int, capacity: int = 0) -> FadingState:
         return FadingState(self.norm.weight.new_zeros(batch, len(self.norm.weight)))
 
     def forward(self, x: Tensor, step: Step, state: FadingState | None = None) -> MixerOutput:
@@ -45,7 +45,7 @@ class Fading(nn.Module):
             past = means[-1].masked_fill(fresh[:, t, None], 0.0)
             means.append(torch.where(real[:, t, None], past / 2 + n[:, t] / 2, means[-1]))
         mean = torch.stack(means, 1)  # (B, T+1, D)
-        after = None if state is None else FadingState(mean[:, -1], (mean,) if step.keep_trail else None)
+        after = None if state is None else FadingState(mean[:, -1], (mean,) if step.keep_rollback else None)
         return MixerOutput(step.tap(self, "branch", self.out(mean[:, 1:])), after)
 
 
@@ -68,8 +68,8 @@ class ToyConfig(LayeredConfig, kind="toy"):
 class Twice:
     """Passes its layers twice, each time with memories of its own, and leaves before the last of them."""
 
-    def init_state(self, trunk: Stack, batch: int, room: int = 0) -> list[State | None]:
-        return [trunk[i].init_state(batch, room) for i in self.way(trunk)]
+    def init_state(self, trunk: Stack, batch: int, capacity: int = 0) -> list[State | None]:
+        return [trunk[i].init_state(batch, capacity) for i in self.way(trunk)]
 
     def __call__(self, trunk: Stack, x: Tensor, step: Step, states: Sequence[State | None] | None = None) -> Passed:
         return trunk.through(self.way(trunk), x, step, states)

@@ -62,7 +62,7 @@ class Bank(nn.Module):
         self.controller = Part(named("controller"), "modulation", 5.0)
         self.seed = Part(None, "phase_seed", 7.0)
 
-    def init_state(self, batch, room=0):
+    def init_state(self, batch, capacity=0):
         return None
 
     def forward(self, x, step, state=None):

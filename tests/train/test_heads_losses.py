@@ -33,8 +33,8 @@ class WithHeads(nn.Module):
             if name.startswith("drafts") and weight.dim() == 2:
                 nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(len(name)))
 
-    def init_state(self, batch, room=0):
-        return self.inner.init_state(batch, room)
+    def init_state(self, batch, capacity=0):
+        return self.inner.init_state(batch, capacity)
 
     def forward(self, tokens, state=None, options=None):
         return self.inner(tokens, state, options)

@@ -30,7 +30,7 @@ class Organ(nn.Module):
         super().__init__()
         self.inner, self.gate = SwiGLU(SwiGLUConfig(hidden=8), 32), Gate(start)
 
-    def init_state(self, batch, room=0):
+    def init_state(self, batch, capacity=0):
         return None
 
     def forward(self, x, step, state=None):

@@ -14,9 +14,9 @@ CUTS = [(17,), (1, 16), (7, 10), (3, 1, 13), (1,) * 17]
 class Alone:
     """`call(step, state, t0, t1)` -> (output (B, t, ...), state) runs the organ on tokens t0 .. t1 of its inputs."""
 
-    def __init__(self, organ, call, batch: int, shared: SharedParts | None = None, room: int = 0):
+    def __init__(self, organ, call, batch: int, shared: SharedParts | None = None, capacity: int = 0):
         self.call, self.shared = call, shared or SharedParts()
-        layers = [organ.init_state(batch, room), *self.shared.init_state(batch, room)]
+        layers = [organ.init_state(batch, capacity), *self.shared.init_state(batch, capacity)]
         self.state, self.fed = DecodeState.new(layers, batch, torch.device("cpu")), 0
 
     def feed(self, tokens: Tensor, **wishes) -> Tensor:
@@ -30,7 +30,7 @@ class Alone:
 
     def commit(self, kept: int) -> None:
         """Keep `kept` tokens of the last call."""
-        self.fed -= self.state.trail[0].shape[1] - 1 - kept
+        self.fed -= self.state.rollback[0].shape[1] - 1 - kept
         self.state = self.state.commit(range(kept))
 
 

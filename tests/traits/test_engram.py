@@ -195,7 +195,7 @@ def test_committing_a_part_equals_never_having_fed_the_rest(kept):
     draft = tokens_of(2, 5, seed=4)
     for alone in (drafted, plain):
         alone.feed(tokens[:, :9])
-    drafted.feed(draft, keep_trail=True, segments=torch.tensor([[0, 0, 1, 1, 1]] * 2))
+    drafted.feed(draft, keep_rollback=True, segments=torch.tensor([[0, 0, 1, 1, 1]] * 2))
     drafted.commit(kept)
     if kept:
         plain.feed(draft[:, :kept], segments=torch.tensor([[0, 0, 1, 1, 1][:kept]] * 2))

@@ -110,7 +110,7 @@ def test_committing_a_part_equals_never_having_fed_the_rest(kept):
     straight = torch.cat([phases[:, : 9 + kept], phases[:, 14:]], 1)
     drafted, plain = Alone(m, caller(m, phases), 2), Alone(m, caller(m, straight), 2)
     drafted.feed(blank(phases)[:, :9])
-    drafted.feed(blank(phases)[:, :5], keep_trail=True)
+    drafted.feed(blank(phases)[:, :5], keep_rollback=True)
     drafted.commit(kept)
     drafted.fed = 14  # what follows is not what the draft said
     plain.feed(blank(phases)[:, :9])

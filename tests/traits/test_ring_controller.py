@@ -230,12 +230,12 @@ def test_committing_a_part_equals_decoding_only_that(kept, draft):
     alone, plain = streaming(drafted), streaming(phases)
     for either in (alone, plain):
         either.feed(blank(phases)[:, :9])
-    feed(alone, new, keep_trail=True)
+    feed(alone, new, keep_rollback=True)
     alone.commit(kept)
     for t in range(kept):
         feed(plain, new[:, t : t + 1])
     assert same_memory(alone, plain)
-    assert memory(alone).trail is None
+    assert memory(alone).rollback is None
 
 
 @torch.no_grad()

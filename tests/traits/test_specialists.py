@@ -106,10 +106,10 @@ def test_committing_drafts_of_any_part_changes_no_bit(accepted):
     plain, drafted = (Alone(specialists, reading(specialists, x), 1) for _ in range(2))
     expected, found = [], []
     for _ in range(3):
-        expected.append(plain.feed(tokens_of(1, 5), keep_trail=True))
+        expected.append(plain.feed(tokens_of(1, 5), keep_rollback=True))
         plain.commit(5)
     for kept in accepted:
-        found.append(drafted.feed(tokens_of(1, 5), keep_trail=True)[:, :kept])
+        found.append(drafted.feed(tokens_of(1, 5), keep_rollback=True)[:, :kept])
         drafted.commit(kept)
     assert torch.equal(torch.cat(found, 1), torch.cat(expected, 1))
     assert torch.equal(drafted.state.layers[0].stores, plain.state.layers[0].stores)
@@ -122,13 +122,13 @@ def test_committing_equals_replaying_with_padding_in_place_of_the_rest(kept):
     begun, draft = tokens_of(2, 9), tokens_of(2, 5)
     drafted, replayed = (Alone(specialists, reading(specialists, x), 2) for _ in range(2))
     drafted.feed(begun), replayed.feed(begun)
-    drafted.feed(draft, keep_trail=True, segments=torch.tensor([[0, 0, 1, 1, 2]] * 2))
+    drafted.feed(draft, keep_rollback=True, segments=torch.tensor([[0, 0, 1, 1, 2]] * 2))
     drafted.commit(kept)
     valid = (torch.arange(5) < kept).expand(2, 5)
     replayed.feed(draft, valid=valid, segments=torch.tensor([[0, 0, 1, 1, 2]] * 2))
     a, b = drafted.state.layers[0], replayed.state.layers[0]
     assert torch.equal(a.stores, b.stores)
-    assert a.trail is None
+    assert a.rollback is None
 
 
 @torch.no_grad()

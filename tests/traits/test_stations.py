@@ -214,10 +214,10 @@ def test_committing_drafts_of_any_part_changes_no_bit(accepted):
     plain, drafted = (Alone(stations, reading(stations, x), 1) for _ in range(2))
     expected, found = [], []
     for _ in range(3):
-        expected.append(plain.feed(tokens_of(1, 5), keep_trail=True))
+        expected.append(plain.feed(tokens_of(1, 5), keep_rollback=True))
         plain.commit(5)
     for kept in accepted:
-        found.append(drafted.feed(tokens_of(1, 5), keep_trail=True)[:, :kept])
+        found.append(drafted.feed(tokens_of(1, 5), keep_rollback=True)[:, :kept])
         drafted.commit(kept)
     assert torch.equal(torch.cat(found, 1), torch.cat(expected, 1))
     assert torch.equal(drafted.state.layers[0].stores, plain.state.layers[0].stores)

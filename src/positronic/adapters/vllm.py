@@ -26,7 +26,7 @@ from positronic.lm import MixerOutput
 from positronic.mixers.attention import Attention
 from positronic.nn.init import initialize
 from positronic.nn.kv import KVState
-from positronic.nn.stores import StoresState
+from positronic.nn.memory_slots import SlotsState
 from positronic.state import DecodeState, ForwardOptions, State, Step
 
 __all__ = ["Served", "ServedConfig", "register", "unservable"]
@@ -151,7 +151,7 @@ def unservable(lm: Any, frozen: bool) -> str | None:
         )
     layers = zip_longest(lm.init_state(1).layers, attention, fillvalue=False)  # behind the trunk's, shared parts'
     beyond = [kept for layer, paged in layers if not paged for kept in tree.nodes(layer) if _keeps(kept)]
-    others = {type(kept): kept for kept in beyond if not isinstance(kept, StoresState)}
+    others = {type(kept): kept for kept in beyond if not isinstance(kept, SlotsState)}
     if not others and (frozen or not beyond):
         return None
     named = "; ".join(_named(kind) for kind in others)

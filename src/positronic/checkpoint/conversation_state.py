@@ -6,7 +6,7 @@
 
 A state is written as the tree that it is (`positronic.tree`) and read into the structure of the model's own
 `init_state`. The file names fields and never a class, so reading it runs nothing. What a state keeps for `commit`, its
-`trail`, is left out, and so is room that holds no token's entry.
+`rollback`, is left out, and so is room that holds no token's entry.
 
 Whoever can write the file can make its digests fit, so nothing in it is taken on trust: every tensor has the type and
 the extents that the model's own state has, one entry a token where it grows, every number is one that so many tokens

@@ -127,8 +127,8 @@ class Attention(nn.Module):
         self.turning = f"rotation {config.rope_dims} {config.rope_base} {config.rope_stretch}"
         """Name of what is shared in a call."""
 
-    def init_state(self, batch: int, room: int = 0) -> KVState:
-        return KVState.new(self.norm.weight, batch, self.config.n_kv_heads, self.config.head_dim, room)
+    def init_state(self, batch: int, capacity: int = 0) -> KVState:
+        return KVState.new(self.norm.weight, batch, self.config.n_kv_heads, self.config.head_dim, capacity)
 
     def forward(self, x: Tensor, step: Step, state: KVState | None = None) -> MixerOutput:
         q, k, v = self.heads(x, step)

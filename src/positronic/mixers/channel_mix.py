@@ -54,7 +54,7 @@ class ChannelMix(nn.Module):
         self.up = linear(d_model, config.hidden)
         self.down = linear(config.hidden, d_model, residual_std(n_branches))
 
-    def init_state(self, batch: int, room: int = 0) -> None:
+    def init_state(self, batch: int, capacity: int = 0) -> None:
         return None
 
     def forward(self, x: Tensor, step: Step, state: None = None) -> MixerOutput:

@@ -131,8 +131,8 @@ class Colony(nn.Module):
         init.constant_(self.persistence, math.log(PERSISTENCE / (1 - PERSISTENCE)))
         init.constant_(self.speed, math.log(math.expm1(SPEED)))
 
-    def init_state(self, batch: int, room: int = 0) -> State | None:
-        return None if self.stations is None else self.stations.init_state(batch, room)
+    def init_state(self, batch: int, capacity: int = 0) -> State | None:
+        return None if self.stations is None else self.stations.init_state(batch, capacity)
 
     def prepare(self, step: Step) -> dict[str, Any]:
         """What its stations want computed once a call."""

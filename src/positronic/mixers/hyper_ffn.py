@@ -25,9 +25,9 @@ from positronic.config import AtMost, MixerConfig
 from positronic.errors import ConfigError
 from positronic.lm import MixerOutput
 from positronic.nn.causal_conv import CausalConv
+from positronic.nn.causal_window import WindowState
 from positronic.nn.linear import Router, linear, residual_std
 from positronic.nn.norm import RMSNorm
-from positronic.nn.tail import TailState
 from positronic.probe import Tap
 from positronic.state import Step
 
@@ -76,14 +76,14 @@ class HyperFFN(nn.Module):
         self.widen = linear(config.rank, d_model, out_std)
         self.router = Router(d_model, 3, std=0)
 
-    def init_state(self, batch: int, room: int = 0) -> TailState:
+    def init_state(self, batch: int, capacity: int = 0) -> WindowState:
         return self.conv.init_state(batch)
 
     def prepare(self, step: Step) -> dict[str, Any]:
         """What its convolution wants computed once a call."""
         return self.conv.prepare(step)
 
-    def forward(self, x: Tensor, step: Step, state: TailState | None = None) -> MixerOutput:
+    def forward(self, x: Tensor, step: Step, state: WindowState | None = None) -> MixerOutput:
         n = self.norm(x)
         z, after = self.conv(n, step, state)
         weights = self.router(n).softmax(-1)

@@ -96,7 +96,7 @@ class KuramotoConfig(MixerConfig, kind="kuramoto"):
 class Controller(Protocol):
     """Watches the rings of an oscillator bank before they are integrated, and modulates them."""
 
-    def init_state(self, batch: int, room: int = 0) -> State | None: ...
+    def init_state(self, batch: int, capacity: int = 0) -> State | None: ...
 
     def __call__(
         self, phases: Tensor, frequencies: Tensor, step: Step, state: State | None = None
@@ -142,9 +142,9 @@ class Kuramoto(nn.Module):
         init.zeros_(self.centre_phase)
         init.constant_(self.centre_speed, 0.5)
 
-    def init_state(self, batch: int, room: int = 0) -> PartsState | None:
+    def init_state(self, batch: int, capacity: int = 0) -> PartsState | None:
         organs = [*self.injections] + ([] if self.controller is None else [self.controller])
-        return PartsState(tuple(organ.init_state(batch, room) for organ in organs)) if organs else None
+        return PartsState(tuple(organ.init_state(batch, capacity) for organ in organs)) if organs else None
 
     def prepare(self, step: Step) -> dict[str, Any]:
         """What its organs want computed once a call."""

@@ -20,8 +20,8 @@ from positronic.config import AtMost, MixerConfig
 from positronic.errors import ConfigError
 from positronic.lm import MixerOutput
 from positronic.nn.causal_conv import CausalConv
+from positronic.nn.causal_window import WindowState
 from positronic.nn.linear import linear, residual_std
-from positronic.nn.tail import TailState
 from positronic.probe import Tap
 from positronic.state import Step
 
@@ -57,13 +57,13 @@ class LocalConv(nn.Module):
         self.conv = CausalConv(d_model, config.kernel)
         self.out = linear(d_model, d_model, residual_std(n_branches))
 
-    def init_state(self, batch: int, room: int = 0) -> TailState:
+    def init_state(self, batch: int, capacity: int = 0) -> WindowState:
         return self.conv.init_state(batch)
 
     def prepare(self, step: Step) -> dict[str, Any]:
         """What its convolution wants computed once a call."""
         return self.conv.prepare(step)
 
-    def forward(self, x: Tensor, step: Step, state: TailState | None = None) -> MixerOutput:
+    def forward(self, x: Tensor, step: Step, state: WindowState | None = None) -> MixerOutput:
         z, after = self.conv(self.into(x), step, state)
         return MixerOutput(self.out(F.silu(z)), after)

@@ -42,11 +42,11 @@ from positronic.mixers.radius import BallConfig, PairConfig, PruneConfig
 from positronic.mixers.value_projector import ValueProjectorConfig
 from positronic.nn import init
 from positronic.nn.black_hole_rope import BlackHoleRoPEConfig
+from positronic.nn.causal_window import WindowState, prepare_look_back
 from positronic.nn.documents import documents_of
 from positronic.nn.kv import KVState, prepare_seen
 from positronic.nn.linear import linear, residual_std
 from positronic.nn.rope import rotate
-from positronic.nn.tail import TailState, prepare_look_back
 from positronic.probe import Tap
 from positronic.state import State, Step
 
@@ -133,7 +133,7 @@ class MetricState(State):
     """Keys and values so far, and the token before, from which the energy of the next value starts."""
 
     kv: KVState
-    previous: TailState
+    previous: WindowState
 
 
 class MetricAttention(nn.Module):
@@ -169,10 +169,10 @@ class MetricAttention(nn.Module):
         if self.sink is not None:
             init.constant_(self.sink, FIRST_SINK)
 
-    def init_state(self, batch: int, room: int = 0) -> MetricState:
+    def init_state(self, batch: int, capacity: int = 0) -> MetricState:
         c = self.config
         front = None if self.sink is None else sink_row(self.rope.level.new_empty(1, 1, 1, c.head_dim))[0, 0]
-        kv = KVState.new(self.rope.level, batch, c.n_kv_heads, c.head_dim, room, front)
+        kv = KVState.new(self.rope.level, batch, c.n_kv_heads, c.head_dim, capacity, front)
         return MetricState(kv, self.rope.init_state(batch, self.d_model))
 
     def prepare(self, step: Step) -> dict[str, Any]:

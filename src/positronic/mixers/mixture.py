@@ -115,8 +115,8 @@ class Mixture(nn.Module):
         """What its heads want computed once a call."""
         return prepared_by(self.heads, step)
 
-    def init_state(self, batch: int, room: int = 0) -> PartsState:
-        return PartsState(tuple(head.init_state(batch, room) for head in self.heads))  # type: ignore[operator]
+    def init_state(self, batch: int, capacity: int = 0) -> PartsState:
+        return PartsState(tuple(head.init_state(batch, capacity) for head in self.heads))  # type: ignore[operator]
 
     def forward(self, x: Tensor, step: Step, state: PartsState | None = None) -> MixerOutput:
         n = self.norm(x)

@@ -91,7 +91,7 @@ class MoE(nn.Module):
         self.up = linear(d_model, n_experts * config.hidden)
         self.down = linear(n_experts * config.hidden, d_model, std=0)
 
-    def init_state(self, batch: int, room: int = 0) -> None:
+    def init_state(self, batch: int, capacity: int = 0) -> None:
         return None
 
     def forward(self, x: Tensor, step: Step, state: None = None) -> MixerOutput:

@@ -47,7 +47,7 @@ class SwiGLU(nn.Module):
         self.up = linear(d_model, config.hidden, bias=config.bias)
         self.down = linear(config.hidden, d_model, residual_std(n_branches), config.bias)
 
-    def init_state(self, batch: int, room: int = 0) -> None:
+    def init_state(self, batch: int, capacity: int = 0) -> None:
         return None
 
     def forward(self, x: Tensor, step: Step, state: None = None) -> MixerOutput:

@@ -118,9 +118,9 @@ class LanguageModel(nn.Module):
         self.drafts: DraftHeads | None = None if parts.drafts is None else parts.drafts.build(d)
         self.latents: LatentHead | None = None if parts.latents is None else parts.latents.build(d)
 
-    def init_state(self, batch: int, room: int = 0) -> DecodeState:
-        layers = [*self.walk.init_state(self.trunk, batch, room), *self.shared.init_state(batch, room)]
-        return DecodeState.new(layers, batch, self.embed.weight.device, room)
+    def init_state(self, batch: int, capacity: int = 0) -> DecodeState:
+        layers = [*self.walk.init_state(self.trunk, batch, capacity), *self.shared.init_state(batch, capacity)]
+        return DecodeState.new(layers, batch, self.embed.weight.device, capacity)
 
     def forward(
         self, tokens: Tensor, state: DecodeState | None = None, options: ForwardOptions | None = None

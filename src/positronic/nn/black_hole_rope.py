@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from positronic.config import AtMost, Config
 from positronic.errors import ConfigError
 from positronic.nn import init
+from positronic.nn.causal_window import WindowState, look_back
 from positronic.nn.rope import signed
-from positronic.nn.tail import TailState, look_back
 from positronic.state import Step
 
 __all__ = ["BlackHoleRoPE", "BlackHoleRoPEConfig"]
@@ -84,8 +84,8 @@ class BlackHoleRoPE(nn.Module):
         for p in (self.bend, self.level, self.waves, self.surprise):
             init.zeros_(p)
 
-    def init_state(self, batch: int, d_model: int) -> TailState:
-        return TailState.new(self.level, batch, 1, d_model)
+    def init_state(self, batch: int, d_model: int) -> WindowState:
+        return WindowState.new(self.level, batch, 1, d_model)
 
     def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin (B, G, T, 2 pairs) at positions (B, T), for `rope.rotate`; angles in float64, where it exists."""
@@ -100,7 +100,7 @@ class BlackHoleRoPE(nn.Module):
         waves = self._prepared(step)
         return self._turned(waves.places, waves.channels)
 
-    def energy(self, n: Tensor, step: Step, state: TailState | None = None) -> tuple[Tensor, TailState | None]:
+    def energy(self, n: Tensor, step: Step, state: WindowState | None = None) -> tuple[Tensor, WindowState | None]:
         """e (B, T, G) of the tokens' values, from the normed stream n (B, T, D), and the state after the call."""
         before, after = look_back(n, 1, step, state)
         s = self.level.float() + _summed(self._prepared(step).tokens, self.waves)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from positronic.nn import init
+from positronic.nn.causal_window import WindowState, look_back, prepare_look_back
 from positronic.nn.linear import INIT_STD
-from positronic.nn.tail import TailState, look_back, prepare_look_back
 from positronic.state import Step
 
 __all__ = ["CausalConv"]
@@ -33,14 +33,14 @@ class CausalConv(nn.Module):
         init.constant_(self.now, 1.0)
         init.normal_(self.past, INIT_STD)
 
-    def init_state(self, batch: int) -> TailState:
-        return TailState.new(self.now, batch, *self.past.shape)
+    def init_state(self, batch: int) -> WindowState:
+        return WindowState.new(self.now, batch, *self.past.shape)
 
     def prepare(self, step: Step) -> dict[str, Any]:
         """How far back tokens may look."""
         return prepare_look_back(step, len(self.past))
 
-    def forward(self, x: Tensor, step: Step, state: TailState | None = None) -> tuple[Tensor, TailState | None]:
+    def forward(self, x: Tensor, step: Step, state: WindowState | None = None) -> tuple[Tensor, WindowState | None]:
         """x (B, T, D) -> z (B, T, D), the state after the call."""
         taps, after = look_back(x, len(self.past), step, state)
         z = self.now * x + (self.past.flip(0) * taps).sum(-2)

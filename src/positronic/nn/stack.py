@@ -32,8 +32,8 @@ class Residual(nn.Module):
         super().__init__()
         self.mixer = mixer
 
-    def init_state(self, batch: int, room: int = 0) -> State | None:
-        return self.mixer.init_state(batch, room)  # type: ignore[operator]
+    def init_state(self, batch: int, capacity: int = 0) -> State | None:
+        return self.mixer.init_state(batch, capacity)  # type: ignore[operator]
 
     def forward(self, x: Tensor, step: Step, state: State | None = None) -> MixerOutput:
         y, after, aux = self.mixer(x, step, state)
@@ -68,8 +68,8 @@ class Stack(nn.ModuleList):
         self._asked = [i for i in mixers.values() if hasattr(blocks[i].mixer, "prepare")]
         """Places of the mixers that want something computed once a call, one for each config."""
 
-    def init_state(self, batch: int, room: int = 0) -> list[State | None]:
-        return [block.init_state(batch, room) for block in self]  # type: ignore[operator]
+    def init_state(self, batch: int, capacity: int = 0) -> list[State | None]:
+        return [block.init_state(batch, capacity) for block in self]  # type: ignore[operator]
 
     def prepared(self, step: Step, whole_rows: bool) -> Step:
         """The step with what its mixers want computed once a call; in whole rows, who sees whom."""
@@ -102,7 +102,7 @@ class Stack(nn.ModuleList):
 class Walk(Protocol):
     """The way through a trunk: which sections, how often, and when to leave. It may be a module with weights."""
 
-    def init_state(self, trunk: Stack, batch: int, room: int = 0) -> list[State | None]:
+    def init_state(self, trunk: Stack, batch: int, capacity: int = 0) -> list[State | None]:
         """What is remembered before the first token: of a section that is passed twice, twice."""
         ...
 
@@ -112,8 +112,8 @@ class Walk(Protocol):
 class Straight:
     """Every section once, in order."""
 
-    def init_state(self, trunk: Stack, batch: int, room: int = 0) -> list[State | None]:
-        return trunk.init_state(batch, room)
+    def init_state(self, trunk: Stack, batch: int, capacity: int = 0) -> list[State | None]:
+        return trunk.init_state(batch, capacity)
 
     def __call__(self, trunk: Stack, x: Tensor, step: Step, states: Sequence[State | None] | None = None) -> Passed:
         passed: Passed = trunk(x, step, states)
@@ -131,8 +131,8 @@ class SharedParts(nn.ModuleDict):
             kinds |= mixer.shared_parts(vocab_size)
         return SharedParts(kinds)
 
-    def init_state(self, batch: int, room: int = 0) -> list[State | None]:
-        return [part.init_state(batch, room) for part in self.values()]  # type: ignore[operator]
+    def init_state(self, batch: int, capacity: int = 0) -> list[State | None]:
+        return [part.init_state(batch, capacity) for part in self.values()]  # type: ignore[operator]
 
     def forward(self, step: Step, states: Sequence[State | None] | None = None) -> tuple[Step, list[State | None]]:
         """The step with every part's value in `shared`, and the parts' states after the call."""

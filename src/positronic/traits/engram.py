@@ -99,7 +99,7 @@ class EngramWindow(State):
 
     codes: Tensor
     """(B, orders - 1) codes of the last real tokens, newest first; 0 where their document had not begun."""
-    trail: tuple[Tensor] | None = None
+    rollback: tuple[Tensor] | None = None
     """(B, T+1, orders - 1): the same before the last call and after each of its tokens."""
 
 
@@ -165,7 +165,7 @@ class EngramTables(nn.Module):
             )
         init.copy_(self.canon, torch.tensor(canon, dtype=torch.int32))
 
-    def init_state(self, batch: int, room: int = 0) -> EngramWindow:
+    def init_state(self, batch: int, capacity: int = 0) -> EngramWindow:
         zero = self.canon.new_zeros(batch, dtype=torch.int64)
         return EngramWindow(zero[:, None].repeat(1, self.config.orders - 1))
 
@@ -178,7 +178,7 @@ class EngramTables(nn.Module):
         if state is None:
             return value, None
         after = torch.cat([before.codes[:, None], codes[..., :-1]], 1)  # (B, T+1, orders - 1)
-        return value, EngramWindow(after[:, -1], (after,) if step.keep_trail else None)
+        return value, EngramWindow(after[:, -1], (after,) if step.keep_rollback else None)
 
 
 class Engram(nn.Module):
@@ -209,7 +209,7 @@ class Engram(nn.Module):
         init.constant_(self.a, 1.0)
         init.zeros_(self.b)
 
-    def init_state(self, batch: int, room: int = 0) -> None:
+    def init_state(self, batch: int, capacity: int = 0) -> None:
         return None
 
     def forward(self, x: Tensor, phases: Tensor, step: Step, state: None = None) -> MixerOutput:

@@ -131,7 +131,7 @@ class FractalPhase(nn.Module):
             )
         init.copy_(self.table, torch.from_numpy(table))
 
-    def init_state(self, batch: int, room: int = 0) -> None:
+    def init_state(self, batch: int, capacity: int = 0) -> None:
         return None
 
     def forward(self, step: Step, state: None = None) -> tuple[Tensor, None]:

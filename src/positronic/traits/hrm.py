@@ -82,7 +82,7 @@ class HRM(nn.Module):
     def reset_parameters(self) -> None:
         init.normal_(self.start, 1.0)
 
-    def init_state(self, batch: int, room: int = 0) -> None:
+    def init_state(self, batch: int, capacity: int = 0) -> None:
         return None
 
     def forward(self, x: Tensor, step: Step, state: None = None) -> MixerOutput:

@@ -107,8 +107,8 @@ class PhaseAttention(nn.Module):
         tau = self.config.tau
         init.constant_(self.sharpness, tau + math.log(-math.expm1(-tau)))  # softplus^-1
 
-    def init_state(self, batch: int, room: int = 0) -> KVState:
-        return KVState.new(self.sharpness, batch, len(self.spans), self.config.dim, room)
+    def init_state(self, batch: int, capacity: int = 0) -> KVState:
+        return KVState.new(self.sharpness, batch, len(self.spans), self.config.dim, capacity)
 
     def prepare(self, step: Step) -> dict[str, Any]:
         """Who sees whom in a call that goes on from a state."""

@@ -77,7 +77,7 @@ class ControllerState(Memory):
     """(B, R, 4, 5) W, float32."""
     last: Tensor
     """(B, R, 5) the last real token's observation, float32."""
-    trail: tuple[Tensor, Tensor] | None = None
+    rollback: tuple[Tensor, Tensor] | None = None
     """(B, T+1, ...) each: both before the last call and after each of its tokens."""
 
     def carried(self) -> "ControllerState":
@@ -96,7 +96,7 @@ class RingDecoder(nn.Module):
     def reset_parameters(self) -> None:
         init.zeros_(self.decoder)
 
-    def init_state(self, batch: int, room: int = 0) -> None:
+    def init_state(self, batch: int, capacity: int = 0) -> None:
         return None
 
     def forward(self, step: Step, state: None = None) -> tuple[Tensor, None]:
@@ -127,7 +127,7 @@ class RingController(nn.Module):
     def reset_parameters(self) -> None:
         init.copy_(self.neutral, torch.tensor(NEUTRAL))
 
-    def init_state(self, batch: int, room: int = 0) -> ControllerState:
+    def init_state(self, batch: int, capacity: int = 0) -> ControllerState:
         def zeros(*shape: int) -> Tensor:
             return self.neutral.new_zeros(batch, *shape, dtype=torch.float32)
 
@@ -153,12 +153,12 @@ class RingController(nn.Module):
         seen = _seen(x, step.valid, before.last)  # (B, T+1, R, 5)
         key = seen[:, :-1].masked_fill(step.fresh[..., None, None], 0.0)
         rate = step.where_real(x.new_full((), self.config.eta if step.write_memory else 0.0), padding=0.0)  # (B, T)
-        form = predict_reference if step.keep_trail else predict  # what may be committed has the definition's bits
-        ahead, error, weight, trail = form(x, key, rate, ~step.fresh, before.weight)
+        form = predict_reference if step.keep_rollback else predict  # what may be committed has the definition's bits
+        ahead, error, weight, rollback = form(x, key, rate, ~step.fresh, before.weight)
         features = torch.cat([x, ahead, step.tap(self, "error", error)], -1)
         if state is None:
             return features, None
-        kept = None if trail is None or not step.keep_trail else (trail, seen)
+        kept = None if rollback is None or not step.keep_rollback else (rollback, seen)
         return features, ControllerState(weight, seen[:, -1], kept)
 
 

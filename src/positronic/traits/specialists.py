@@ -32,7 +32,7 @@ from positronic.lm import MixerOutput
 from positronic.nn import init
 from positronic.nn.gate import Gate, GatedLinear
 from positronic.nn.linear import linear
-from positronic.nn.stores import StoresState
+from positronic.nn.memory_slots import SlotsState
 from positronic.probe import Tap
 from positronic.state import Step
 
@@ -91,14 +91,14 @@ class Specialists(nn.Module):
     def reset_parameters(self) -> None:
         init.normal_(self.keys, 1.0)
 
-    def init_state(self, batch: int, room: int = 0) -> StoresState:
-        return StoresState.new(batch, self.keys)
+    def init_state(self, batch: int, capacity: int = 0) -> SlotsState:
+        return SlotsState.new(batch, self.keys)
 
     def prepare(self, step: Step) -> dict[str, Any]:
         """Which tokens begin a document."""
         return step.prepare_fresh()
 
-    def forward(self, x: Tensor, phases: Tensor, step: Step, state: StoresState | None = None) -> MixerOutput:
+    def forward(self, x: Tensor, phases: Tensor, step: Step, state: SlotsState | None = None) -> MixerOutput:
         before = self.init_state(len(x)) if state is None else state
         projected = self.project(x)
         if state is None and torch.is_grad_enabled():
@@ -110,7 +110,7 @@ class Specialists(nn.Module):
         current = step.tap(self, "current", current)
         step.tap(self, "choice", recalled.choice)
         step.tap(self, "memory", recalled.stores)
-        return MixerOutput(current, None if state is None else StoresState.after(recalled, step))
+        return MixerOutput(current, None if state is None else SlotsState.after(recalled, step))
 
     def _consult(self, projected: Tensor, fresh: Tensor, stores: Tensor, step: Step) -> tuple[Tensor, Recall]:
         """The gated current (B, T, N) and what it was made of."""
@@ -122,5 +122,5 @@ class Specialists(nn.Module):
         address = (q[..., None, :] * self.keys.float()).sum(-1)  # (B, T, R, E)
         w = c.write_max * write.sigmoid() * (address / c.dim**0.5).softmax(-1)
         w = step.where_real(w, padding=0.0) if step.write_memory else torch.zeros_like(w)
-        recalled = recall(q, address, w, v, stores, fresh, c.top, step.keep_trail)
+        recalled = recall(q, address, w, v, stores, fresh, c.top, step.keep_rollback)
         return self.decoders(recalled.read, list(self.gates)), recalled

@@ -39,7 +39,7 @@ from positronic.nn import init
 from positronic.nn.gate import Gate, GatedLinear
 from positronic.nn.halton import halton
 from positronic.nn.linear import linear
-from positronic.nn.stores import StoresState
+from positronic.nn.memory_slots import SlotsState
 from positronic.probe import Tap
 from positronic.state import Step
 
@@ -120,14 +120,14 @@ class Stations(nn.Module):
         """(P, 3) float32: where the stations stand."""
         return self.anchor_bits.view(torch.float32)
 
-    def init_state(self, batch: int, room: int = 0) -> StoresState:
-        return StoresState.new(batch, self.keys)
+    def init_state(self, batch: int, capacity: int = 0) -> SlotsState:
+        return SlotsState.new(batch, self.keys)
 
     def prepare(self, step: Step) -> dict[str, Any]:
         """Which tokens begin a document."""
         return step.prepare_fresh()
 
-    def forward(self, x: Tensor, positions: Tensor, step: Step, state: StoresState | None = None) -> MixerOutput:
+    def forward(self, x: Tensor, positions: Tensor, step: Step, state: SlotsState | None = None) -> MixerOutput:
         before = self.init_state(len(x)) if state is None else state
         projected = self.project(x)
         if state is None and torch.is_grad_enabled():
@@ -140,7 +140,7 @@ class Stations(nn.Module):
         y = step.tap(self, "current", y)
         step.tap(self, "choice", recalled.choice)
         step.tap(self, "memory", recalled.stores)
-        return MixerOutput(y, None if state is None else StoresState.after(recalled, step))
+        return MixerOutput(y, None if state is None else SlotsState.after(recalled, step))
 
     def _engaged(self, positions: Tensor) -> Tensor:
         """eng (B, T, P), float32."""
@@ -159,6 +159,6 @@ class Stations(nn.Module):
         share = (address / c.dim**0.5).softmax(-1)
         w = c.write_max * (write.sigmoid() * engagement)[..., None] * share
         w = step.where_real(w, padding=0.0) if step.write_memory else torch.zeros_like(w)
-        recalled = recall(q, address, w, v, stores, fresh, c.per_station, step.keep_trail)
+        recalled = recall(q, address, w, v, stores, fresh, c.per_station, step.keep_rollback)
         said = engagement[..., None] * recalled.read.sum(-2)  # (B, T, P, V)
         return self.decoders(said[:, :, None], [self.gate]), recalled

@@ -222,7 +222,7 @@ class PositronicPreTrainedModel(PreTrainedModel):
         if columns + (0 if cache is None else cache.length) > most:  # padding counts as columns, not as positions
             check_context(longest_document(tokens, options) + (0 if begun is None else int(begun.max())), most)
         if cache is not None and cache.recording:
-            options = replace(options, keep_trail=True)
+            options = replace(options, keep_rollback=True)
         with self._embedded(inputs_embeds):
             out = self.lm(tokens, None if cache is None else cache.state, options)
         if cache is not None:

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 def find_exact(model: LM, room: int) -> Exact:
     """The first width that passes at the present number of threads, else on one; none at all is a `GenerationError`.
 
-    room is the number of tokens the sequence may reach; the state is then `model.init_state(1, room=exact.room)`.
+    room is the number of tokens the sequence may reach; the state is then `model.init_state(1, capacity=exact.room)`.
     """
     present = torch.get_num_threads()
     for threads in dict.fromkeys((present, 1)):
@@ -61,7 +61,7 @@ def rows_agree(model: LM, exact: Exact) -> bool:
     drawn = np.random.default_rng(0).integers(0, model.config.vocab_size, BEGINNING + 2 * width).tolist()
     tokens = drawn[BEGINNING:]
     with exact.threads_set():
-        state, _ = prefill(model, model.init_state(1, room=exact.room), [drawn[:BEGINNING]], mode)
+        state, _ = prefill(model, model.init_state(1, capacity=exact.room), [drawn[:BEGINNING]], mode)
         same = torch.zeros(1, dtype=torch.long, device=state.position.device)
         together: list[Verified] = []
         for place, token in enumerate(tokens):

@@ -62,8 +62,10 @@ class Mode:
     probe: Probe | None = None
     """Who watches the taps."""
 
-    def options(self, valid: Tensor | None = None, keep_trail: bool = False) -> ForwardOptions:
-        return ForwardOptions(valid=valid, keep_trail=keep_trail, write_memory=self.write_memory, probe=self.probe)
+    def options(self, valid: Tensor | None = None, keep_rollback: bool = False) -> ForwardOptions:
+        return ForwardOptions(
+            valid=valid, keep_rollback=keep_rollback, write_memory=self.write_memory, probe=self.probe
+        )
 
 
 USUAL = Mode()
@@ -77,7 +79,7 @@ class Verified(NamedTuple):
     logits: Tensor
     """(n, W)"""
     state: DecodeState
-    """After all tokens; with a trail where a beginning of them may be kept."""
+    """After all tokens; with a rollback where a beginning of them may be kept."""
 
 
 @torch.no_grad()
@@ -88,7 +90,7 @@ def verify(model: LM, rows: Sequence[Sequence[int]], state: DecodeState, mode: M
     width = live if mode.exact is None else mode.exact.width
     block = torch.tensor([[*row, *[0] * (width - live)] for row in rows], device=state.position.device)
     with nullcontext() if mode.exact is None else mode.exact.threads_set():
-        found = call(model, block, state, mode.options(keep_trail=width > 1))
+        found = call(model, block, state, mode.options(keep_rollback=width > 1))
     return found if width == live else Verified(found.hidden[:live], found.logits[:live], found.state)
 
 

@@ -51,7 +51,7 @@ class Batch:
             found[path] = torch.cat([ours, theirs]) if axis is None else self._behind(path, ours, theirs, axis)
         self.state = replace(
             tree.filled(self.state, found),
-            trail=None,
+            rollback=None,
             length=max(lengths),
             level=self.state.level and state.level and lengths[0] == lengths[1],
         ).owned()
@@ -100,7 +100,9 @@ class Batch:
         for path, x, axis in tree.tensors(self.state):
             found[path] = x[index] if axis is None else _moved(x, moved, len(places))
         longest = max(row.text.position for row in order)
-        self.state = replace(tree.filled(self.state, found), trail=None, length=min(longest, self.state.length)).owned()
+        self.state = replace(
+            tree.filled(self.state, found), rollback=None, length=min(longest, self.state.length)
+        ).owned()
         self.rows = order
 
 
@@ -176,7 +178,7 @@ class EagerLane:
         found = verify(self.model, [[row.last, *draft]], self.state, self.mode)
         tokens = row.accept(draft, partial(row.text.draw, Rows(found.logits)))
         after = found.state
-        self.batch.state = after if after.trail is None else after.commit(range(len(tokens)))
+        self.batch.state = after if after.rollback is None else after.commit(range(len(tokens)))
         kept = len(tokens) - 1
         ended = row.text.reason is not None
         said = row.outputs(tokens, self.batch.value(ended), found.hidden[kept : kept + 1])

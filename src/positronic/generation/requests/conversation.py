@@ -70,7 +70,7 @@ def resume(
     check_context(len(tokens), model.config.max_positions)
     state, hidden = before.state, before.hidden
     if state is None or before.exact != exact:
-        state, hidden = model.init_state(1, room=0 if exact is None else exact.room), None
+        state, hidden = model.init_state(1, capacity=0 if exact is None else exact.room), None
         if before.begun:
             state = with_memories(state, before.begun)
     writes = before.writes

@@ -32,7 +32,7 @@ CHUNK = 16
 
 
 def predict_chunked(x: Tensor, key: Tensor, rate: Tensor, continues: Tensor, weight: Tensor) -> Prediction:
-    """Shapes as in the definition; keeps no trail."""
+    """Shapes as in the definition; keeps no rollback."""
     tokens, size = x.shape[1], x.shape[-1]
     step = rate[..., None] / (EPSILON + key.square().sum(-1))  # (B, T, R)
     k, q, b = _chunks(key), _chunks(x), _chunks(step[..., None])  # (B, n, R, C, M or 1)

@@ -34,13 +34,13 @@ class Prediction(NamedTuple):
     """(B, T, R, M-1): e, of this one."""
     weight: Tensor
     """(B, R, M-1, M): W after the call."""
-    trail: Tensor | None = None
+    rollback: Tensor | None = None
     """(B, T+1, R, M-1, M): W before the call and after each token; the definition alone keeps it."""
 
 
 def predict_reference(x: Tensor, key: Tensor, rate: Tensor, continues: Tensor, weight: Tensor) -> Prediction:
     """The definition, token by token: x, key (B, T, R, M); rate, continues (B, T); weight (B, R, M-1, M) so far."""
-    trail, ahead, error = [weight], [], []
+    rollback, ahead, error = [weight], [], []
     step = rate[..., None, None] / (EPSILON + key.square().sum(-1, keepdim=True))  # (B, T, R, 1)
     new = ~continues.view(*continues.shape, 1, 1, 1)
     whole = (part.unbind(1) for part in (x[..., :-1], x[..., None, :], key[..., None, :], step, new))
@@ -49,5 +49,5 @@ def predict_reference(x: Tensor, key: Tensor, rate: Tensor, continues: Tensor, w
         error.append(y - (weight * k).sum(-1))
         weight = weight + (eta * error[-1])[..., None] * k
         ahead.append((weight * row).sum(-1))
-        trail.append(weight)
-    return Prediction(torch.stack(ahead, 1), torch.stack(error, 1), weight, torch.stack(trail, 1))
+        rollback.append(weight)
+    return Prediction(torch.stack(ahead, 1), torch.stack(error, 1), weight, torch.stack(rollback, 1))

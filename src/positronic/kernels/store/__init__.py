@@ -14,20 +14,27 @@ LOOP = 16
 
 
 def recall(
-    q: Tensor, address: Tensor, w: Tensor, v: Tensor, stores: Tensor, fresh: Tensor, top: int, keep_trail: bool = False
+    q: Tensor,
+    address: Tensor,
+    w: Tensor,
+    v: Tensor,
+    stores: Tensor,
+    fresh: Tensor,
+    top: int,
+    keep_rollback: bool = False,
 ) -> Recall:
     """What T tokens read from stores they also write, in the precision of the arguments even under autocast.
 
     q (B, T, G or 1, V); address, w (B, T, G, E); v (B, T, 2, G or 1, V); stores (B, 2, G, E, V); fresh (B, T) bool;
-    the equations are those of `reference`. keep_trail: the states between tokens are wanted, which only the loop has.
+    the equations are those of `reference`. keep_rollback: the states between tokens are wanted; only the loop has them.
     """
     with without_autocast(w.device.type):
-        found: Recall = best_form("store", w, keep_trail)(q, address, w, v, stores, fresh, top)
+        found: Recall = best_form("store", w, keep_rollback)(q, address, w, v, stores, fresh, top)
         return found
 
 
-def _short(w: Tensor, keep_trail: bool) -> str | None:
-    if keep_trail:
+def _short(w: Tensor, keep_rollback: bool) -> str | None:
+    if keep_rollback:
         return "keeps no states between tokens"
     return "leaves short calls to the loop" if w.shape[1] <= LOOP else None
 
@@ -38,7 +45,7 @@ register(
         kind="torch",
         name="chunked",
         run=recall_chunked,
-        takes=f"calls of more than {LOOP} tokens that keep no trail",
+        takes=f"calls of more than {LOOP} tokens that keep no rollback",
         refuses=_short,
     ),
     Form(kind="reference", run=recall_reference),

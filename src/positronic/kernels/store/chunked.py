@@ -25,7 +25,7 @@ CHUNK = 32
 
 
 def recall_chunked(q: Tensor, address: Tensor, w: Tensor, v: Tensor, stores: Tensor, fresh: Tensor, top: int) -> Recall:
-    """The same as `recall_reference`, without its trail."""
+    """The same as `recall_reference`, without its rollback."""
     tokens = w.shape[1]
     size = min(CHUNK, tokens)
     begun = _chunks(fresh.long(), size).flatten(1).cumsum(1).unflatten(1, (-1, size))  # (B, n, C) documents so far

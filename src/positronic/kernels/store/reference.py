@@ -27,7 +27,7 @@ class Recall(NamedTuple):
     """(B, T, G, E, V) pi S_out."""
     stores: Tensor
     """(B, 2, G, E, V) after the last token."""
-    trail: Tensor | None = None
+    rollback: Tensor | None = None
     """(B, T+1, 2, G, E, V) the stores before the first and after each token; None from the chunked form."""
 
 
@@ -35,16 +35,16 @@ def recall_reference(
     q: Tensor, address: Tensor, w: Tensor, v: Tensor, stores: Tensor, fresh: Tensor, top: int
 ) -> Recall:
     """The definition; how tokens are split into calls changes no bit."""
-    trail, before = [stores], []
+    rollback, before = [stores], []
     new = fresh.view(*fresh.shape, 1, 1, 1, 1)
     whole = (part.unbind(1) for part in (new, w[:, :, None, :, :, None], v[..., None, :]))
     for begins, share, value in zip(*whole, strict=True):  # (B, 1, 1, 1, 1), (B, 1, G, E, 1), (B, 2, G, 1, V)
-        s = trail[-1].masked_fill(begins, 0.0)
+        s = rollback[-1].masked_fill(begins, 0.0)
         before.append(s)
-        trail.append(s + share * (value - s))
+        rollback.append(s + share * (value - s))
     s_in, s_out = torch.stack(before, 2).unbind(1)  # (B, T, G, E, V) each
     choice = choose((address + (q[..., None, :] * s_in).sum(-1)) / q.shape[-1] ** 0.5, top)
-    return Recall(choice, choice[..., None] * s_out, trail[-1], torch.stack(trail, 1))
+    return Recall(choice, choice[..., None] * s_out, rollback[-1], torch.stack(rollback, 1))
 
 
 def choose(scores: Tensor, top: int) -> Tensor:

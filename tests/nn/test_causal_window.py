@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from positronic.nn.causal_conv import CausalConv
-from positronic.nn.tail import TailState, look_back
+from positronic.nn.causal_window import WindowState, look_back
 from positronic.state import DecodeState, ForwardOptions, Step
 
 N, D, T = 3, 2, 14
@@ -36,7 +36,7 @@ def by_hand(x: Tensor, valid: Tensor, segments: Tensor) -> Tensor:
 
 
 def taps_of(x: Tensor, cut, valid: Tensor | None, segments: Tensor | None, cached: bool = True) -> Tensor:
-    state = DecodeState.new([TailState.new(x, 2, N, D) if cached else None], 2, torch.device("cpu"))
+    state = DecodeState.new([WindowState.new(x, 2, N, D) if cached else None], 2, torch.device("cpu"))
     seen, began = [], None
     if segments is not None:  # the documents' own numbers: pieces need not know each other's
         began = Step.of(torch.zeros(2, T, dtype=torch.long), None, ForwardOptions(valid=valid, segments=segments)).began
@@ -76,8 +76,8 @@ def test_a_committed_tail_is_that_of_the_tokens_kept(padded, kept):
     x, valid, _ = sample(seed=3)
     tokens, part = torch.zeros(2, T, dtype=torch.long), valid if padded else None
     state = DecodeState.new([], 2, torch.device("cpu"))
-    step = Step.of(tokens, state, ForwardOptions(valid=part, keep_trail=True))
-    _, after = look_back(x, N, step, TailState.new(x, 2, N, D))
+    step = Step.of(tokens, state, ForwardOptions(valid=part, keep_rollback=True))
+    _, after = look_back(x, N, step, WindowState.new(x, 2, N, D))
     committed = after.commit(range(kept))
     for b in range(2):
         real = [x[b, t] for t in range(kept) if not padded or valid[b, t]]

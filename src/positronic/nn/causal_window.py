@@ -17,22 +17,22 @@ from torch.nn import functional as F
 
 from positronic.state import State, Step
 
-__all__ = ["TailState", "look_back", "prepare_look_back"]
+__all__ = ["WindowState", "look_back", "prepare_look_back"]
 
 
 @dataclass(frozen=True)
-class TailState(State):
+class WindowState(State):
     """The last vectors of a document that a causal convolution reads again."""
 
     rows: Tensor
     """(B, n, D) the last n real vectors, oldest first."""
-    trail: tuple[Tensor] | None = None
+    rollback: tuple[Tensor] | None = None
     """(B, T+1, n, D): the same before the last call and after each of its tokens."""
 
     @staticmethod
-    def new(like: Tensor, batch: int, n: int, width: int) -> "TailState":
+    def new(like: Tensor, batch: int, n: int, width: int) -> "WindowState":
         """No tokens yet, in the dtype and on the device of `like`."""
-        return TailState(like.new_zeros(batch, n, width))
+        return WindowState(like.new_zeros(batch, n, width))
 
 
 def prepare_look_back(step: Step, n: int) -> dict[str, Any]:
@@ -40,12 +40,12 @@ def prepare_look_back(step: Step, n: int) -> dict[str, Any]:
     return {} if step.segments is None else {_name(n): _reached(step, n)}
 
 
-def look_back(x: Tensor, n: int, step: Step, state: TailState | None = None) -> tuple[Tensor, TailState | None]:
+def look_back(x: Tensor, n: int, step: Step, state: WindowState | None = None) -> tuple[Tensor, WindowState | None]:
     """x_t-n, .., x_t-1 of all tokens, (B, T, n, D), and the state after the call (None when it had none)."""
     if state is None and step.segments is None:
         padded = F.pad(x, (0, 0, n, 0))
         return torch.stack([padded[:, first : first + x.shape[1]] for first in range(n)], 2), None
-    before = TailState.new(x, len(x), n, x.shape[-1]) if state is None else state
+    before = WindowState.new(x, len(x), n, x.shape[-1]) if state is None else state
     rows = torch.cat([before.rows.to(x.dtype), x], 1)  # (B, n + T, D)
     if step.valid is None:
         windows = rows.unfold(1, n, 1).mT  # (B, T+1, n, D), views
@@ -53,7 +53,7 @@ def look_back(x: Tensor, n: int, step: Step, state: TailState | None = None) -> 
         windows = rows[torch.arange(len(x), device=x.device)[:, None, None], _real_places(step.valid, n)]
     found: Tensor | None = step.shared.get(_name(n))
     taps = windows[:, :-1] * (_reached(step, n) if found is None else found).to(x.dtype)
-    return taps, None if state is None else TailState(windows[:, -1], (windows,) if step.keep_trail else None)
+    return taps, None if state is None else WindowState(windows[:, -1], (windows,) if step.keep_rollback else None)
 
 
 def _name(n: int) -> str:

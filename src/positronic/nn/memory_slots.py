@@ -8,22 +8,22 @@ from torch import Tensor
 from positronic.kernels.store import Recall
 from positronic.state import Memory, Step
 
-__all__ = ["StoresState"]
+__all__ = ["SlotsState"]
 
 
 @dataclass(frozen=True)
-class StoresState(Memory):
+class SlotsState(Memory):
     """The stores of all groups."""
 
     stores: Tensor
     """(B, 2, G, E, V) S_in, then S_out, after the last token; float32."""
-    trail: tuple[Tensor] | None = None
+    rollback: tuple[Tensor] | None = None
     """(B, T+1, ...) the same before the last call and after each of its tokens."""
 
     @staticmethod
-    def new(batch: int, keys: Tensor) -> "StoresState":
+    def new(batch: int, keys: Tensor) -> "SlotsState":
         """Empty stores beside keys (G, E, V)."""
-        return StoresState(torch.zeros(batch, 2, *keys.shape, dtype=torch.float32, device=keys.device))
+        return SlotsState(torch.zeros(batch, 2, *keys.shape, dtype=torch.float32, device=keys.device))
 
     @property
     def s_in(self) -> Tensor:
@@ -36,8 +36,8 @@ class StoresState(Memory):
         return self.stores[:, 1]
 
     @staticmethod
-    def after(recalled: Recall, step: Step) -> "StoresState":
+    def after(recalled: Recall, step: Step) -> "SlotsState":
         """The state after a call that recalled this."""
-        assert recalled.trail is not None or not step.keep_trail, "a call that keeps its trail runs the loop"
-        trail = (recalled.trail,) if step.keep_trail and recalled.trail is not None else None
-        return StoresState(recalled.stores, trail)
+        assert recalled.rollback is not None or not step.keep_rollback, "a call that keeps its rollback runs the loop"
+        rollback = (recalled.rollback,) if step.keep_rollback and recalled.rollback is not None else None
+        return SlotsState(recalled.stores, rollback)
