@@ -190,6 +190,38 @@ def _counting(read: list[int]):
     return counted
 
 
+@pytest.mark.parametrize("gone", [0, 1])
+def test_when_one_choice_is_cancelled_the_others_still_speak(model, gone):
+    prompt = tuple(b"Hello there, you")
+    rows = [Request(prompt, SamplingParams(seed=8, stream=i), 6).row(model) for i in range(3)]
+    engine = Engine(model, chunk=4)
+    engine.add_choices(rows)
+    engine.step()
+    engine.cancel(rows[gone])
+    said = finish(engine)
+    assert set(said) == set(rows) - {rows[gone]}
+    for stream, row in enumerate(rows):
+        if row in said:
+            assert list(row.text.past) == list(
+                alone(model, Request(prompt, SamplingParams(seed=8, stream=stream), 6)).text.past
+            )
+
+
+def test_a_row_that_drafts_is_read_beside_others_and_decoded_alone(model):
+    plain = ids(run(model, n=40))
+    engine = Engine(model)
+    rows = [
+        Request((*PROMPT,), GREEDY, 40).row(model),
+        Request((*PROMPT,), GREEDY, 40).row(model, proposer=Oracle(plain, k=3)),
+        Request((*PROMPT,), GREEDY, 40).row(model),
+    ]
+    for row in rows:
+        engine.add(row)
+    said = finish(engine)
+    assert said[rows[0]] == said[rows[1]] == said[rows[2]] == plain
+    assert rows[1].forwards < 40 == rows[0].forwards
+
+
 @pytest.mark.parametrize("make", [small, remembering], ids=["attention", "memories"])
 def test_a_kept_beginning_is_not_read_again_and_changes_nothing(make, monkeypatch):
     model, read = make(), []

@@ -187,12 +187,9 @@ class CapturedLane:
             one = torch.tensor([at], device=state.position.device)
             self._put(place, [row], state if len(rows) == 1 else state.select(one))
 
-    def remove(self, row: Row) -> DecodeState:
-        self._settle()
-        place = self._places.index(row)
-        state, _ = self.graph.read([place], [row.text.position - 1])
-        self._leave(place)
-        return state
+    def remove(self, row: Row) -> None:
+        self._said = [one for one in self._said if one[0] is not row]
+        self._leave(self._places.index(row))  # what it says in rounds that are under way is not heard
 
     def step(self) -> Said:
         """Launch a round, then hear what the one before has said."""

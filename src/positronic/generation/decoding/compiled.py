@@ -103,9 +103,8 @@ class CompiledLane:
     def join(self, rows: Sequence[Row], state: DecodeState) -> None:
         raise AssertionError("compiled rounds are of one row")
 
-    def remove(self, row: Row) -> DecodeState:
+    def remove(self, row: Row) -> None:
         self.rows = []
-        return self.state
 
     @torch.no_grad()
     def step(self) -> Said:

@@ -90,7 +90,18 @@ class Engine:
         return said
 
     def cancel(self, row: Row) -> None:
-        """The row leaves before the next round, wherever it stands."""
+        """The row leaves before the next round, wherever it stands; other choices of its prompt go on."""
+        for others in self._choices.values():
+            if row in others:
+                others.remove(row)
+        if others := self._choices.pop(row, []):  # the prompt is read for those who are left
+            heir, *rest = others
+            heir.unread, heir.from_nothing = row.unread, row.from_nothing
+            self._choices[heir] = rest
+            self.waiting = [(heir, state) if one is row else (one, state) for one, state in self.waiting]
+            for batch in self.reading:
+                batch.rows = [heir if one is row else one for one in batch.rows]
+            return
         self.waiting = [one for one in self.waiting if one[0] is not row]
         for batch in self.reading:
             batch.keep([other for other in batch.rows if other is not row])
@@ -102,7 +113,7 @@ class Engine:
 
     def clear(self) -> None:
         """Every row leaves."""
-        self.waiting, self.reading, self.lanes = [], [], []
+        self.waiting, self.reading, self.lanes, self._choices = [], [], [], {}
 
     def ledger(self) -> dict[Row, int]:
         """Bytes of state that each row holds, its share of the room included."""
@@ -120,6 +131,7 @@ class Engine:
                 row.from_nothing = row.mode.write_memory and row.mode.probe is None and row.mode.exact is None
                 state = self._beginning(row)
             if row.text.reason is not None:
+                self._choices.pop(row, None)
                 continue
             if not row.unread:
                 self._read_through([row], state)
@@ -170,10 +182,12 @@ class Engine:
 
     def _talk(self, rows: Sequence[Row], state: DecodeState) -> None:
         """Rows that have been read begin to be decoded."""
-        if len(rows) > 1 and rows[0].alone:
+        alone = [row for row in rows if row.alone]
+        if alone and len(rows) > 1:
             batch = Batch(rows, state)
-            for row in rows:
-                self._talk([row], batch.part([row]))
+            for group in (*([row] for row in alone), [row for row in rows if not row.alone]):
+                if group:
+                    self._talk(group, batch.part(group))
             return
         capturing = self.capturing
         if capturing is not None and not any(capturing.takes(row, state) for row in rows):

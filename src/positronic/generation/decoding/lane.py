@@ -130,8 +130,8 @@ class Lane(Protocol):
         """More rows, each with its state."""
         ...
 
-    def remove(self, row: Row) -> DecodeState:
-        """A row leaves before its end; what it remembers of all but its newest token."""
+    def remove(self, row: Row) -> None:
+        """A row leaves before its end."""
         ...
 
     def step(self) -> Said:
@@ -165,10 +165,8 @@ class EagerLane:
     def join(self, rows: Sequence[Row], state: DecodeState) -> None:
         self.batch.join(rows, state)
 
-    def remove(self, row: Row) -> DecodeState:
-        left = self.batch.part([row])
+    def remove(self, row: Row) -> None:
         self.batch.keep([other for other in self.rows if other is not row])
-        return left
 
     def step(self) -> Said:
         return self._drafted(self.rows[0]) if len(self.rows) == 1 else self._together()
