@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from positronic import tree
 from positronic.generation.decoding.compiled import compiled_round, round_of
@@ -51,7 +51,7 @@ class Capturing:
 
     def takes(self, row: Row, state: DecodeState) -> bool:
         """Whether rounds of this row may run as graphs."""
-        plain = not row.alone and row.mode.probe is None
+        plain = not row.alone and row.mode.probe is None and isinstance(self.model, nn.Module)
         return plain and state.position.is_cuda and row.text.left >= WORTH
 
     def graph(self, rows: int, extent: int, mode: Mode, like: DecodeState) -> "Graph":

@@ -195,7 +195,7 @@ class _Request:
             exact=exact,
             write_memory=self.write_memory,
             probe=self.probe,
-            engine=self.engine if self.cache else None,
+            engine=self.engine if self.cache else Engine(model, compile="off"),
         )
 
     def _result(self, start: Conversation, said: list[int], last: TokenOutput | None, seconds: Seconds) -> Result:
