@@ -132,7 +132,7 @@ class _Replica:
     def parameters(self) -> Iterator[nn.Parameter]:
         return cast(nn.Module, self.model).parameters()
 
-    def init_state(self, batch: int, room: int = 0) -> DecodeState:
+    def init_state(self, batch: int, capacity: int = 0) -> DecodeState:
         return self.model.init_state(batch, room)
 
     def __call__(

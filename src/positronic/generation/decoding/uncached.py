@@ -40,7 +40,7 @@ class Uncached:
         self.model, self.config = model, model.config
         self.drafts, self.latents = model.drafts, model.latents
 
-    def init_state(self, batch: int, room: int = 0) -> DecodeState:
+    def init_state(self, batch: int, capacity: int = 0) -> DecodeState:
         device = self.model.init_state(batch).position.device
         none = torch.zeros(batch, 0, dtype=torch.long, device=device)
         return DecodeState.new([Read(none, none.bool())], batch, device)
