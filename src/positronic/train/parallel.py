@@ -133,7 +133,7 @@ class _Replica:
         return cast(nn.Module, self.model).parameters()
 
     def init_state(self, batch: int, capacity: int = 0) -> DecodeState:
-        return self.model.init_state(batch, room)
+        return self.model.init_state(batch, capacity)
 
     def __call__(
         self, tokens: Tensor, state: DecodeState | None = None, options: ForwardOptions | None = None
