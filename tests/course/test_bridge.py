@@ -62,6 +62,7 @@ def wide(monkeypatch):
         assert stretch is None
         assert len(positions) == 1 or (positions == positions[0]).all()
         cos, sin = rotation(positions[0].numpy(), rope_dims, base, np.float64)
+        cos, sin = np.concatenate([cos, cos], -1), np.concatenate([-sin, sin], -1)  # both dimensions of each pair
         return torch.from_numpy(cos)[None, None], torch.from_numpy(sin)[None, None]
 
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)

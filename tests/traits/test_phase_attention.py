@@ -94,11 +94,11 @@ def test_one_token_alone_recalls_its_own_value_exactly():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("room", [0, 32])
+@pytest.mark.parametrize("capacity", [0, 32])
 @pytest.mark.parametrize("cut", CUTS)
-def test_feeding_in_parts_equals_feeding_at_once(cut, room):
+def test_feeding_in_parts_equals_feeding_at_once(cut, capacity):
     m, phases = organ(), phases_of(2, 17)
-    alone = Alone(m, caller(m, phases), 2, room=room)
+    alone = Alone(m, caller(m, phases), 2, capacity=capacity)
     parts = torch.cat([alone.feed(piece) for piece in blank(phases).split(list(cut), 1)], 1)
     assert error(parts, whole(m, phases)) < 1e-5
 
