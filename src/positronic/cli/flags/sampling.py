@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Drawing", "DrawingFlags"]
 
-SAMPLED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+SAMPLED = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 """What a `SamplingParams` has from the flags."""
 
 
@@ -60,10 +60,9 @@ class Drawing:
 
     def check(self) -> None:
         """Raise where a number is out of its range."""
-        from positronic.generation import SamplingParams, Stop
+        from positronic.generation import SamplingParams
 
         SamplingParams(**{name: getattr(self, name) for name in SAMPLED})
-        Stop(max_new_tokens=self.max_new_tokens)
 
     def _proposer(self, model: "LM") -> "Proposer | bool":
         """What drafts; what was asked for and is not there is an error, what was left open is said."""

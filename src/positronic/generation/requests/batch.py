@@ -44,18 +44,13 @@ def generate_batch(
     **sampling: Unpack[Sampling],
 ) -> list[Result]:
     """`generate` for many prompts, texts or messages; results in the order of the prompts."""
-    params = replace(params or SamplingParams(), **sampling)
     engine, begun = engine or Engine(model, max_rows=ROWS), clock()
-    asked = [
-        _asked(model, tokenizer, prompt, replace(params, stream=params.stream + row), system, think, constraint)
-        for row, prompt in enumerate(prompts)
-    ]
+    params, mode = replace(params or SamplingParams(), **sampling), Mode(write_memory=not freeze_memory)
+    asked = _asked(model, tokenizer, prompts, params, mode, system, think, constraint)
     for one in asked:
-        one.row.mode = Mode(write_memory=not freeze_memory)
         one.row.unread = one.prompt[:-1]
         engine.add(one.row)
-    _run(engine, asked, clock)
-    return [one.result(begun) for one in asked]
+    return _answered(engine, asked, begun, clock)
 
 
 def generate_choices(
@@ -74,19 +69,12 @@ def generate_choices(
     **sampling: Unpack[Sampling],
 ) -> list[Result]:
     """n answers to one prompt, which is read once; answer i draws from the i-th stream after the parameters' own."""
-    params = replace(params or SamplingParams(), **sampling)
     engine, begun = engine or Engine(model, max_rows=ROWS), clock()
-    asked = [
-        _asked(model, tokenizer, prompt, replace(params, stream=params.stream + i), system, think, constraint)
-        for i in range(n)
-    ]
-    mode = Mode(write_memory=not freeze_memory)
-    for one in asked:
-        one.row.mode = mode
+    params, mode = replace(params or SamplingParams(), **sampling), Mode(write_memory=not freeze_memory)
+    asked = _asked(model, tokenizer, [prompt] * n, params, mode, system, think, constraint)
     asked[0].row.unread = asked[0].prompt[:-1]
     engine.add_choices([one.row for one in asked])
-    _run(engine, asked, clock)
-    return [one.result(begun) for one in asked]
+    return _answered(engine, asked, begun, clock)
 
 
 @dataclass
@@ -113,21 +101,27 @@ class _Asked:
 def _asked(
     model: LM,
     tokenizer: Tokenizer,
-    prompt: Prompt,
+    prompts: Sequence[Prompt],
     params: SamplingParams,
+    mode: Mode,
     system: str | None,
     think: bool,
     constraint: Constraint,
-) -> _Asked:
-    ids = prompt_ids(tokenizer, prompt, system=system, think=think)
-    held = model.config.max_positions
-    check_context(len(ids), held)
-    stream, stop = listening(tokenizer, prompt, params)
-    return _Asked(ids, Row(Writer(params, stop, constraint, ids, len(ids), held), wants_state=False), stream, [])
+) -> list[_Asked]:
+    """A row for each prompt, drawing from streams one after another."""
+    held, asked = model.config.max_positions, []
+    for number, prompt in enumerate(prompts):
+        ids = prompt_ids(tokenizer, prompt, system=system, think=think)
+        check_context(len(ids), held)
+        own = replace(params, stream=params.stream + number)
+        stream, stop = listening(tokenizer, prompt, own)
+        text = Writer(own, stop, constraint, ids, len(ids), held)
+        asked.append(_Asked(ids, Row(text, mode, wants_state=False), stream, []))
+    return asked
 
 
-def _run(engine: Engine, asked: Sequence[_Asked], clock: Callable[[], float]) -> None:
-    """Until every row has ended."""
+def _answered(engine: Engine, asked: Sequence[_Asked], added: float, clock: Callable[[], float]) -> list[Result]:
+    """What each has said, once every row has ended."""
     of_row = {one.row: one for one in asked}
     while engine.busy:
         for row, output in engine.step():
@@ -135,3 +129,4 @@ def _run(engine: Engine, asked: Sequence[_Asked], clock: Callable[[], float]) ->
             one.begun = one.begun or now
             one.said.append(output.token)
             one.ended = now
+    return [one.result(added) for one in asked]
