@@ -77,8 +77,8 @@ def seen(step: Step, lead: int = 0) -> Tensor:
 
 
 def prepare_seen(step: Step, lead: int = 0) -> dict[str, Any]:
-    """For a mixer's `prepare`: `seen`, once a call; nothing in a call without a state."""
-    return {_name(lead): _seen(step, lead)} if step.reach else {}
+    """For a mixer's `prepare`: `seen`, once a call; nothing in a call without a state, or where another has asked."""
+    return {_name(lead): _seen(step, lead)} if step.reach and _name(lead) not in step.shared else {}
 
 
 def _name(lead: int) -> str:

@@ -1,7 +1,7 @@
 """A mixer made of parts: their states as one, and what they want computed once a call."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from positronic.state import State, Step
@@ -18,5 +18,8 @@ class PartsState(State):
 
 def prepared_by(parts: Iterable[object], step: Step) -> dict[str, Any]:
     """What the parts want computed once a call, for a mixer's `prepare`; None wants nothing."""
-    wanted = (part.prepare(step) for part in parts if hasattr(part, "prepare"))
-    return {name: value for each in wanted for name, value in each.items()}
+    found: dict[str, Any] = {}
+    for part in parts:
+        if hasattr(part, "prepare"):
+            found |= part.prepare(replace(step, shared={**step.shared, **found}))
+    return found

@@ -73,10 +73,12 @@ class Stack(nn.ModuleList):
 
     def prepared(self, step: Step, whole_rows: bool) -> Step:
         """The step with what its mixers want computed once a call; in whole rows, who sees whom."""
-        values = {**step.shared, "documents": Documents.of(step.segments) if whole_rows else None}
+        documents = Documents.of(step.segments) if whole_rows else None
+        step = replace(step, shared={**step.shared, "documents": documents})
         for i in self._asked:
-            values |= self[i].mixer.prepare(step)  # type: ignore[union-attr, operator]
-        return replace(step, shared=values)
+            wanted = self[i].mixer.prepare(step)  # type: ignore[union-attr, operator]
+            step = replace(step, shared={**step.shared, **wanted})
+        return step
 
     def forward(self, x: Tensor, step: Step, states: Sequence[State | None] | None = None) -> Passed:
         return self.through(range(len(self)), x, step, states)
