@@ -133,7 +133,7 @@ class Graph:
         index = torch.tensor(places, device=self.tokens.device)
         copy = tree.mapped(state, lambda x, _: x[index])
         copy = replace(copy, length=max(lengths), level=len(set(lengths)) == 1, capacity=0)
-        return DecodeState.join([copy]), hidden[index]
+        return copy.owned(), hidden[index]
 
 
 class Round:
@@ -194,15 +194,13 @@ class CapturedLane:
     def step(self) -> Said:
         """Launch a round, then hear what the one before has said."""
         self._fit()
-        if not self.rows:  # all have ended in rounds that were under way
-            said, self._said = self._said, []
-            return said
-        if all(row.text.plain is not None for row in self.rows):
-            left = min(row.text.left for row in self.rows)
+        rows = self.rows  # none where all have ended in rounds that were under way
+        if rows and all(row.text.plain is not None for row in rows):
+            left = min(row.text.left for row in rows)
             while len(self._launched) < min(left, AHEAD):
                 self._launched.append(Round(self.graph, self._places))
             self._hear()
-        else:
+        elif rows:
             self._settle()
             self._by_the_host()
         said, self._said = self._said, []

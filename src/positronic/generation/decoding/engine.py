@@ -125,8 +125,7 @@ class Engine:
         here = [group.rows for group in self.reading] + [lane.rows for lane in self.lanes]
         places = max(0, self.max_rows - sum(map(len, here)))
         begun, self.waiting = self.waiting[:places], self.waiting[places:]
-        for row, given in begun:
-            state = given
+        for row, state in begun:
             if state is None:
                 row.from_nothing = row.mode.write_memory and row.mode.probe is None and row.mode.exact is None
                 state = self._beginning(row)
