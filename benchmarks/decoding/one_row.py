@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.decoding.against import Against, AgainstError
+from benchmarks.decoding.against import Against
 from benchmarks.decoding.llama import Llama, reason_of
 from benchmarks.decoding.subject import Subject, engine_of
 from benchmarks.record import in_turn, ratio, spread
+from benchmarks.worker import WorkerError
 from positronic.generation import GREEDY, Engine, Stop, decode
 from positronic.lm import LM
 from positronic.state import DecodeState
@@ -63,7 +64,7 @@ def one_row(subject: Subject, against: Against | None, llama: Llama | None) -> d
             against.prepare(subject.name, setting, subject.prompt)
             said[BEFORE] = against.time(fewer)[1]
             forms[BEFORE] = lambda: against.time(fewer)[0] / fewer
-        except AgainstError as error:
+        except WorkerError as error:
             missing[BEFORE] = str(error)
     if llama is not None:
         forms["Llama, bare loop"] = lambda: llama.bare(subject.prompt, fewer) / fewer

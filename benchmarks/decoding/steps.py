@@ -16,10 +16,11 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.decoding.against import Against, AgainstError
+from benchmarks.decoding.against import Against
 from benchmarks.decoding.llama import Llama
 from benchmarks.decoding.subject import Subject, engine_of
 from benchmarks.decoding.worker import Operations
+from benchmarks.worker import WorkerError
 from positronic.generation import Engine
 
 __all__ = ["covered", "kernels", "llama_operations", "operations"]
@@ -39,7 +40,7 @@ def operations(subject: Subject, against: Against | None) -> dict[str, Any]:
         try:
             against.prepare(subject.name, subject.setting, subject.prompt)
             found["before"] = against.operations()
-        except AgainstError as error:
+        except WorkerError as error:
             found["missing"] = str(error)
     return found
 
