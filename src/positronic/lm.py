@@ -20,6 +20,7 @@ __all__ = [
     "Mixer",
     "MixerOutput",
     "Readout",
+    "Rereads",
     "Shared",
 ]
 
@@ -54,6 +55,22 @@ class Mixer(Protocol):
         ...
 
     def __call__(self, x: Tensor, step: Step, state: State | None = None) -> MixerOutput: ...
+
+
+class Rereads(Mixer, Protocol):
+    """A mixer whose call writes and then reads, so that a loop can read again without writing.
+
+    `__call__` is `read(x, write(x))`; only `nn.loop` knows the parts.
+    """
+
+    def write(self, x: Tensor, step: Step, state: State | None = None) -> tuple[Any, State | None]:
+        """x (B, T, D) -> the context, and the state after this call. A context is a NamedTuple of tensors that begin
+        with the batch, of such tuples and of None, so that rows of it can be taken."""
+        ...
+
+    def read(self, x: Tensor, context: Any, step: Step) -> Tensor:
+        """Queries of x (B, T, D), of the same tokens, against the context -> y (B, T, D)."""
+        ...
 
 
 class Injection(Protocol):

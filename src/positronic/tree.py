@@ -23,7 +23,19 @@ from torch.nn import functional as F
 
 from positronic.errors import StateError
 
-__all__ = ["Node", "exchanged", "extended", "filled", "grows", "joined", "mapped", "n_bytes", "nodes", "tensors"]
+__all__ = [
+    "Node",
+    "Replayed",
+    "exchanged",
+    "extended",
+    "filled",
+    "grows",
+    "joined",
+    "mapped",
+    "n_bytes",
+    "nodes",
+    "tensors",
+]
 
 ROLLBACK = "rollback"
 GROWS = "grows"
@@ -64,6 +76,26 @@ class Node:
     def select(self, rows: Tensor) -> Self:
         """A copy with these rows, (n,) indices into the batch: to fork, to reorder or to leave a batch."""
         return mapped(self, lambda x, _: x[rows])
+
+
+class Replayed(Node):
+    """A state that reads the kept part of its last call again, by the same loop, so that no matrix is kept a token.
+
+    Its `rollback` is what stood before that call and the call's rows (B, T, ...), whatever enters memory.
+    """
+
+    rollback: "tuple[Self, tuple[Tensor, ...]] | None"
+
+    def after(self, *rows: Tensor) -> Self:
+        """The state after these rows, by the loop over tokens."""
+        raise NotImplementedError(f"{type(self).__name__} must say how rows enter it")
+
+    def commit(self, path: Sequence[int]) -> Self:
+        if self.rollback is None:
+            raise StateError(NO_ROLLBACK)
+        before, rows = self.rollback
+        with torch.no_grad():
+            return before.after(*(row[:, : len(path)] for row in rows)) if len(path) else before
 
 
 def mapped(node: T, change: Change) -> T:
