@@ -8,8 +8,11 @@ import torch
 
 from positronic.data import TokenBatch
 from positronic.mixers.attention import AttentionConfig
+from positronic.mixers.colony import ColonyConfig
+from positronic.mixers.experts import ExpertsConfig
 from positronic.mixers.swiglu import SwiGLUConfig
 from positronic.models import build
+from positronic.models.mycel import MycelConfig
 from positronic.models.transformer import TransformerConfig
 from positronic.train import Backprop, Cadence, NextTokenConfig, RunLength, ScheduleConfig, Trainer
 from positronic.train.device import pick_device
@@ -30,6 +33,22 @@ def small_config(vocab_size: int = W, context: int = T) -> TransformerConfig:
         attention=AttentionConfig(n_heads=2, n_kv_heads=1, head_dim=16, rank=24, rope_dims=8),
         channel=SwiGLUConfig(hidden=48),
     )
+
+
+def with_experts(seed: int = 1, vocab_size: int = W, context: int = T):
+    """A model in which experts stand twice."""
+    experts = ExpertsConfig(experts=4, hidden=16)
+    config = MycelConfig(
+        vocab_size=vocab_size,
+        d_model=32,
+        context=context,
+        n_layers=1,
+        boundary_id=EOT,
+        attention=small_config().attention,
+        colony=ColonyConfig(tips=6, centres=3),
+        refiners=(experts, experts),
+    )
+    return build(config, seed)
 
 
 class Stream:

@@ -6,17 +6,24 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from train_example import Stream, trainer
+from train_example import Stream, trainer, with_experts
 
 from positronic.train import AdamWConfig, MuonConfig, launched
 
+MODELS = {"small": lambda: None, "experts": with_experts}
 
-def main(out: str, kind: str, steps: str) -> None:
+
+def main(out: str, kind: str, steps: str, model: str = "small") -> None:
     torch.set_num_threads(1)
     with launched("cpu") as ranks:
         optimizer = {"adamw": AdamWConfig(lr=1e-2), "muon": MuonConfig(lr=1e-2)}[kind]
         made, seen = trainer(
-            optimizer=optimizer, ranks=ranks, micro_rows=2, stream=Stream(padded=True), steps=int(steps)
+            optimizer=optimizer,
+            ranks=ranks,
+            micro_rows=2,
+            stream=Stream(padded=True),
+            steps=int(steps),
+            model=MODELS[model](),
         )
         state = made.run()
         assert state.stopped == "finished"

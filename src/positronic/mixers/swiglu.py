@@ -1,6 +1,7 @@
 """SwiGLU: the gated channel mixer every other channel mixer is measured against.
 
 y = (silu(x W_gate) * (x W_up)) W_down        x normed first; a learned vector behind each matrix only if asked for
+inner_norm:   y = RMSNorm(silu(x W_gate) * (x W_up)) W_down
 
 Shapes   x, y (B, T, D); hidden (B, T, F).
 State    none: each token is mixed alone.
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from positronic.lm import MixerOutput
 from positronic.mixers.feed_forward import FeedForwardConfig
 from positronic.nn.linear import linear, residual_std
+from positronic.nn.norm import RMSNorm
 from positronic.probe import Tap
 from positronic.state import Step
 
@@ -28,6 +30,9 @@ __all__ = ["SwiGLU", "SwiGLUConfig"]
 @dataclass(frozen=True, kw_only=True)
 class SwiGLUConfig(FeedForwardConfig, kind="swiglu"):
     usual: ClassVar[str] = "8/3 of d_model"
+
+    inner_norm: bool = False
+    """RMSNorm of the units before the way down."""
 
     def build(self, d_model: int, n_branches: int = 1) -> "SwiGLU":
         """The module; n_branches residual branches in the trunk set the scale of its output at the start."""
@@ -45,6 +50,7 @@ class SwiGLU(nn.Module):
         self.norm = config.norm.build(d_model)
         self.gate = linear(d_model, config.hidden, bias=config.bias)
         self.up = linear(d_model, config.hidden, bias=config.bias)
+        self.inner_norm = RMSNorm(config.hidden) if config.inner_norm else nn.Identity()
         self.down = linear(config.hidden, d_model, residual_std(n_branches), config.bias)
 
     def init_state(self, batch: int, capacity: int = 0) -> None:
@@ -53,4 +59,4 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor, step: Step, state: None = None) -> MixerOutput:
         x = self.norm(x)
         hidden = step.tap(self, "hidden", F.silu(self.gate(x)) * self.up(x))  # (B, T, F)
-        return MixerOutput(self.down(hidden))
+        return MixerOutput(self.down(self.inner_norm(hidden)))

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from positronic.kernels.autocast import without_autocast
 from positronic.nn import init
 
-__all__ = ["INIT_STD", "Embedding", "Matrix", "Router", "linear", "residual_std"]
+__all__ = ["INIT_STD", "Embedding", "Matrices", "Matrix", "Router", "linear", "residual_std"]
 
 INIT_STD = 0.02
 """Standard deviation of weights at the start (GPT-2's)."""
@@ -48,6 +48,19 @@ class Matrix(nn.Module):
         super().__init__()
         self.std = std
         self.weight = nn.Parameter(torch.empty(n_out, n_in))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        _draw(self.weight, self.std)
+
+
+class Matrices(nn.Module):
+    """n matrices of one shape, (n, n_out, n_in), each for inputs of its own, applied in a way of their own."""
+
+    def __init__(self, n: int, n_in: int, n_out: int, std: float = INIT_STD):
+        super().__init__()
+        self.std = std
+        self.weight = nn.Parameter(torch.empty(n, n_out, n_in))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

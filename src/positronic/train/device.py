@@ -11,13 +11,16 @@ from torch import Tensor, nn
 
 from positronic.data import TokenBatch
 from positronic.errors import ConfigError, DeviceError
+from positronic.nn.stack import Straight
 
 __all__ = ["Device", "compile_blocks", "deterministic", "pick_device", "recompute_blocks"]
 
 
 WHOLE_BLOCKS = 12
 """Blocks, at most, that are compiled at once."""
-INDUCTOR = {"triton.coalesce_tiling_analysis": False}
+MOST_PROGRAMS = 64
+"""Of one block: for each kind of mixer, and for each number of rows that still go round a loop."""
+INDUCTOR: dict[str, str | int | bool | Callable[..., Any]] = {"triton.coalesce_tiling_analysis": False}
 """The analysis fails on some blocks of torch 2.11 ("Expected a number but got Mul"), where all else compiles."""
 
 
@@ -146,9 +149,21 @@ def compile_blocks(model: nn.Module) -> None:
     millisecond, which small models, whose trunks are short, feel.
     """
     trunk = _trunk(model)
-    whole = len(trunk) <= WHOLE_BLOCKS and not getattr(trunk, "recompute", False)
+    straight = isinstance(getattr(model, "walk", Straight()), Straight)
+    whole = straight and len(trunk) <= WHOLE_BLOCKS and not getattr(trunk, "recompute", False)
     for part in [trunk] if whole else trunk:
         part.compile(dynamic=False, options=INDUCTOR)
+    if not straight:
+        torch._dynamo.config.recompile_limit = MOST_PROGRAMS
+        for block in trunk:
+            _compile_ways(block)
+
+
+def _compile_ways(block: Any) -> None:
+    """What a block is called by besides `forward`, where a trunk is passed more than once."""
+    block.enter, block.again = (
+        torch.compile(way, dynamic=False, options=INDUCTOR) for way in (block.enter, block.again)
+    )
 
 
 def recompute_blocks(model: nn.Module) -> None:

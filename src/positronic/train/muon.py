@@ -26,7 +26,7 @@ SIZE = 0.2
 
 
 class Muon(torch.optim.Optimizer):
-    """Over matrices alone, all of which must have a gradient at every step."""
+    """Over matrices alone, or several in one tensor, all of which must have a gradient at every step."""
 
     def __init__(self, matrices: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float):
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
@@ -48,16 +48,16 @@ class Muon(torch.optim.Optimizer):
         skip = None if self.found_inf is None else self.found_inf.bool()
         for group, alike, momenta in self._alike:
             lr, keep = group["lr"], group["momentum"]
-            gradients = torch.stack([_gradient(p) for p in alike])  # (n, rows, columns)
+            gradients = torch.stack([_gradient(p) for p in alike])  # (n, .., rows, columns)
             after = momenta.lerp(gradients, 1 - keep)
-            update = orthogonal(gradients.lerp(after, keep)).to(after.dtype)
+            update = orthogonal(gradients.lerp(after, keep).flatten(0, -3)).view_as(after).to(after.dtype)
             decay: float | Tensor = 1 - lr * group["weight_decay"]
             if skip is not None:
                 after, update = torch.where(skip, momenta, after), update.masked_fill(skip, 0.0)
                 decay = torch.where(skip, 1.0, decay)
             momenta.copy_(after)
             torch._foreach_mul_(alike, decay)
-            torch._foreach_add_(alike, list(update), alpha=-lr * SIZE * max(alike[0].shape) ** 0.5)
+            torch._foreach_add_(alike, list(update), alpha=-lr * SIZE * max(alike[0].shape[-2:]) ** 0.5)
 
 
 def orthogonal(x: Tensor) -> Tensor:

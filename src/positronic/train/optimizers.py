@@ -2,9 +2,11 @@
 
     AdamW    m = b1 m + (1 - b1) g     v = b2 v + (1 - b2) g^2     w <- (1 - lr wd) w - lr m^ / (sqrt(v^) + eps)
     Muon     m = 0.95 m + g            w <- (1 - lr wd) w - lr 0.2 sqrt(max(n, k)) orthogonal(g + 0.95 m)
+    balance  b <- b - 0.001 sign(g)
 
 Muon moves the matrices of the trunk; embedding, head, norms, gates, scalars and biases stay with AdamW. Its update has
-the size of AdamW's (0.2 rms), so both share one rate. Weight decay falls on matrices and the embedding alone.
+the size of AdamW's (0.2 rms), so both share one rate. Weight decay falls on matrices and the embedding alone. Biases
+that choose experts (`nn.load_bias`) have a rule of their own, which knows no rate, and no part in a gradient's norm.
 
 Source   Loshchilov and Hutter 2019, arXiv 1711.05101; Jordan 2024, "Muon"; Liu et al. 2025, arXiv 2502.16982 (scale).
 """
@@ -18,7 +20,9 @@ from torch import Tensor, nn
 
 from positronic.config import AtMost, Config
 from positronic.errors import CheckpointError, ConfigError
-from positronic.nn.linear import Matrix
+from positronic.nn.linear import Matrices, Matrix
+from positronic.nn.load_bias import LoadBias
+from positronic.train.balance import Balance
 from positronic.train.muon import Muon
 
 __all__ = ["AdamWConfig", "MuonConfig", "OptimizerConfig", "Optimizers"]
@@ -65,15 +69,18 @@ class MuonConfig(OptimizerConfig, kind="muon"):
 
 
 class Optimizers:
-    """One optimizer or two over all parameters of a model, stepped together at one rate."""
+    """One optimizer or several over all parameters of a model, stepped together at one rate."""
 
     def __init__(self, config: OptimizerConfig, model: nn.Module):
         self.config = config
         self.names = {p: path for path, p in model.named_parameters() if p.requires_grad}
+        balanced = {module.bias for module in model.modules() if isinstance(module, LoadBias)} & self.names.keys()
+        self.clipped = {p: path for p, path in self.names.items() if p not in balanced}
+        """Those with a part in the gradient's norm."""
         decayed, muon = _decayed(model), set()
         if isinstance(config, MuonConfig):
-            muon = {p for p in decayed if p.dim() == 2 and self.names[p].split(".")[0] == "trunk"}
-        rest = [p for p in self.names if p not in muon]
+            muon = {p for p in decayed if p.dim() > 1 and self.names[p].split(".")[0] == "trunk"}
+        rest = [p for p in self.clipped if p not in muon]
         groups = [
             {"params": [p for p in rest if p in decayed], "weight_decay": config.weight_decay},
             {"params": [p for p in rest if p not in decayed], "weight_decay": 0.0},
@@ -89,6 +96,8 @@ class Optimizers:
             self.parts["muon"] = Muon(
                 [p for p in self.names if p in muon], config.lr, config.weight_decay, config.momentum
             )
+        if balanced:
+            self.parts["balance"] = Balance(p for p in self.names if p in balanced)
         for group in self.parts["adamw"].param_groups:
             for p in group["params"]:
                 self.parts["adamw"].state[p] = _fresh(p)
@@ -152,7 +161,7 @@ def _decayed(model: nn.Module) -> set[nn.Parameter]:
     return {
         cast(nn.Parameter, module.weight)
         for module in model.modules()
-        if isinstance(module, nn.Linear | nn.Embedding | Matrix) and module.weight.requires_grad
+        if isinstance(module, nn.Linear | nn.Embedding | Matrix | Matrices) and module.weight.requires_grad
     }
 
 

@@ -210,6 +210,9 @@ def _trainer(
     helpers: Mapping[str, LM],
 ) -> Trainer:
     module = cast(nn.Module, model).to(device.torch_device)
+    for part in module.modules():
+        if isinstance(part, config.objective.rests):
+            part.requires_grad_(False)
     if config.recompute:
         recompute_blocks(module)
     if config.compile == "on" or (config.compile == "auto" and device.torch_device.type == "cuda"):

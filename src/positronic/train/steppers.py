@@ -2,6 +2,8 @@
 
     g = sum over micro-batches and ranks of grad(total)      g <- g * min(1, clip / |g|)      w <- optimizer(w, g)
 
+where biases that choose experts, whose gradients are loads, have no part in |g| and are not scaled.
+
 A step is asked for and waited for in two calls, so that a GPU gets the next step before the host has read the last. A
 loss or a gradient that is not finite leaves weights and optimizer untouched, decided on the device; the step counts,
 the report names the first place at fault, and the third in a row ends the run.
@@ -114,7 +116,7 @@ class Backprop:
 
     def _clip(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Scale the gradients down to the norm `clip` at most; the norm before that, and each parameter's (1,)."""
-        moved = {path: p.grad for p, path in self.optimizers.names.items() if p.grad is not None}
+        moved = {path: p.grad for p, path in self.optimizers.clipped.items() if p.grad is not None}
         norms = torch.stack(torch._foreach_norm(list(moved.values())))
         norm = torch.linalg.vector_norm(norms)
         share = (self.clip / (norm + 1e-6)).clamp(max=1.0).nan_to_num()

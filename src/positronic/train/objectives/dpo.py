@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from positronic.data import TokenBatch
 from positronic.errors import ConfigError, TrainingError
 from positronic.lm import LM
+from positronic.nn.load_bias import LoadBias
 from positronic.train.objectives.next_token import AuxiliaryWeight, NextTokenConfig, weighed
 from positronic.train.objectives.objective import Counts, DataKind, Loss, Measure, ObjectiveConfig
 
@@ -33,6 +34,7 @@ __all__ = ["DPO", "DPOConfig", "chosen"]
 @dataclass(frozen=True, kw_only=True)
 class DPOConfig(ObjectiveConfig, kind="dpo"):
     reads: ClassVar[Mapping[DataKind, Measure]] = {"pairs": "preference"}
+    rests: ClassVar[tuple[type[nn.Module], ...]] = (LoadBias,)
 
     beta: float = 0.1
     """How strongly the model is held to the reference: the margin is so much of the gain in nats."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, Literal, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from positronic.config import Config
 from positronic.data import TokenBatch
@@ -64,6 +64,8 @@ class ObjectiveConfig(Config):
         "conversations": "assistant_bits_per_byte",
     }
     """The kinds of data it learns from, the usual one first, and how a model is measured on each."""
+    rests: ClassVar[tuple[type[nn.Module], ...]] = ()
+    """Modules whose own parameters stand still under it."""
 
     @property
     def helpers(self) -> Mapping[str, str | None]:

@@ -6,10 +6,14 @@ is refused in these words.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
 
 from positronic.data import TokenBatch
 from positronic.errors import TrainingError
 from positronic.lm import LM
+from positronic.nn.load_bias import LoadBias
 from positronic.train.objectives.next_token import NextTokenConfig
 from positronic.train.objectives.objective import UNAIDED, Counts, Loss, ObjectiveConfig
 
@@ -18,6 +22,8 @@ __all__ = ["SFT", "SFTConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class SFTConfig(ObjectiveConfig, kind="sft"):
+    rests: ClassVar[tuple[type[nn.Module], ...]] = (LoadBias,)
+
     prediction: NextTokenConfig = NextTokenConfig()
     """How a target is scored."""
 
