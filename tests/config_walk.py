@@ -7,12 +7,13 @@ from dataclasses import fields
 from typing import Any
 
 import positronic.recipes  # noqa: F401  (registers what plans a run)
-from laws import MHA, MODELS, D
+from laws import MHA, MIXERS, MODELS, D
 from positronic.config import Config, ModelConfig
 from positronic.mixers.metric_scores import CosineConfig, DotConfig, L2Config
 from positronic.mixers.radius import PairConfig
 from positronic.mixers.swiglu import SwiGLUConfig
 from positronic.traits.jepa import JEPAConfig
+from positronic.traits.mtp import MTPConfig
 
 OTHERS = (
     MHA.replace(score=L2Config(), prune=PairConfig(radius=6.0)),
@@ -24,7 +25,14 @@ WHOLE: dict[str, ModelConfig] = MODELS | {
         latents=JEPAConfig(ahead=2, hidden=24),
         mixture=MODELS["metric"].mixture.replace(heads=(*MODELS["metric"].mixture.heads, *OTHERS)),
     ),
-    "mycel": MODELS["mycel"].replace(refiners=(*MODELS["mycel"].refiners, SwiGLUConfig(hidden=D))),
+    **{
+        name: config.replace(drafts=MTPConfig(heads=3, hidden=24), latents=JEPAConfig(ahead=2, hidden=24))
+        for name, config in MODELS.items()
+        if name.startswith("chimera")
+    },
+    "mycel": MODELS["mycel"].replace(
+        refiners=(*MODELS["mycel"].refiners, SwiGLUConfig(hidden=D), MIXERS["titans-one-group"])
+    ),
 }
 MODEL_PARTS = ("positronic.mixers.", "positronic.traits.", "positronic.models.", "positronic.nn.")
 Path = tuple[str | int, ...]

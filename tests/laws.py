@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from chimera_example import small_chimera
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -13,6 +14,9 @@ from positronic.errors import StateError
 from positronic.mixers.attention import AttentionConfig
 from positronic.mixers.channel_mix import ChannelMixConfig
 from positronic.mixers.colony import ColonyConfig
+from positronic.mixers.deep_memory import DeepMemoryConfig
+from positronic.mixers.experts import ExpertsConfig
+from positronic.mixers.gated_delta import GatedDeltaConfig
 from positronic.mixers.hyper_ffn import HyperFFNConfig
 from positronic.mixers.kuramoto import KuramotoConfig
 from positronic.mixers.local_conv import LocalConvConfig
@@ -20,15 +24,19 @@ from positronic.mixers.metric_attention import MetricMHAConfig, MetricMQAConfig
 from positronic.mixers.metric_scores import CosineConfig, DotConfig, L2Config
 from positronic.mixers.mixture import MixtureConfig
 from positronic.mixers.mlp import MLPConfig
+from positronic.mixers.mlstm import MLSTMConfig
 from positronic.mixers.moe import MoEConfig
 from positronic.mixers.radius import BallConfig, PairConfig
+from positronic.mixers.span_knot import SpanKnotConfig
 from positronic.mixers.swiglu import SwiGLUConfig
+from positronic.mixers.titans import TitansConfig
 from positronic.mixers.value_projector import ValueProjectorConfig
 from positronic.models import build
 from positronic.models.metric import MetricConfig
 from positronic.models.mycel import MycelConfig
 from positronic.models.quazimoto import QuazimotoConfig
 from positronic.models.transformer import TransformerConfig
+from positronic.nn.loop import LoopConfig
 from positronic.nn.norm import LayerNormConfig
 from positronic.nn.rope import StretchConfig
 from positronic.observe.health.registry import READERS
@@ -55,6 +63,9 @@ MHA = MetricMHAConfig(n_heads=2, n_kv_heads=2, head_dim=16, prune=BALL, projecto
 MQA = MetricMQAConfig(n_heads=4, head_dim=16, prune=BALL)
 
 LAYER = LayerNormConfig()
+QUICK = DeepMemoryConfig(chunk=4, theta_max=1.0, trust=0.5)
+"""Chunks end within the rows of the laws, and what they write is heard."""
+TITANS = TitansConfig(n_kv_heads=2, head_dim=8, window=8, slots=4, memory=QUICK)
 
 MIXERS: dict[str, Config] = {
     "attention": AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=16, rank=24, rope_dims=8),
@@ -74,6 +85,7 @@ MIXERS: dict[str, Config] = {
         rope_stretch=StretchConfig(factor=4.0, trained=16),
     ),
     "swiglu": SwiGLUConfig(hidden=48),
+    "swiglu-inner": SwiGLUConfig(hidden=48, inner_norm=True),
     "mlp": MLPConfig(hidden=48, norm=LAYER, bias=True),
     "kuramoto": KuramotoConfig(rings=RINGS),
     "kuramoto-organs": KuramotoConfig(
@@ -94,6 +106,14 @@ MIXERS: dict[str, Config] = {
     "hyper-ffn": HyperFFNConfig(hidden=48, rank=4),
     "hrm": HRMConfig(hidden=48),
     "moe": MoEConfig(hidden=24),
+    "gated-delta": GatedDeltaConfig(n_heads=2, head_dim=16, gate_rank=8),
+    "span-knot": SpanKnotConfig(n_heads=4, head_dim=8, gate_rank=8),
+    "span-knot-efla": SpanKnotConfig(n_heads=4, head_dim=8, gate_rank=8, efla=True),
+    "experts": ExpertsConfig(experts=5, hidden=24),
+    "mlstm": MLSTMConfig(n_heads=2, head_dim=16, gate_rank=12),
+    "titans": TITANS,
+    "titans-one-group": TITANS.replace(n_kv_heads=1, window=5, memory=QUICK.replace(chunk=3, expand=1, cap=1.0)),
+    "titans-without-memory": TITANS.replace(memory=None),
 }
 SIZES = {"vocab_size": W, "d_model": D, "context": 64, "max_positions": 256, "boundary_id": END, "n_layers": 2}
 MODELS: dict[str, ModelConfig] = {
@@ -155,6 +175,8 @@ MODELS: dict[str, ModelConfig] = {
         channel=HyperFFNConfig(hidden=48, rank=4),
         drafts=MTPConfig(heads=3, hidden=24),
     ),
+    **{f"chimera-{depth}": small_chimera(vocab_size=W, looping=LoopConfig(usual=depth)) for depth in (1, 2, 6)},
+    "chimera-per-iteration": small_chimera(vocab_size=W, looping=LoopConfig(memory="per_iteration")),
 }
 CUTS = [(1, 16), (7, 10), (16, 1), (3, 1, 13), (1,) * 17]
 
@@ -176,9 +198,13 @@ def mixer(request):
     return enliven(MIXERS[request.param].build(D))
 
 
+GENTLE = {"chimera-6": 0.1, "chimera-per-iteration": 0.1}
+"""Scales of values where larger ones would multiply roundings a hundredfold: of what is iterated."""
+
+
 @pytest.fixture(params=MODELS)
 def model(request):
-    return enliven(build(MODELS[request.param]))
+    return enliven(build(MODELS[request.param]), GENTLE.get(request.param, 0.3))
 
 
 def tokens_of(batch: int, length: int, seed: int = 0, end: bool = False) -> Tensor:

@@ -45,6 +45,8 @@ TESTS = {
     "mixers/radius.py": ["tests/mixers/test_metric_attention.py"],
     "mixers/kuramoto.py": ["tests/models/test_quazimoto.py"],
     "mixers/colony.py": ["tests/models/test_mycel.py"],
+    "mixers/gated_delta.py": ["tests/mixers/test_gated_delta.py"],
+    "mixers/span_knot.py": ["tests/mixers/test_gated_delta.py"],
     "mixers/": ["tests/mixers/test_definitions.py", "tests/laws.py"],
     "adapters/hf/": [
         f"tests/adapters/{name}.py" for name in ("test_hf", "test_hf_loading", "test_hf_generate", "test_families")

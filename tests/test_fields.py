@@ -68,6 +68,8 @@ def _guesses(name: Any, value: Any, hint: Any) -> Iterator[Any]:
         yield from (value * 0.5, value * 1.25, value + 0.1)
     elif typing.get_origin(hint) is Literal:
         yield from (choice for choice in typing.get_args(hint) if choice != value)
+    elif isinstance(value, list) and value and isinstance(value[0], str):
+        yield from (value[::-1], value[:-1])
     elif isinstance(value, list):
         yield from ([2 * x for x in value], value[:-1], [x + 1 for x in value], [x - 1 for x in value])
     elif isinstance(value, str):

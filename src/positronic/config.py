@@ -16,7 +16,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar, cast
 
@@ -157,6 +157,21 @@ class ModelConfig(Config):
         parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         mixers = {name: part.fitted(vocab_size) for name, part in parts.items() if isinstance(part, MixerConfig)}
         return self.replace(vocab_size=vocab_size, boundary_id=boundary_id, **mixers)
+
+    @property
+    def loop_depths(self) -> Sequence[int]:
+        """How often a loop in the trunk may be passed; none where there is no loop."""
+        return ()
+
+    @property
+    def usual_depth(self) -> int:
+        """How often the trunk is passed where nothing else is said."""
+        return 1
+
+    def check_loops(self, loops: Any) -> None:
+        """Raise `ConfigError` where the trunk cannot be passed that often; None is the usual way of every family."""
+        if loops is not None:
+            raise ConfigError(f"--loops is {loops}, and a {self.kind} model has no loop; leave it out.")
 
     def build(self) -> Any:
         """The module this config describes, an `LM`; parameters are not filled yet (see `nn.init.initialize`)."""

@@ -11,7 +11,7 @@ entry a token, and what stands behind the newest token's is room. So rows of any
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from positronic.errors import StateError
 if TYPE_CHECKING:
     from positronic.probe import Probe
 
-__all__ = ["PADDING_SEGMENT", "DecodeState", "ForwardOptions", "Memory", "State", "Step"]
+__all__ = ["PADDING_SEGMENT", "DecodeState", "ForwardOptions", "Loops", "Memory", "State", "Step"]
 
 PADDING_SEGMENT = -1
 """The document number of padding: equal to no real document's, so that nothing ever attends to it."""
@@ -54,8 +54,13 @@ class ForwardOptions:
     """False freezes test-time memories."""
     probe: "Probe | None" = None
     """Who watches the taps; None: nobody, at no cost."""
+    loops: "Loops | Tensor" = None
+    """How often a loop is passed: (B,) depths, one depth, or 0 for the usual one; "auto": until an iteration has
+    changed a token little; None: the usual depth, and in training a drawn one."""
 
 
+Loops = int | Literal["auto"] | None
+"""How often a loop is passed, where all rows are alike."""
 USUAL = ForwardOptions()
 FRESH = "fresh"
 
@@ -97,6 +102,10 @@ class Step:
     @property
     def probe(self) -> "Probe | None":
         return self.options.probe
+
+    @property
+    def loops(self) -> "Loops | Tensor":
+        return self.options.loops
 
     @property
     def place(self) -> Tensor:
@@ -171,6 +180,17 @@ class Step:
             state.owner.claim(1)
         at, reach = state.length if state.level else None, max(state.capacity, state.length + 1)
         return Step(tokens, positions, segments, options, {}, began, None, reach, at)
+
+    def rows(self, rows: Tensor | slice) -> "Step":
+        """The step of these rows alone, (n,) indices or a slice, in which nothing is shared yet."""
+
+        def of(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x[rows]
+
+        options = replace(self.options, valid=of(self.valid), segments=of(self.options.segments))
+        tokens, positions, segments = self.tokens[rows], self.positions[rows], of(self.segments)
+        began, entries = of(self.began), of(self.entries)
+        return Step(tokens, positions, segments, options, {}, began, entries, self.reach, self.first)
 
     def prepare_fresh(self) -> dict[str, Any]:
         """For a mixer's `prepare`: `fresh`, once a call."""

@@ -16,6 +16,8 @@ from positronic.config import Config
 from positronic.mixers.attention import AttentionConfig
 from positronic.mixers.channel_mix import ChannelMixConfig
 from positronic.mixers.colony import ColonyConfig
+from positronic.mixers.experts import ExpertsConfig
+from positronic.mixers.gated_delta import GatedDeltaConfig
 from positronic.mixers.hyper_ffn import HyperFFNConfig
 from positronic.mixers.kuramoto import KuramotoConfig
 from positronic.mixers.local_conv import LocalConvConfig
@@ -23,8 +25,10 @@ from positronic.mixers.metric_attention import MetricMHAConfig, MetricMQAConfig
 from positronic.mixers.metric_scores import CosineConfig, DotConfig, L2Config
 from positronic.mixers.mixture import MixtureConfig
 from positronic.mixers.mlp import MLPConfig
+from positronic.mixers.mlstm import MLSTMConfig
 from positronic.mixers.moe import MoEConfig
 from positronic.mixers.radius import BallConfig, PairConfig
+from positronic.mixers.span_knot import SpanKnotConfig
 from positronic.mixers.swiglu import SwiGLUConfig
 from positronic.mixers.value_projector import ValueProjectorConfig
 from positronic.nn.black_hole_rope import BlackHoleRoPEConfig
@@ -110,7 +114,9 @@ def channel_mix(c: ChannelMixConfig, e: Parameters, n: Array) -> Array:
 def swiglu(c: SwiGLUConfig, e: Parameters, x: Array) -> Array:
     n = read(c, e, x)
     gate, up = (n @ e[f"{name}.weight"].T + behind(e, name) for name in ("gate", "up"))
-    return (silu(gate) * up) @ e["down.weight"].T + behind(e, "down")
+    hidden = silu(gate) * up
+    hidden = normed(hidden, e["inner_norm.weight"]) if c.inner_norm else hidden
+    return hidden @ e["down.weight"].T + behind(e, "down")
 
 
 def mlp(c: MLPConfig, e: Parameters, x: Array) -> Array:
@@ -278,6 +284,40 @@ def moe(c: MoEConfig, e: Parameters, x: Array) -> Array:
     return y
 
 
+def experts(c: ExpertsConfig, e: Parameters, x: Array) -> Array:
+    n, y = normed(x, e["norm.weight"]), np.zeros_like(x)
+    for t in range(len(x)):
+        hidden = [silu(g @ n[t]) * (u @ n[t]) for g, u in zip(e["gate.weight"], e["up.weight"], strict=True)]
+        said = [d @ normed(h[None], e["inner_norm.weight"])[0] for d, h in zip(e["down.weight"], hidden, strict=True)]
+        s = sigmoid(e["router.weight"] @ n[t])
+        chosen = sorted(range(c.experts), key=lambda i: (-(s + e["balance.bias"])[i], i))[: c.top]
+        y[t] = said[0] + sum(s[i] / s[chosen].sum() * said[1 + i] for i in chosen)
+    return y
+
+
+def mlstm(c: MLSTMConfig, e: Parameters, x: Array) -> Array:
+    """Without a stabiliser, which float64 does not need."""
+    n, width = normed(x, e["norm.weight"]), c.head_dim
+    k, v = ((n @ w.T).reshape(T, c.n_heads, width) for w in np.split(e["key_value.weight"], 2))
+    query, gate = np.split(e["query.weight"], [c.n_heads * width])
+    q, opened = (n @ query.T).reshape(T, c.n_heads, width), sigmoid(n @ gate.T @ e["open.weight"].T)
+    w_i, w_f = np.split(e["gates.weight"], 2)
+    i = np.exp(15 * np.tanh((n @ w_i.T + e["input_bias"]) / 15))
+    f = sigmoid(15 * np.tanh((n @ w_f.T + e["forget_bias"]) / 15))
+    y = np.zeros_like(x)
+    for t in range(T):
+        h = np.zeros((c.n_heads, width))
+        for head in range(c.n_heads):
+            memory, total = np.zeros((width, width)), np.zeros(width)
+            for s in range(t + 1):
+                memory = f[s, head] * memory + i[s, head] * np.outer(v[s, head], k[s, head]) / math.sqrt(width)
+                total = f[s, head] * total + i[s, head] * k[s, head] / math.sqrt(width)
+            h[head] = memory @ q[t, head] / max(abs(total @ q[t, head]), 1)
+        said = normed(h, e["head_norm.weight"]).reshape(-1) * opened[t]
+        y[t] = normed(said[None], e["out_norm.weight"])[0] @ e["out.weight"].T
+    return y
+
+
 def hrm(c: HRMConfig, e: Parameters, x: Array) -> Array:
     y = np.zeros_like(x)
     for t in range(len(x)):
@@ -341,10 +381,39 @@ def colony(c: ColonyConfig, e: Parameters, x: Array) -> Array:
     return y
 
 
+def gated_delta(c: GatedDeltaConfig, e: Parameters, x: Array) -> Array:
+    n, y, memory = read(c, e, x), np.zeros_like(x), np.zeros((c.n_heads, c.head_dim, c.head_dim))
+    w_q, w_gate = np.split(e["query.weight"], [D])
+    w_strength, w_decay = np.split(e["gates.weight"], 2)
+    both = silu(convolved(n @ e["kv.weight"].T, e["conv.now"], e["conv.past"]))
+    q, k, v = (z.reshape(T, c.n_heads, -1) for z in (silu(n @ w_q.T), both[:, :D], both[:, D:]))
+    gate = silu(n @ w_gate.T @ e["gate.weight"].T)
+
+    def unit(z: Array) -> Array:
+        return z / math.sqrt(z @ z + 1e-6)
+
+    for t in range(T):
+        o = []
+        for h in range(c.n_heads):
+            logit, dt = n[t] @ w_strength[h], np.log1p(np.exp(n[t] @ w_decay[h] + e["dt_bias"][h]))
+            key, beta = unit(k[t, h]), sigmoid(logit)
+            if isinstance(c, SpanKnotConfig) and c.efla:
+                key = k[t, h]
+                beta = (1 - math.exp(-math.log1p(math.exp(logit)) * (key @ key))) / (key @ key)
+            turn = np.eye(c.head_dim) - beta * np.outer(key, key)
+            memory[h] = math.exp(-math.exp(e["a_log"][h]) * dt) * memory[h] @ turn + beta * np.outer(v[t, h], key)
+            o.append(memory[h] @ unit(q[t, h]) / math.sqrt(c.head_dim))
+        o = normed(np.stack(o), e["head_norm.weight"]).reshape(-1) * gate[t]
+        y[t] = normed(o[None], e["out_norm.weight"])[0] @ e["out.weight"].T
+    return y
+
+
 DEFINITIONS: dict[str, Callable] = {
     "attention": attention,
     "channel_mix": channel_mix,
     "colony": colony,
+    "gated_delta": gated_delta,
+    "experts": experts,
     "hrm": hrm,
     "hyper_ffn": hyper_ffn,
     "kuramoto": kuramoto,
@@ -353,7 +422,9 @@ DEFINITIONS: dict[str, Callable] = {
     "metric_mqa": metric_attention,
     "mixture": mixture,
     "mlp": mlp,
+    "mlstm": mlstm,
     "moe": moe,
+    "span_knot": gated_delta,
     "swiglu": swiglu,
 }
 ROPE = BlackHoleRoPEConfig(harmonics=3, periods=2)
@@ -395,8 +466,13 @@ CASES: dict[str, Config] = {
         head_dim=16, rope_dims=16, rope_base=100.0, rope_stretch=StretchConfig(factor=3.0, trained=20)
     ),
     "swiglu with vectors": SwiGLUConfig(hidden=20, norm=RMSNormConfig(epsilon=0.1), bias=True),
+    "swiglu with a norm inside": SwiGLUConfig(hidden=20, inner_norm=True),
+    "experts": ExpertsConfig(experts=4, hidden=10),
+    "many experts": ExpertsConfig(experts=9, top=4, hidden=6),
     "mlp": MLPConfig(hidden=20),
     "mlp of GPT-2": MLPConfig(hidden=20, norm=LayerNormConfig(), bias=True),
+    "mlstm": MLSTMConfig(n_heads=3, head_dim=8, gate_rank=5, input_bias=-1.0),
+    "mlstm of one head": MLSTMConfig(n_heads=1, head_dim=10, gate_rank=D, input_bias=2.0),
     "moe": MoEConfig(hidden=6),
     "moe without shared experts": MoEConfig(hidden=6, experts=5, shared=0, top=3),
     "hrm": HRMConfig(hidden=14),
@@ -404,6 +480,12 @@ CASES: dict[str, Config] = {
     "one slow ring": KuramotoConfig(rings=(6,), steps=2, dt=0.1, readout=2),
     "colony": ColonyConfig(tips=4, centres=3),
     "colony of long steps": ColonyConfig(tips=3, centres=2, steps=2, dt=0.6),
+    "gated delta": GatedDeltaConfig(n_heads=3, head_dim=8, gate_rank=6),
+    "gated delta of one head": GatedDeltaConfig(
+        n_heads=1, head_dim=24, gate_rank=5, conv=2, norm=LayerNormConfig(epsilon=0.1)
+    ),
+    "span knot": SpanKnotConfig(n_heads=4, head_dim=6, gate_rank=4),
+    "span knot by EFLA": SpanKnotConfig(n_heads=4, head_dim=6, gate_rank=4, efla=True),
 }
 LARGE = {"log_alpha": 0.3, "log_m": 0.3, "coupling": 0.5, "width": 0.5, "speed": 0.5, "radius": 0.2}
 """What must stay near where it starts."""

@@ -8,13 +8,18 @@ import torch
 from torch import Tensor
 
 from positronic.config import ModelConfig
+from positronic.mixers.deep_memory import DeepMemoryState
+from positronic.mixers.gated_delta import DeltaState
 from positronic.mixers.metric_attention import MetricState
-from positronic.models import build
+from positronic.mixers.mlstm import MLSTMState
+from positronic.models import PRESETS, build
 from positronic.models.metric import moa_tiny
 from positronic.models.mycel import mycel_tiny
 from positronic.models.quazimoto import positronic_tiny
 from positronic.nn.causal_window import WindowState
+from positronic.nn.loop import LoopState
 from positronic.nn.memory_slots import SlotsState
+from positronic.nn.ring import RingState
 from positronic.state import ForwardOptions
 from positronic.traits.engram import EngramWindow
 from positronic.traits.mtp import MTPConfig
@@ -43,6 +48,27 @@ def narrow_mixture(config: Any) -> dict[str, Any]:
     }
 
 
+def narrow_hybrid(config: Any) -> dict[str, Any]:
+    """Every kind of mixer once, in the loop; chunks of the deep memory that many texts fill; and heads that draft."""
+    delta = {"n_heads": 3, "head_dim": 16, "gate_rank": 16}
+    return {
+        "n_layers": 4,
+        "prelude": 0,
+        "coda": 0,
+        "pattern": ("GD", "XM", "TM", "SK"),
+        "gated_delta": config.gated_delta.replace(**delta),
+        "mlstm": config.mlstm.replace(**delta),
+        "titans": config.titans.replace(
+            n_kv_heads=1, head_dim=16, window=24, slots=4, memory=config.titans.memory.replace(chunk=8)
+        ),
+        "span_knot": config.span_knot.replace(**delta),
+        "channel": config.channel.replace(hidden=96),
+        "experts": config.experts.replace(hidden=32),
+        "experts_every": 2,
+        "drafts": MTPConfig(hidden=192),
+    }
+
+
 @dataclass(frozen=True)
 class Family:
     tiny: Callable[[], Any]
@@ -53,7 +79,7 @@ class Family:
     """Kinds of what its organs remember."""
     n_tensors: int
     """Of the state of `small`."""
-    fine: str
+    fine: str | tuple[str, ...]
     """How the name of a matrix ends that `loud` leaves alone."""
     seed: int
     loudness: tuple[float, float]
@@ -70,9 +96,8 @@ class Family:
             d_model=48,
             context=64,
             max_positions=512,
-            n_layers=2,
             boundary_id=7,
-            **self.narrow(config),
+            **{"n_layers": 2, **self.narrow(config)},
         )
         return smaller.replace(**changes)
 
@@ -148,7 +173,25 @@ METRIC = Family(
     narrow=narrow_mixture,
     memorises=False,
 )
-FAMILIES = {"quazimoto": QUAZIMOTO, "mycel": MYCEL, "metric": METRIC}
+CHIMERA = Family(
+    PRESETS["chimera-tiny"],
+    {"recalled": "mixer.gate", "bias": "balance.bias", "loop": "walk.", "all": "", "none": "no parameter's name"},
+    {WindowState, DeltaState, MLSTMState, RingState, DeepMemoryState, LoopState},
+    n_tensors=2 * 2 + 3 + (1 + 3) + 1 + 3,
+    fine=(
+        "gate_bias",
+        "query.weight",
+        "kv.weight",
+        "key_value.weight",
+        "keys_values.weight",
+        "gates.weight",
+        "router.weight",
+    ),
+    seed=4,
+    loudness=(1.0, 60.0),
+    narrow=narrow_hybrid,
+)
+FAMILIES = {"quazimoto": QUAZIMOTO, "mycel": MYCEL, "metric": METRIC, "chimera": CHIMERA}
 
 
 def tokens_of(batch: int, length: int, seed: int = 0) -> Tensor:
@@ -163,4 +206,5 @@ def memories(conversation: Any) -> list[Tensor]:
     """Stores and fast weights of all layers."""
     states = list(nodes(conversation.state))
     stores = [state.stores for state in states if isinstance(state, SlotsState)]
-    return stores + [state.weight for state in states if isinstance(state, ControllerState)]
+    fast = [state.weight for state in states if isinstance(state, ControllerState)]
+    return stores + fast + [state.momentum for state in states if isinstance(state, DeepMemoryState)]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from positronic.config import MixerConfig
 from positronic.lm import MixerOutput
 from positronic.mixers.swiglu import SwiGLUConfig
-from positronic.models.language_model import Anatomy, LayeredConfig
+from positronic.models.language_model import Anatomy, LayeredConfig, layered
 from positronic.nn.linear import linear, residual_std
 from positronic.nn.norm import RMSNorm
 from positronic.nn.stack import Passed, Stack
@@ -62,7 +62,7 @@ class ToyConfig(LayeredConfig, kind="toy"):
     fading: FadingConfig = FadingConfig()
 
     def anatomy(self) -> Anatomy:
-        return Anatomy((self.fading, self.channel))
+        return Anatomy(layered(self.n_layers, self.fading, self.channel))
 
 
 class Twice:

@@ -46,7 +46,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     shown = visible if console.is_terminal else str
     drawn = Table(title=shown(title), title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        drawn.add_column(shown(column), justify="left" if index == 0 else "right")
+        drawn.add_column(shown(column), justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         drawn.add_row(*map(shown, row))
     with console.capture() as picture:

@@ -25,7 +25,7 @@ from positronic.data import Document
 from positronic.errors import ConfigError, DataError
 from positronic.lm import LM
 from positronic.probe import Probe
-from positronic.state import ForwardOptions
+from positronic.state import ForwardOptions, Loops
 
 __all__ = [
     "SLICE",
@@ -144,13 +144,18 @@ def document_scores(
     stride: int | None = None,
     batch_tokens: int | None = None,
     probe: Probe | None = None,
+    loops: Loops = None,
 ) -> list[Score]:
-    """The score of each document that holds text, in order, with the settings of `bits_per_byte`."""
+    """The score of each document that holds text, in order, with the settings of `bits_per_byte`.
+
+    loops: how often a loop in the trunk is passed; None: as usual.
+    """
+    model.config.check_loops(loops)
     texts = [document.text for document in documents if document.text]
     windows, tally = cut(model, tokenizer, texts, context, stride), Tally(texts)
     with scoring(model) as device:
         for batch in batches(windows, batch_tokens or batch_tokens_on(device)):
-            hidden, wanted = read(model, batch, device, probe)
+            hidden, wanted = read(model, batch, device, probe, loops)
             pieces = zip(hidden.split(SLICE), wanted.split(SLICE), strict=True)
             tally.add(batch, [nats_of(model.logits(h).float(), w) for h, w in pieces])
     return tally.scores()
@@ -225,9 +230,11 @@ def batches(rows: Iterable[R], batch_tokens: int) -> Iterator[list[R]]:
         start += n_rows
 
 
-def read(model: LM, batch: Sequence[Window], device: torch.device, probe: Probe | None = None) -> tuple[Tensor, Tensor]:
+def read(
+    model: LM, batch: Sequence[Window], device: torch.device, probe: Probe | None = None, loops: Loops = None
+) -> tuple[Tensor, Tensor]:
     """What every scored token of a batch is read off, (n, D), and the token itself, (n,); window by window."""
-    hidden = hidden_of(model, [window.inputs for window in batch], device, probe)
+    hidden = hidden_of(model, [window.inputs for window in batch], device, probe, loops)
     scored = torch.zeros(hidden.shape[:2], dtype=torch.bool)
     for row, window in enumerate(batch):
         scored[row, len(window.inputs) - window.n_scored : len(window.inputs)] = True
@@ -236,13 +243,15 @@ def read(model: LM, batch: Sequence[Window], device: torch.device, probe: Probe 
     return hidden.flatten(0, 1)[places], wanted
 
 
-def hidden_of(model: LM, rows: Sequence[Sequence[int]], device: torch.device, probe: Probe | None = None) -> Tensor:
+def hidden_of(
+    model: LM, rows: Sequence[Sequence[int]], device: torch.device, probe: Probe | None = None, loops: Loops = None
+) -> Tensor:
     """(B, T, D) of rows of at most T tokens, padded at the end."""
     longest = max(map(len, rows))
     tokens = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
     valid = torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None]
     tokens = tokens.to(device)
-    options = ForwardOptions(valid=None if bool(valid.all()) else valid.to(device), probe=probe)
+    options = ForwardOptions(valid=None if bool(valid.all()) else valid.to(device), probe=probe, loops=loops)
     return model(tokens, options=options).hidden
 
 

@@ -58,6 +58,11 @@ HOMES = {
     "colony": "positronic.kernels.colony",
     "predictor": "positronic.kernels.predictor",
     "store": "positronic.kernels.store",
+    "delta": "positronic.kernels.delta",
+    "mlstm": "positronic.kernels.mlstm",
+    "grouped_product": "positronic.kernels.grouped",
+    "grouped_outer": "positronic.kernels.grouped",
+    "deep_memory": "positronic.kernels.deep_memory",
     "cross_entropy": "positronic.kernels.cross_entropy",
 }
 """The package in which each kernel is defined, and called by `best_form`."""

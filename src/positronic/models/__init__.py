@@ -12,9 +12,10 @@ from positronic.config import ModelConfig, did_you_mean
 from positronic.errors import ConfigError
 from positronic.lm import LM
 from positronic.mixers.metric_scores import DotConfig
-from positronic.models import metric, mycel, quazimoto, transformer
+from positronic.models import chimera, metric, mycel, quazimoto, transformer
 from positronic.models.language_model import mixer_only
 from positronic.nn import init
+from positronic.nn.linear import INIT_STD
 from positronic.text import Tokenizer, normalized_ids
 from positronic.traits.engram import EngramTables
 
@@ -43,6 +44,7 @@ PRESETS: dict[str, Callable[[], ModelConfig]] = {
     "moa-metric-150m": metric.moa_metric_150m,
     "moa-dot-150m": lambda: metric.scored_by(metric.moa_metric_150m(), DotConfig()),
     "moa-400m": metric.moa_400m,
+    **chimera.PRESETS,
     **{name: partial(transformer.control, name) for name in transformer.CONTROLS},
 }
 
@@ -95,7 +97,8 @@ def build(
     model = outline(config)
     _check_room(model, torch.device(device))
     model.to_empty(device=device)
-    init.initialize(model, seed, loaded)
+    scale = config.init_std / INIT_STD if isinstance(config, chimera.ChimeraConfig) else 1.0
+    init.initialize(model, seed, loaded, scale)
     readers = [module for module in model.modules() if isinstance(module, EngramTables)]
     if tokenizer is not None and readers:
         ids = normalized_ids(tokenizer)

@@ -26,7 +26,7 @@ from positronic.state import DecodeState, ForwardOptions, Step
 from positronic.traits.jepa import JEPAConfig
 from positronic.traits.mtp import MTPConfig
 
-__all__ = ["TINY", "Anatomy", "HeadedConfig", "LanguageModel", "LayeredConfig", "Layers", "mixer_only"]
+__all__ = ["TINY", "Anatomy", "HeadedConfig", "LanguageModel", "LayeredConfig", "Layers", "layered", "mixer_only"]
 
 TINY: Mapping[str, Any] = {"vocab_size": 2048, "context": 256, "max_positions": 2048}
 """Of presets that train in minutes on two CPU cores."""
@@ -39,10 +39,8 @@ Layers = Annotated[int, AtMost(256)]
 class Anatomy:
     """The parts of a model, in the order of its figure."""
 
-    layer: tuple[MixerConfig, ...]
-    """Mixers of every layer, token mixers first."""
-    refiners: tuple[MixerConfig, ...] = ()
-    """Mixers behind the last layer."""
+    sections: Mapping[str, tuple[MixerConfig, ...]]
+    """Mixers of the trunk, by section in order; token mixers first in every layer."""
     drafts: MTPConfig | None = None
     latents: JEPAConfig | None = None
     norm: NormConfig = RMSNormConfig()
@@ -51,12 +49,21 @@ class Anatomy:
     tied: bool = True
     """Whether the head multiplies by the embedding itself."""
     walk: Callable[[], Walk] = Straight
-    """Makes the way through the trunk, whose sections are "layers" and "refiners"."""
+    """Makes the way through the trunk."""
+    branches: int | None = None
+    """How many residual branches a token passes, which sets the scale of each at the start; None: the first section."""
+
+
+def layered(
+    n_layers: int, *layer: MixerConfig, refiners: tuple[MixerConfig, ...] = ()
+) -> dict[str, tuple[MixerConfig, ...]]:
+    """The sections of a trunk whose layers are all alike, with what stands behind the last."""
+    return {"layers": layer * n_layers, "refiners": refiners}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayeredConfig(ModelConfig):
-    """The parent of all families: one layer, repeated."""
+    """The parent of all families."""
 
     n_layers: Layers = 6
     """Layers of a token mixer and a channel mixer each."""
@@ -104,13 +111,14 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         d, parts = config.d_model, config.anatomy()
-        layers = list(parts.layer) * config.n_layers
+        mixers = [mixer for section in parts.sections.values() for mixer in section]
+        branches = parts.branches or len(next(iter(parts.sections.values())))
         self.embed = Embedding(config.vocab_size, d)
         self.positions = LearnedPositions(config.max_positions, d) if parts.learned_positions else None
-        self.shared = SharedParts.of(parts.layer, config.vocab_size)
+        self.shared = SharedParts.of(mixers, config.vocab_size)
         self.trunk = Stack(
-            *(Residual(part.build(d, len(layers))) for part in (*layers, *parts.refiners)),
-            sections={"layers": len(layers), "refiners": len(parts.refiners)},
+            *(Residual(mixer.build(d, branches)) for mixer in mixers),
+            sections={name: len(section) for name, section in parts.sections.items()},
         )
         self.walk = parts.walk()
         self.head = LMHead(d, parts.norm)

@@ -13,7 +13,7 @@ from positronic.mixers.metric_attention import MetricAttentionConfig, MetricMHAC
 from positronic.mixers.metric_scores import ScoreConfig
 from positronic.mixers.mixture import MixtureConfig
 from positronic.mixers.value_projector import ValueProjectorConfig
-from positronic.models.language_model import TINY, Anatomy, HeadedConfig, Layers
+from positronic.models.language_model import TINY, Anatomy, HeadedConfig, Layers, layered
 
 __all__ = ["MetricConfig", "moa_20m", "moa_400m", "moa_metric_150m", "moa_tiny", "scored_by"]
 
@@ -28,7 +28,7 @@ class MetricConfig(HeadedConfig, kind="metric"):
     """Channel mixer of every layer."""
 
     def anatomy(self) -> Anatomy:
-        return Anatomy((self.mixture, self.channel), drafts=self.drafts, latents=self.latents)
+        return Anatomy(layered(self.n_layers, self.mixture, self.channel), self.drafts, self.latents)
 
 
 def scored_by(config: MetricConfig, score: ScoreConfig) -> MetricConfig:

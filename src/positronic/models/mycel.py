@@ -10,7 +10,7 @@ from positronic.config import MixerConfig
 from positronic.mixers.attention import AttentionConfig
 from positronic.mixers.colony import ColonyConfig
 from positronic.mixers.moe import MoEConfig
-from positronic.models.language_model import TINY, Anatomy, HeadedConfig, Layers
+from positronic.models.language_model import TINY, Anatomy, HeadedConfig, Layers, layered
 from positronic.traits.fractal_phase import FractalPhaseConfig
 from positronic.traits.hrm import HRMConfig
 from positronic.traits.jepa import JEPAConfig
@@ -32,7 +32,8 @@ class MycelConfig(HeadedConfig, kind="mycel"):
     """Mixers behind the last layer, silent when new."""
 
     def anatomy(self) -> Anatomy:
-        return Anatomy((self.attention, self.colony), self.refiners, self.drafts, self.latents)
+        sections = layered(self.n_layers, self.attention, self.colony, refiners=self.refiners)
+        return Anatomy(sections, self.drafts, self.latents)
 
 
 def mycel_79m() -> MycelConfig:

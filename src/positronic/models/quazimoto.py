@@ -10,7 +10,7 @@ from positronic.config import MixerConfig
 from positronic.mixers.attention import AttentionConfig
 from positronic.mixers.kuramoto import KuramotoConfig
 from positronic.mixers.moe import MoEConfig
-from positronic.models.language_model import TINY, Anatomy, HeadedConfig, Layers
+from positronic.models.language_model import TINY, Anatomy, HeadedConfig, Layers, layered
 from positronic.traits.engram import EngramConfig
 from positronic.traits.fractal_phase import FractalPhaseConfig
 from positronic.traits.hrm import HRMConfig
@@ -40,7 +40,8 @@ class QuazimotoConfig(HeadedConfig, kind="quazimoto"):
     """Mixers behind the last layer, silent when new."""
 
     def anatomy(self) -> Anatomy:
-        return Anatomy((self.attention, self.oscillators), self.refiners, self.drafts, self.latents)
+        sections = layered(self.n_layers, self.attention, self.oscillators, refiners=self.refiners)
+        return Anatomy(sections, self.drafts, self.latents)
 
 
 def positronic_144m() -> QuazimotoConfig:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from positronic.mixers.attention import AttentionConfig
 from positronic.mixers.feed_forward import FeedForwardConfig
 from positronic.mixers.swiglu import SwiGLUConfig
-from positronic.models.language_model import TINY, Anatomy, LayeredConfig
+from positronic.models.language_model import TINY, Anatomy, LayeredConfig, layered
 from positronic.nn.norm import NormConfig, RMSNormConfig
 
 __all__ = ["CONTROLS", "TransformerConfig", "control", "tinygpt_15m", "tinygpt_tiny"]
@@ -31,8 +31,8 @@ class TransformerConfig(LayeredConfig, kind="transformer"):
     """The head multiplies by the embedding itself; otherwise by a matrix of its own."""
 
     def anatomy(self) -> Anatomy:
-        layer = self.attention, self.channel
-        return Anatomy(layer, norm=self.norm, learned_positions=self.learned_positions, tied=self.tied)
+        sections = layered(self.n_layers, self.attention, self.channel)
+        return Anatomy(sections, norm=self.norm, learned_positions=self.learned_positions, tied=self.tied)
 
 
 def tinygpt_15m() -> TransformerConfig:
@@ -58,6 +58,7 @@ CONTROLS: dict[str, tuple[TransformerConfig, int]] = {
     "control-7m": (_SMALL, 416),  # the colonies of mycel-10m
     "control-10m": (_SMALL, 992),  # mycel-10m
     "control-12m": (tinygpt_15m(), 488),  # the oscillators of positronic-15m
+    "control-35m": (tinygpt_15m().replace(n_layers=12), 1696),  # chimera-35m
     "control-38m": (_PUBLISHED.replace(context=2048), 416),  # the colonies of mycel-79m
     "control-79m": (_PUBLISHED.replace(context=2048), 2208),  # mycel-79m
     "control-91m": (_PUBLISHED, 2688),  # the oscillators of positronic-144m, aligned to 128

@@ -30,15 +30,19 @@ class _Scope:
     paths: dict[int, str]
     """Path in the model by identity of the tensor."""
     loaded: Collection[str]
+    scale: float
 
 
 _scope: ContextVar[_Scope | None] = ContextVar("init_scope", default=None)
 _kept: ContextVar[Collection[int]] = ContextVar("kept_tensors", default=())
 
 
-def initialize(model: nn.Module, seed: int, loaded: Collection[str] = ()) -> None:
-    """Fill every parameter and table of `model` from `seed`, except the parameters named in `loaded`."""
-    with _within(_Scope(seed, {id(p): path for path, p in model.named_parameters()}, frozenset(loaded))):
+def initialize(model: nn.Module, seed: int, loaded: Collection[str] = (), scale: float = 1.0) -> None:
+    """Fill every parameter and table of `model` from `seed`, except the parameters named in `loaded`.
+
+    scale: a factor of everything that is drawn.
+    """
+    with _within(_Scope(seed, {id(p): path for path, p in model.named_parameters()}, frozenset(loaded), scale)):
         for module in model.modules():
             begin(module)
 
@@ -102,7 +106,7 @@ def normal_(tensor: Tensor, std: float | Tensor) -> None:
     key = hashlib.sha256(f"{scope.seed}:{scope.paths[id(tensor)]}".encode()).digest()[:16]
     stream = np.random.Generator(np.random.Philox(key=np.frombuffer(key, "<u8")))
     drawn = torch.from_numpy(np.asarray(stream.standard_normal(tuple(tensor.shape), dtype=np.float32)))
-    tensor.copy_(drawn * torch.as_tensor(std, dtype=torch.float32, device="cpu"))
+    tensor.copy_(drawn * (scope.scale * torch.as_tensor(std, dtype=torch.float32, device="cpu")))
 
 
 @torch.no_grad()

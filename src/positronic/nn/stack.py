@@ -6,7 +6,7 @@ Beside it the parts that all layers share, each asked once a call.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from positronic.lm import MixerOutput
 from positronic.probe import Tap
 from positronic.state import State, Step
 
-__all__ = ["Passed", "Residual", "SharedParts", "Stack", "Straight", "Walk"]
+__all__ = ["Entered", "Passed", "Residual", "SharedParts", "Stack", "Straight", "Walk", "added"]
 
 
 class Residual(nn.Module):
@@ -39,6 +39,19 @@ class Residual(nn.Module):
         y, after, aux = self.mixer(x, step, state)
         return MixerOutput(x + step.tap(self, "branch", y), after, aux)
 
+    def enter(self, x: Tensor, step: Step, state: State | None = None) -> tuple[MixerOutput, Any]:
+        """The same, and what `again` reads; None where the mixer writes nothing."""
+        if not hasattr(self.mixer, "write"):
+            return self.forward(x, step, state), None
+        context, after = self.mixer.write(x, step, state)  # type: ignore[operator]
+        return MixerOutput(self.again(x, context, step), after), context
+
+    def again(self, x: Tensor, context: Any, step: Step) -> Tensor:
+        """x + what the mixer reads from a context for another x of the same tokens."""
+        if context is None:
+            return self.forward(x, step).y
+        return x + step.tap(self, "branch", self.mixer.read(x, context, step))  # type: ignore[operator]
+
 
 class Passed(NamedTuple):
     """What blocks have made of the stream."""
@@ -49,6 +62,14 @@ class Passed(NamedTuple):
     """After the call, one a block."""
     aux: Mapping[str, Tensor]
     """Unweighted losses (B,), summed by name."""
+
+
+class Entered(NamedTuple):
+    """A first pass through blocks that will be passed again."""
+
+    passed: Passed
+    contexts: list[Any]
+    """What each block reads again."""
 
 
 class Stack(nn.ModuleList):
@@ -88,17 +109,43 @@ class Stack(nn.ModuleList):
     ) -> Passed:
         """Through these blocks alone, a section's or any others, with the states of these."""
         after: list[State | None] = []
-        aux: dict[str, Tensor] = {}
+        aux: Mapping[str, Tensor] = {}
         for place, state in zip(places, states or [None] * len(places), strict=True):
-            block = self[place]
-            if self.recompute and self.training and state is None:
-                x, next_state, losses = checkpoint(block, x, step, None, use_reentrant=False)
-            else:
-                x, next_state, losses = block(x, step, state)
+            x, next_state, losses = self._run(self[place], x, step, state)
             after.append(next_state)
-            for name, loss in losses.items():
-                aux[name] = aux[name] + loss if name in aux else loss
+            aux = added(aux, losses) if losses else aux
         return Passed(x, after, aux)
+
+    def enter(
+        self, places: Sequence[int], x: Tensor, step: Step, states: Sequence[State | None] | None = None
+    ) -> Entered:
+        """The same, and what `again` needs to pass them another time."""
+        after: list[State | None] = []
+        contexts: list[Any] = []
+        aux: Mapping[str, Tensor] = {}
+        for place, state in zip(places, states or [None] * len(places), strict=True):
+            (x, next_state, losses), context = self._run(self[place].enter, x, step, state)
+            after.append(next_state)
+            contexts.append(context)
+            aux = added(aux, losses) if losses else aux
+        return Entered(Passed(x, after, aux), contexts)
+
+    def again(self, places: Sequence[int], x: Tensor, contexts: Sequence[Any], step: Step) -> Tensor:
+        """Once more through these blocks, whose memories are read as the first pass has written them."""
+        for place, context in zip(places, contexts, strict=True):
+            x = self._run(self[place].again, x, context, step)
+        return x
+
+    def _run(self, part: Any, x: Tensor, *rest: Any) -> Any:
+        """What a block, or one of its methods, makes of x; run again on the way back where asked for."""
+        if self.recompute and self.training and torch.is_grad_enabled():
+            return checkpoint(part, x, *rest, use_reentrant=False)
+        return part(x, *rest)
+
+
+def added(aux: Mapping[str, Tensor], losses: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Losses summed by name."""
+    return {**aux, **{name: aux[name] + loss if name in aux else loss for name, loss in losses.items()}}
 
 
 class Walk(Protocol):
@@ -126,10 +173,10 @@ class SharedParts(nn.ModuleDict):
     """What layers share, by name: asked once a call, in order, and put into `Step.shared`."""
 
     @staticmethod
-    def of(layer: Iterable[MixerConfig], vocab_size: int) -> "SharedParts":
-        """What the organs of every layer read; all layers are alike."""
+    def of(mixers: Iterable[MixerConfig], vocab_size: int) -> "SharedParts":
+        """What the organs of all layers read, once for equal mixers."""
         kinds: dict[str, nn.Module] = {}
-        for mixer in layer:
+        for mixer in dict.fromkeys(mixers):
             kinds |= mixer.shared_parts(vocab_size)
         return SharedParts(kinds)
 

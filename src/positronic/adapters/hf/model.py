@@ -39,6 +39,7 @@ from positronic.errors import CheckpointError, ConfigError, GenerationError
 from positronic.generation.decoding.context import check_context
 from positronic.lm import LM, LMOutput
 from positronic.nn import init
+from positronic.nn.load_bias import LoadBias
 from positronic.nn.stack import SharedParts
 from positronic.state import ForwardOptions
 
@@ -99,6 +100,9 @@ class PositronicPreTrainedModel(PreTrainedModel):
     def __init__(self, config: PositronicConfig):
         super().__init__(config)
         self.model = ModelConfig.from_json(config.core).build()
+        for part in self.model.modules():
+            if isinstance(part, LoadBias):  # whose gradient is a load, which only our own optimizers know how to use
+                part.requires_grad_(False)
         if config.tie_word_embeddings:
             self.lm_head = Window(self.model)
         self.gradient_checkpointing = False

@@ -11,6 +11,7 @@ Examples:
   positronic eval my-run/last --data held-out.txt
   positronic eval my-run/last --data novels_valid.jsonl.xz peps_valid.jsonl.xz --json
   positronic eval my-run/last --data held-out.txt --without engram specialists
+  positronic eval my-run/last --data held-out.txt --loops 1 2 4 6
   positronic eval my-run/last --tasks blimp,lambada,arc_easy --data-dir benchmarks --limit 200
   positronic eval my-run/last --tasks hellaswag --harness lm-eval
 """
@@ -54,6 +55,8 @@ class Command:
     """Measure on at most this much of each path."""
     without: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ORGAN ...")] = ()
     """Silence these organs, named by the kind of their config: attention, engram, moe, ..."""
+    loops: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = ()
+    """For a model with a loop: measure texts at each of these depths; at the usual one when not given."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
     precision: str = "auto"
@@ -75,7 +78,7 @@ class Command:
             if self.harness == "lm-eval":
                 found = self._by_lm_eval(model, tokenizer, names, probe)
             else:
-                found = self._texts(model, tokenizer, probe) | self._tasks(model, tokenizer, names, probe)
+                found = self._by_depth(model, tokenizer, probe) | self._tasks(model, tokenizer, names, probe)
         if self.json:
             print_json(found | {"without": list(self.without)})
             return
@@ -83,6 +86,9 @@ class Command:
         if "sources" in found:
             columns = ["text", "bits/byte", "±", "nats/token", "bytes", "tokens"]
             table(title, columns, [_text_row(*item) for item in [*found["sources"].items(), ("all", found)]])
+        if "loops" in found:
+            columns = ["loops", "bits/byte", "±", "nats/token", "bytes", "tokens"]
+            table(title, columns, [_text_row(*item) for item in found["loops"].items()])
         if "tasks" in found:
             table(title, ["task", "n", "", "", "±"], _task_rows(found["tasks"]))
             for name, task in found["tasks"].items():
@@ -101,12 +107,24 @@ class Command:
             raise ConfigError("--limit and --data-dir are for tasks; name some with --tasks, or leave them out.")
         if not self.data and (self.stride is not None or self.max_bytes is not None):
             raise ConfigError("--stride and --max-bytes are for text; name some with --data, or leave them out.")
+        if self.loops and not self.data:
+            raise ConfigError("--loops is for text; name some with --data, or leave it out.")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"--limit is {self.limit}; score 1 item or more.")
         if self.harness == "lm-eval" and self.stride is not None:
             raise ConfigError("lm-eval moves its windows on by a whole context; leave --stride out.")
 
-    def _texts(self, model: "LM", tokenizer: "Tokenizer", probe: "Probe | None") -> dict[str, Any]:
+    def _by_depth(self, model: "LM", tokenizer: "Tokenizer", probe: "Probe | None") -> dict[str, Any]:
+        """The texts' scores, or those at each depth."""
+        if not self.loops:
+            return self._texts(model, tokenizer, probe)
+        for depth in self.loops:
+            model.config.check_loops(depth)
+        return {"loops": {str(depth): self._texts(model, tokenizer, probe, depth) for depth in self.loops}}
+
+    def _texts(
+        self, model: "LM", tokenizer: "Tokenizer", probe: "Probe | None", loops: int | None = None
+    ) -> dict[str, Any]:
         """Bits per byte of each text and of all together."""
         from positronic.data import excerpt, open_source
         from positronic.eval import Score, bits_per_byte_stderr, document_scores
@@ -118,14 +136,16 @@ class Command:
         for path in self.data:
             start = time.perf_counter()
             documents = excerpt(open_source(path), self.max_bytes)
-            scores = document_scores(model, tokenizer, documents, context=self.context, stride=self.stride, probe=probe)
+            how: dict[str, Any] = {"context": self.context, "stride": self.stride, "probe": probe, "loops": loops}
+            scores = document_scores(model, tokenizer, documents, **how)
             totals.append(Score.total(scores))
             sources[path] = totals[-1].to_json() | {
                 "documents": len(scores),
                 "bits_per_byte_stderr": bits_per_byte_stderr(scores),
                 "seconds": round(time.perf_counter() - start, 3),
             }
-            say(f"{path}: {totals[-1].bits_per_byte:.4f} bits/byte")
+            depth = "" if loops is None else f" at {loops} loops"
+            say(f"{path}: {totals[-1].bits_per_byte:.4f} bits/byte{depth}")
         return Score.total(totals).to_json() | {"sources": sources}
 
     def _tasks(

@@ -46,6 +46,8 @@ class Drawing:
     Not given: the heads where the model has any, else lookup."""
     exact: bool = False
     """Fix the width of every forward, so that text with drafts equals text without to the bit, near-ties included."""
+    loops: int | Literal["auto"] | None = None
+    """For a model with a loop: how often it is passed, or auto, as often as each token needs. Not given: as usual."""
     compile: Literal["auto", "on", "off"] = "auto"
     """auto: on CUDA, run rounds as graphs. on: have PyTorch compile them too, on a CPU as well; the first time that
     takes a minute or more, so it pays for long texts and long talks. off: call the model as it stands."""
@@ -55,6 +57,7 @@ class Drawing:
         self.check()
         from positronic.generation import Engine
 
+        model.config.check_loops(self.loops)
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("drafts", "compile")}
         return plain | {"speculative": self._proposer(model), "engine": Engine(model, compile=self.compile)}
 

@@ -26,7 +26,7 @@ from positronic.generation.sampling.device import DeviceSampling
 from positronic.generation.sampling.graphs import capture
 from positronic.generation.sampling.params import not_finite
 from positronic.lm import LM
-from positronic.state import DecodeState
+from positronic.state import DecodeState, Loops
 
 __all__ = ["CapturedLane", "Capturing"]
 
@@ -46,7 +46,7 @@ class Capturing:
     def __init__(self, model: LM, compile: bool = False):
         """compile: what is captured is compiled first."""
         self.model, self.compile = model, compile
-        self.graphs: dict[tuple[int, int, bool], Graph] = {}
+        self.graphs: dict[tuple[int, int, bool, Loops], Graph] = {}
         self.pool: object = None
 
     def takes(self, row: Row, state: DecodeState) -> bool:
@@ -57,7 +57,7 @@ class Capturing:
     def graph(self, rows: int, extent: int, mode: Mode, like: DecodeState) -> "Graph":
         """For so many rows and entries at least; `like` is a state of any rows and extent."""
         rows, extent = _rounded(rows, 1), _rounded(extent, SMALLEST)
-        key = rows, extent, mode.write_memory
+        key = rows, extent, mode.write_memory, mode.loops
         if key not in self.graphs:
             if self.pool is None:
                 self.pool = torch.cuda.graph_pool_handle()

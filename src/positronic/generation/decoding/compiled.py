@@ -20,7 +20,7 @@ from positronic.generation.decoding.lane import Said
 from positronic.generation.decoding.row import Row
 from positronic.generation.decoding.writer import Rows
 from positronic.lm import LM
-from positronic.state import DecodeState
+from positronic.state import DecodeState, Loops
 
 __all__ = ["CompiledLane", "Compiling", "compiled_round", "round_of"]
 
@@ -58,7 +58,7 @@ class Compiling:
 
     def __init__(self, model: LM):
         self.model = model
-        self.rounds: dict[tuple[int, bool], Round] = {}
+        self.rounds: dict[tuple[int, bool, Loops], Round] = {}
         self.failed = False
 
     def takes(self, row: Row, state: DecodeState) -> bool:
@@ -67,7 +67,7 @@ class Compiling:
         return alone and not self.failed
 
     def round(self, like: DecodeState, mode: Mode) -> Round:
-        key = like.capacity, mode.write_memory
+        key = like.capacity, mode.write_memory, mode.loops
         if key not in self.rounds:
             self.rounds[key] = compiled_round(self.model, like, mode)
         return self.rounds[key]

@@ -26,7 +26,7 @@ from positronic.generation.decoding.writer import FREE, Constraint, Stop, Writer
 from positronic.generation.sampling.params import SamplingParams
 from positronic.lm import LM
 from positronic.probe import Probe
-from positronic.state import DecodeState
+from positronic.state import DecodeState, Loops
 
 __all__ = ["Engine", "decode"]
 
@@ -127,7 +127,7 @@ class Engine:
         begun, self.waiting = self.waiting[:places], self.waiting[places:]
         for row, state in begun:
             if state is None:
-                row.from_nothing = row.mode.write_memory and row.mode.probe is None and row.mode.exact is None
+                row.from_nothing = row.mode == Mode()
                 state = self._beginning(row)
             if row.text.reason is not None:
                 self._choices.pop(row, None)
@@ -219,19 +219,21 @@ def decode(
     exact: Exact | None = None,
     write_memory: bool = True,
     probe: Probe | None = None,
+    loops: Loops = None,
     engine: Engine | None = None,
 ) -> Iterator[TokenOutput]:
     """Emit tokens after `state` and then `last`, for one row; nothing at all where the model holds no more.
 
     history holds every token up to and including `last`: what proposers copy from and the penalty counts; None: last
     alone. hidden (1, D) is what `last` was read off, for proposers. exact fixes the width of every forward.
-    write_memory=False freezes test-time memories. engine: one that is idle and may be used again.
+    write_memory=False freezes test-time memories. loops: how often a loop in the trunk is passed. engine: one that is
+    idle and may be used again.
     """
     position = int(state.position[0]) + 1
     past = [last] if history is None else history
     text = Writer(sampler, stop, constraint, past, position, model.config.max_positions)
     engine = engine or Engine(model)
-    engine.add(Row(text, Mode(exact, write_memory, probe), proposer, hidden), state)
+    engine.add(Row(text, Mode(exact, write_memory, probe, loops), proposer, hidden), state)
     try:
         while engine.busy:
             for _, output in engine.step():

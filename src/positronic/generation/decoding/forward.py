@@ -18,7 +18,7 @@ from torch import Tensor
 from positronic.generation.decoding.context import check_context
 from positronic.lm import LM
 from positronic.probe import Probe
-from positronic.state import DecodeState, ForwardOptions
+from positronic.state import DecodeState, ForwardOptions, Loops
 
 __all__ = ["CHUNK", "Exact", "Mode", "Verified", "call", "prefill", "verify"]
 
@@ -61,10 +61,16 @@ class Mode:
     """False freezes test-time memories."""
     probe: Probe | None = None
     """Who watches the taps."""
+    loops: Loops = None
+    """How often a loop in the trunk is passed; None: as usual."""
 
     def options(self, valid: Tensor | None = None, keep_rollback: bool = False) -> ForwardOptions:
         return ForwardOptions(
-            valid=valid, keep_rollback=keep_rollback, write_memory=self.write_memory, probe=self.probe
+            valid=valid,
+            keep_rollback=keep_rollback,
+            write_memory=self.write_memory,
+            probe=self.probe,
+            loops=self.loops,
         )
 
 

@@ -5,7 +5,7 @@ same.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -56,9 +56,7 @@ class Uncached:
         new = torch.ones_like(tokens, dtype=torch.bool) if step.valid is None else step.valid
         after = Read(torch.cat([read.tokens, tokens], 1), torch.cat([read.valid, new], 1), read.tokens.shape[1])
         valid = None if bool(after.valid.all()) else after.valid
-        out = self.model(
-            after.tokens, None, ForwardOptions(valid=valid, write_memory=step.write_memory, probe=step.probe)
-        )
+        out = self.model(after.tokens, None, replace(step.options, valid=valid, segments=None, keep_rollback=False))
         hidden = out.hidden[:, read.tokens.shape[1] :]
         return LMOutput(hidden, step.next_state(state, [after], boundary), out.aux)
 

@@ -21,6 +21,7 @@ from positronic.generation.requests.result import DraftCount, Result, Seconds
 from positronic.generation.requests.stream import TextStream
 from positronic.generation.sampling.params import SamplingParams
 from positronic.lm import LM
+from positronic.state import Loops
 from positronic.text import Tokenizer
 
 __all__ = ["generate_batch", "generate_choices"]
@@ -39,13 +40,15 @@ def generate_batch(
     think: bool = False,
     constraint: Constraint = FREE,
     freeze_memory: bool = False,
+    loops: Loops = None,
     engine: Engine | None = None,
     clock: Callable[[], float] = time.perf_counter,
     **sampling: Unpack[Sampling],
 ) -> list[Result]:
     """`generate` for many prompts, texts or messages; results in the order of the prompts."""
     engine, begun = engine or Engine(model, max_rows=ROWS), clock()
-    params, mode = replace(params or SamplingParams(), **sampling), Mode(write_memory=not freeze_memory)
+    params, mode = replace(params or SamplingParams(), **sampling), Mode(write_memory=not freeze_memory, loops=loops)
+    model.config.check_loops(loops)
     asked = _asked(model, tokenizer, prompts, params, mode, system, think, constraint)
     for one in asked:
         one.row.unread = one.prompt[:-1]
@@ -64,13 +67,15 @@ def generate_choices(
     think: bool = False,
     constraint: Constraint = FREE,
     freeze_memory: bool = False,
+    loops: Loops = None,
     engine: Engine | None = None,
     clock: Callable[[], float] = time.perf_counter,
     **sampling: Unpack[Sampling],
 ) -> list[Result]:
     """n answers to one prompt, which is read once; answer i draws from the i-th stream after the parameters' own."""
     engine, begun = engine or Engine(model, max_rows=ROWS), clock()
-    params, mode = replace(params or SamplingParams(), **sampling), Mode(write_memory=not freeze_memory)
+    params, mode = replace(params or SamplingParams(), **sampling), Mode(write_memory=not freeze_memory, loops=loops)
+    model.config.check_loops(loops)
     asked = _asked(model, tokenizer, [prompt] * n, params, mode, system, think, constraint)
     asked[0].row.unread = asked[0].prompt[:-1]
     engine.add_choices([one.row for one in asked])

@@ -13,7 +13,7 @@ from positronic.generation.decoding.forward import Mode, prefill
 from positronic.generation.requests.memories import memories_in, with_memories
 from positronic.lm import LM
 from positronic.probe import Probe
-from positronic.state import DecodeState, Memory
+from positronic.state import DecodeState, Loops, Memory
 
 __all__ = ["Conversation", "exact_for", "memories_alone", "resume"]
 
@@ -60,6 +60,7 @@ def resume(
     exact: Exact | None = None,
     write_memory: bool = True,
     probe: Probe | None = None,
+    loops: Loops = None,
 ) -> Conversation:
     """`before` and then the tokens `new`, with everything but the last of them in the state.
 
@@ -81,7 +82,7 @@ def resume(
     for (first, written), (until, _) in pairwise((*writes, (end, True))):
         part = tokens[max(first, read) : min(until, end)]
         if part:
-            state, hidden = prefill(model, state, [part], Mode(exact, written, probe))
+            state, hidden = prefill(model, state, [part], Mode(exact, written, probe, loops))
     return Conversation(tokens, state, hidden, exact, writes, before.begun)
 
 

@@ -28,6 +28,7 @@ from positronic.generation.requests.stream import TextStream
 from positronic.generation.sampling.params import SamplingParams
 from positronic.lm import LM
 from positronic.probe import Probe
+from positronic.state import Loops
 from positronic.text import Tokenizer
 
 __all__ = ["Sampling", "TextChunk", "generate", "listening", "own_drafts"]
@@ -71,6 +72,7 @@ def generate(
     speculative: bool | Proposer = False,
     exact: bool | Exact = False,
     freeze_memory: bool = False,
+    loops: Loops = None,
     state: Conversation | None = None,
     probe: Probe | None = None,
     engine: Engine | None = None,
@@ -85,6 +87,7 @@ def generate(
     exact=True makes text with and without drafts equal to the bit (`decoding.exact`).
     cache=False reads everything anew for every token. state goes on from an earlier result, and the prompt is then only
     what is new. freeze_memory=True reads test-time memories and writes none: neither prompt nor answer is left in them.
+    loops: how often a loop in the trunk is passed, "auto" as often as each token needs; None: as usual.
     engine: one that is idle, to be used again.
     """
     params = replace(params or SamplingParams(), **sampling)
@@ -92,6 +95,7 @@ def generate(
         raise GenerationError(
             "exact says how cached tokens are read, and cache=False keeps none; choose one of the two."
         )
+    model.config.check_loops(loops)
     before = state or Conversation()
     if not cache and before.tokens and {written for _, written in before.writes} != {not freeze_memory}:
         raise GenerationError(
@@ -122,6 +126,7 @@ def generate(
         exact,
         not freeze_memory,
         probe,
+        loops,
         engine,
         clock,
     ).chunks()
@@ -155,6 +160,7 @@ class _Request:
     exact: bool | Exact
     write_memory: bool
     probe: Probe | None
+    loops: Loops
     engine: Engine | None
     clock: Callable[[], float]
 
@@ -180,7 +186,9 @@ class _Request:
         exact = exact_for(self.model, self.before, most, self.exact)
         model = self.model if self.cache else Uncached(self.model)
         before = self.before if self.cache else Conversation(self.before.tokens, writes=self.before.writes)
-        start = resume(model, before, self.new, exact=exact, write_memory=self.write_memory, probe=self.probe)
+        start = resume(
+            model, before, self.new, exact=exact, write_memory=self.write_memory, probe=self.probe, loops=self.loops
+        )
         assert start.state is not None, "a conversation that goes on has a state"
         return start, decode(
             model,
@@ -195,6 +203,7 @@ class _Request:
             exact=exact,
             write_memory=self.write_memory,
             probe=self.probe,
+            loops=self.loops,
             engine=self.engine if self.cache else Engine(model, compile="off"),
         )
 

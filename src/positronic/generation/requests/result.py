@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from positronic.generation.requests.conversation import Conversation
+from positronic.nn.loop import LoopState
+from positronic.tree import nodes
 
 __all__ = ["DraftCount", "Result", "Seconds"]
 
@@ -39,9 +41,19 @@ class Result:
     state: Conversation
     """What `generate(..., state=...)` goes on from."""
 
+    @property
+    def mean_loops(self) -> float | None:
+        """Iterations of a loop that a token of the conversation took on average; None: no loop, or no state."""
+        state = self.state.state
+        counted = [] if state is None else [node for node in nodes(state.layers) if isinstance(node, LoopState)]
+        if state is None or not counted or not int(state.position[0]):
+            return None
+        return float(counted[0].spent[0]) / int(state.position[0])
+
     def to_json(self) -> dict[str, Any]:
         """All but the conversation, in JSON values."""
-        return {
+        loops = {} if self.mean_loops is None else {"mean_loops": self.mean_loops}
+        return loops | {
             "prompt_tokens": self.prompt_tokens,
             "tokens": list(self.tokens),
             "text": self.text,

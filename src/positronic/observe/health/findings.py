@@ -25,6 +25,13 @@
     unheard head          watch   a head of a mixture gets less than STARVED of a fair share; of a HyperFFN, all but one
     sharpness at bound    watch   alpha of a metric head stands where the clamp stops its gradient
     narrow ball           watch   more than HALF of the keys lie so far outside of the ball that they are gone
+    brief memory          watch   every head of a recurrent mixer forgets half within BRIEF tokens
+    faint writes          watch   every head writes with a mean strength < FAINT
+    floored normaliser    watch   in every head of an mLSTM more than FLOORED of all tokens divide by the floor
+    unheard memory        watch   less than UNHEARD of the attention of a Titans layer falls on what is recalled
+    collapsed experts     broken  as a collapsed router, of experts whose bias should keep them equally busy
+    unused expert         watch   as a starved expert, of the same
+    idle iteration        watch   the last usual iteration of a loop changes tokens by less than its `exit_below`
     silent units          watch   more than HALF of the hidden units have an rms < SILENT of the median
     useless draft head    watch   trained, and a head agrees with the model less often than USELESS
     collapsed features    broken  deviation of the features over tokens < FLAT: the trunk says the same of every token
@@ -41,11 +48,14 @@ on. Of a ball of metric heads, "silent matrix" and "no gradient" are not said: i
 from typing import NamedTuple
 
 __all__ = [
+    "BRIEF",
     "BROKEN",
     "CLOSED",
     "CROWDED",
+    "FAINT",
     "FINDINGS",
     "FLAT",
+    "FLOORED",
     "FULL",
     "HALF",
     "LARGE_RMS",
@@ -56,6 +66,7 @@ __all__ = [
     "STARVED",
     "STUCK",
     "TRAINED_STEPS",
+    "UNHEARD",
     "UNREACHED",
     "USELESS",
     "WATCH",
@@ -78,6 +89,10 @@ UNREACHED = 1e-3
 SILENT = 1e-3
 USELESS = 0.01
 FLAT = 0.05
+BRIEF = 2.0
+FAINT = 0.01
+FLOORED = 0.95
+UNHEARD = 1e-3
 
 
 class Finding(NamedTuple):
@@ -116,6 +131,15 @@ FINDINGS: dict[str, Finding] = {
     "unheard head": Finding(WATCH, "Leave it out, or give the router an entropy floor."),
     "sharpness at bound": Finding(WATCH, "It gets no gradient there. Lower the rate, or choose another score."),
     "narrow ball": Finding(WATCH, "Raise the radius, or leave prune out."),
+    "brief memory": Finding(WATCH, "It remembers nothing. Lower a_log or the start of the forget gates."),
+    "faint writes": Finding(WATCH, "Nothing enters its memory. See how the strengths' logits have drifted."),
+    "floored normaliser": Finding(
+        WATCH, "The layer is next to silent. Start `input_bias` higher: -3 is usual below 100 M parameters."
+    ),
+    "unheard memory": Finding(WATCH, "`positronic ablate` says whether it is missed; leave the memory out."),
+    "collapsed experts": Finding(BROKEN, "All tokens go to the same experts. See that the optimizer moves their bias."),
+    "unused expert": Finding(WATCH, "Use fewer experts, or train on: their bias is moved by 0.001 a step."),
+    "idle iteration": Finding(WATCH, "Pass the loop less often, or with `--loops auto`."),
     "silent units": Finding(WATCH, "Use a narrower layer, or a lower rate."),
     "useless draft head": Finding(WATCH, "Drafting with it costs more than it saves; draft fewer tokens."),
     "collapsed features": Finding(BROKEN, "Lower the weight of the JEPA loss, or train without it."),
