@@ -68,7 +68,7 @@ def _flops_by_depth(config: ModelConfig) -> tuple[int, dict[int, int]]:
         return _flops(config) // config.context, {}
     model = _without_memory(config)
     trunk, tokens = model.trunk, torch.zeros(1, config.context, dtype=torch.long, device="meta")
-    step, x = trunk.prepared(Step.of(tokens), whole_rows=True), model.embed(tokens)
+    step, x = trunk.prepared(Step.of(tokens, boundary_id=config.boundary_id), whole_rows=True), model.embed(tokens)
     kinds = {block.mixer.config: block for block in trunk}
     of_kind = {kind: _passes(block, x, step) for kind, block in kinds.items()}
     costs = [of_kind[block.mixer.config] for block in trunk]
