@@ -113,6 +113,7 @@ STORED = TIPS.replace(colony=TIPS.colony.replace(stations=StationsConfig(station
 ORGANS = RINGS.replace(oscillators=RINGS.oscillators.replace(phase_seed=FractalPhaseConfig()), refiners=REFINERS)
 
 OTHERWISE = {
+    "inner_norm": True,
     "n_heads": 2,
     "n_kv_heads": 4,
     "head_dim": 32,

@@ -191,7 +191,9 @@ CHIMERA = Family(
     loudness=(1.0, 60.0),
     narrow=narrow_hybrid,
 )
-FAMILIES = {"quazimoto": QUAZIMOTO, "mycel": MYCEL, "metric": METRIC, "chimera": CHIMERA}
+FAMILIES = {"quazimoto": QUAZIMOTO, "mycel": MYCEL, "metric": METRIC}
+DECODED = FAMILIES | {"chimera": CHIMERA}
+"""And those that Transformers does not serve."""
 
 
 def tokens_of(batch: int, length: int, seed: int = 0) -> Tensor:

@@ -50,7 +50,7 @@ class SwiGLU(nn.Module):
         self.norm = config.norm.build(d_model)
         self.gate = linear(d_model, config.hidden, bias=config.bias)
         self.up = linear(d_model, config.hidden, bias=config.bias)
-        self.inner_norm = RMSNorm(config.hidden) if config.inner_norm else nn.Identity()
+        self.inner_norm = RMSNorm(config.hidden) if config.inner_norm else None
         self.down = linear(config.hidden, d_model, residual_std(n_branches), config.bias)
 
     def init_state(self, batch: int, capacity: int = 0) -> None:
@@ -59,4 +59,4 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor, step: Step, state: None = None) -> MixerOutput:
         x = self.norm(x)
         hidden = step.tap(self, "hidden", F.silu(self.gate(x)) * self.up(x))  # (B, T, F)
-        return MixerOutput(self.down(self.inner_norm(hidden)))
+        return MixerOutput(self.down(hidden if self.inner_norm is None else self.inner_norm(hidden)))

@@ -99,7 +99,12 @@ class PositronicPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: PositronicConfig):
         super().__init__(config)
-        self.model = ModelConfig.from_json(config.core).build()
+        core = ModelConfig.from_json(config.core)
+        if core.loop_depths:
+            raise ConfigError(
+                f"Transformers does not serve {core.kind} models yet, whose trunk is passed more than once; use ours."
+            )
+        self.model = core.build()
         for part in self.model.modules():
             if isinstance(part, LoadBias):  # whose gradient is a load, which only our own optimizers know how to use
                 part.requires_grad_(False)
