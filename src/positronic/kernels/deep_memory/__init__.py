@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from positronic.kernels.autocast import without_autocast
+from positronic.kernels.chunks import LOOP
 from positronic.kernels.deep_memory.adjoint import learn_adjoint
 from positronic.kernels.deep_memory.chunked import learn_chunked, recall_together
 from positronic.kernels.deep_memory.reference import Learned, gradient, learn_reference, recall
@@ -20,9 +21,6 @@ __all__ = [
     "recall",
     "recall_together",
 ]
-
-LOOP = 16
-"""Tokens of a call up to which each reads by itself, so that decoding gives the same bits however it is split."""
 
 
 def learn(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from positronic.kernels.autocast import without_autocast
+from positronic.kernels.chunks import LOOP, left_to_the_loop
 from positronic.kernels.delta.chunked import Chunks, read_chunked, write_chunked
 from positronic.kernels.delta.reference import Memories, read_reference, replay, write_reference
 from positronic.kernels.registry import Form, best_form, register
@@ -25,9 +26,6 @@ __all__ = [
     "write_chunked",
     "write_reference",
 ]
-
-LOOP = 16
-"""Tokens of a call up to which the loop runs, so that decoding gives the same bits however it is split."""
 
 
 class Written(NamedTuple):
@@ -57,12 +55,6 @@ def read(q: Tensor, context: Memories | Chunks) -> Tensor:
         return read_reference(q, context) if isinstance(context, Memories) else read_chunked(q, context)
 
 
-def _short(k: Tensor, keep_rollback: bool) -> str | None:
-    if keep_rollback:
-        return "gives other bits than the loop that a commit runs"
-    return "leaves short calls to the loop" if k.shape[1] <= LOOP else None
-
-
 register(
     "delta",
     Form(
@@ -70,7 +62,7 @@ register(
         name="chunked",
         run=write_chunked,
         takes=f"calls of more than {LOOP} tokens that keep no rollback",
-        refuses=_short,
+        refuses=left_to_the_loop,
     ),
     Form(kind="reference", run=write_reference),
 )

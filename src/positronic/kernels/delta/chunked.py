@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from positronic.kernels.chunks import chunks
 from positronic.kernels.delta.adjoint import run_chunks
 
 __all__ = ["CHUNK", "Chunks", "read_chunked", "write_chunked"]
@@ -55,7 +56,7 @@ def write_chunked(
 ) -> tuple[Chunks, Tensor]:
     """The same as `write_reference`, with another context."""
     size = min(size, k.shape[1])
-    kept, since, until = _decays(_by_head(log_decay[..., None], size)[..., 0], _chunks(fresh.long(), size))
+    kept, since, until = _decays(_by_head(log_decay[..., None], size)[..., 0], chunks(fresh.long(), size))
     k, v, beta = (_by_head(x, size).contiguous() for x in (k, v, beta[..., None]))
     u, before, after = run_chunks(k, v, beta, kept, since, until, memory)
     return Chunks(k, u, kept, since, before), after
@@ -89,13 +90,6 @@ def _decayed(exponent: Tensor, kept: Tensor) -> Tensor:
     return exponent.clamp(min=LEAST).exp() * kept[:, :, None]
 
 
-def _chunks(x: Tensor, size: int) -> Tensor:
-    """(B, T, ...) -> (B, n, C, ...), filled up with zeros: tokens that write nothing."""
-    lacking = -x.shape[1] % size
-    whole = F.pad(x, (0, 0) * (x.dim() - 2) + (0, lacking)) if lacking else x  # padding by nothing would copy
-    return whole.unflatten(1, (-1, size))
-
-
 def _by_head(x: Tensor, size: int) -> Tensor:
     """(B, T, H, m) -> (B, n, H, C, m)."""
-    return _chunks(x, size).transpose(2, 3)
+    return chunks(x, size).transpose(2, 3)

@@ -7,6 +7,7 @@ one likes.
 from torch import Tensor
 
 from positronic.kernels.autocast import without_autocast
+from positronic.kernels.chunks import LOOP, left_to_the_loop
 from positronic.kernels.mlstm.chunked import CHUNK, ChunkContext, floored_chunked, read_chunked, write_chunked
 from positronic.kernels.mlstm.reference import Cell, LoopContext, floored_reference, read_reference, write_reference
 from positronic.kernels.registry import Form, best_form, register
@@ -27,8 +28,6 @@ __all__ = [
     "write_reference",
 ]
 
-LOOP = 16
-"""Tokens of a call up to which the loop runs, so that decoding gives the same bits however it is split."""
 Context = LoopContext | ChunkContext
 """What the form that wrote keeps for reads."""
 
@@ -58,12 +57,6 @@ def floored(q: Tensor, context: Context) -> Tensor:
         return floored_reference(q, context) if isinstance(context, LoopContext) else floored_chunked(q, context)
 
 
-def _short(k: Tensor, keep_rollback: bool) -> str | None:
-    if keep_rollback:
-        return "leaves calls that may be committed in part to the loop"
-    return "leaves short calls to the loop" if k.shape[1] <= LOOP else None
-
-
 register(
     "mlstm",
     Form(
@@ -71,7 +64,7 @@ register(
         name="chunked",
         run=write_chunked,
         takes=f"calls of more than {LOOP} tokens that keep no rollback",
-        refuses=_short,
+        refuses=left_to_the_loop,
     ),
     Form(kind="reference", run=write_reference),
 )

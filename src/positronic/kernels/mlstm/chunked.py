@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from positronic.kernels.chunks import chunks
 from positronic.kernels.mlstm.reference import Cell
 
 __all__ = ["CHUNK", "ChunkContext", "floored_chunked", "read_chunked", "write_chunked"]
@@ -55,9 +56,9 @@ def write_chunked(
 ) -> tuple[ChunkContext, Cell]:
     """The same memory as by `write_reference`, kept for `read_chunked`."""
     size = min(chunk, k.shape[1])
-    begun = _chunks(fresh.long(), size).flatten(1).cumsum(1).unflatten(1, (-1, size))  # (B, n, C) documents so far
-    k, v = (_chunks(x, size).transpose(2, 3).contiguous() for x in (k, v))
-    log_i, log_f = (_chunks(x, size, filling).mT for x, filling in ((log_i, -torch.inf), (log_f, 0.0)))  # (B, n, H, C)
+    begun = chunks(fresh.long(), size).flatten(1).cumsum(1).unflatten(1, (-1, size))  # (B, n, C) documents so far
+    k, v = (chunks(x, size).transpose(2, 3).contiguous() for x in (k, v))
+    log_i, log_f = (chunks(x, size, filling).mT for x, filling in ((log_i, -torch.inf), (log_f, 0.0)))  # (B, n, H, C)
     decay = _between(log_f)
     since = decay[..., 0] + log_f[..., :1]
     same = begun[..., :, None] == begun[..., None, :]
@@ -88,7 +89,7 @@ def floored_chunked(q: Tensor, context: ChunkContext) -> Tensor:
 
 def _scores(q: Tensor, context: ChunkContext) -> tuple[Tensor, Tensor]:
     """Queries in chunks, (B, n, H, C, K), and their products with the chunk's keys, weighed: (B, n, H, C, C)."""
-    q = _chunks(q, context.k.shape[3]).transpose(2, 3).contiguous()
+    q = chunks(q, context.k.shape[3]).transpose(2, 3).contiguous()
     return q, (q @ context.k.mT) * context.weights
 
 
@@ -129,9 +130,3 @@ def _between(log_f: Tensor) -> Tensor:
 def _stabiliser(exponent: Tensor) -> Tensor:
     """(..., C) -> (...): the largest of a row, at least 0."""
     return exponent.detach().amax(-1).clamp(min=0.0)
-
-
-def _chunks(x: Tensor, size: int, filling: float = 0.0) -> Tensor:
-    """(B, T, ...) -> (B, n, C, ...), filled up behind the last token."""
-    room = (0, 0) * (x.dim() - 2) + (0, -x.shape[1] % size)
-    return F.pad(x, room, value=filling).unflatten(1, (-1, size))

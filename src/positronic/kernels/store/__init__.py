@@ -3,14 +3,12 @@
 from torch import Tensor
 
 from positronic.kernels.autocast import without_autocast
+from positronic.kernels.chunks import LOOP, left_to_the_loop
 from positronic.kernels.registry import Form, best_form, register
 from positronic.kernels.store.chunked import recall_chunked
 from positronic.kernels.store.reference import Recall, choose, recall_reference
 
 __all__ = ["LOOP", "Recall", "choose", "recall", "recall_chunked", "recall_reference"]
-
-LOOP = 16
-"""Tokens of a call up to which the loop runs, so that decoding gives the same bits however it is split."""
 
 
 def recall(
@@ -33,12 +31,6 @@ def recall(
         return found
 
 
-def _short(w: Tensor, keep_rollback: bool) -> str | None:
-    if keep_rollback:
-        return "keeps no states between tokens"
-    return "leaves short calls to the loop" if w.shape[1] <= LOOP else None
-
-
 register(
     "store",
     Form(
@@ -46,7 +38,7 @@ register(
         name="chunked",
         run=recall_chunked,
         takes=f"calls of more than {LOOP} tokens that keep no rollback",
-        refuses=_short,
+        refuses=left_to_the_loop,
     ),
     Form(kind="reference", run=recall_reference),
 )

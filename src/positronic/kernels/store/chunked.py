@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from positronic.kernels.chunks import chunks
 from positronic.kernels.store.reference import Recall, choose
 
 __all__ = ["CHUNK", "recall_chunked"]
@@ -28,9 +29,9 @@ def recall_chunked(q: Tensor, address: Tensor, w: Tensor, v: Tensor, stores: Ten
     """The same as `recall_reference`, without its rollback."""
     tokens = w.shape[1]
     size = min(CHUNK, tokens)
-    begun = _chunks(fresh.long(), size).flatten(1).cumsum(1).unflatten(1, (-1, size))  # (B, n, C) documents so far
-    q, v = _chunks(q, size), _chunks(v, size)  # (B, n, C, G, V), (B, n, C, 2, G, V)
-    w = _chunks(w, size).permute(0, 1, 3, 4, 2)  # (B, n, G, E, C)
+    begun = chunks(fresh.long(), size).flatten(1).cumsum(1).unflatten(1, (-1, size))  # (B, n, C) documents so far
+    q, v = chunks(q, size), chunks(v, size)  # (B, n, C, G, V), (B, n, C, 2, G, V)
+    w = chunks(w, size).permute(0, 1, 3, 4, 2)  # (B, n, G, E, C)
     upto = torch.ones(size, size, dtype=w.dtype, device=w.device).tril()
     c = (torch.log1p(-w)[..., None, :] * upto).sum(-1)  # no product, which TF32 would round; cumsum may change its bits
     before = F.pad(c[..., :-1], (1, 0))
@@ -69,11 +70,6 @@ def _stores_between(c: Tensor, begun: Tensor, left: Tensor, stores: Tensor) -> T
     kept = earlier & (begun[:, :, None] == begun[:, None, :])
     decay = decay.masked_fill(~kept[:, None, None], -torch.inf).exp()
     return torch.einsum("bgenm,bmigev->bnigev", decay, torch.cat([stores[:, None], left], 1))
-
-
-def _chunks(x: Tensor, size: int) -> Tensor:
-    """(B, T, ...) -> (B, n, C, ...), filled up with zeros: tokens that write nothing."""
-    return F.pad(x, (0, 0) * (x.dim() - 2) + (0, -x.shape[1] % size)).unflatten(1, (-1, size))
 
 
 def _decay(exponent: Tensor, kept: Tensor) -> Tensor:
