@@ -26,7 +26,11 @@ WHOLE: dict[str, ModelConfig] = MODELS | {
         mixture=MODELS["metric"].mixture.replace(heads=(*MODELS["metric"].mixture.heads, *OTHERS)),
     ),
     **{
-        name: config.replace(drafts=MTPConfig(heads=3, hidden=24), latents=JEPAConfig(ahead=2, hidden=24))
+        name: config.replace(
+            drafts=MTPConfig(heads=3, hidden=24),
+            latents=JEPAConfig(ahead=2, hidden=24),
+            looping=config.looping.replace(exit_below=0.5),
+        )
         for name, config in MODELS.items()
         if name.startswith("chimera")
     },

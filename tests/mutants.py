@@ -48,6 +48,7 @@ TESTS = {
     "mixers/gated_delta.py": ["tests/mixers/test_gated_delta.py"],
     "mixers/span_knot.py": ["tests/mixers/test_gated_delta.py"],
     "mixers/": ["tests/mixers/test_definitions.py", "tests/laws.py"],
+    "adapters/chimera_json.py": ["tests/adapters/test_chimera_json.py"],
     "adapters/hf/": [
         f"tests/adapters/{name}.py" for name in ("test_hf", "test_hf_loading", "test_hf_generate", "test_families")
     ],

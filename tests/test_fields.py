@@ -26,6 +26,7 @@ from positronic.models import build
 from positronic.nn.rope import StretchConfig
 from positronic.observe import describe
 from positronic.recipes import RunConfig
+from positronic.state import ForwardOptions
 from positronic.text import byte_tokenizer
 from positronic.train import TrainConfig
 from positronic.train.objectives.dpo import DPOConfig
@@ -88,16 +89,20 @@ def numbers(config: ModelConfig) -> dict[str, torch.Tensor]:
         for name, p in model.named_parameters():
             p.add_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode()))))
         targets = TOKENS.roll(-1, 1)
+        torch.manual_seed(0)
         batch = TokenBatch(TOKENS, targets, torch.ones_like(TOKENS, dtype=torch.bool))
         objective = NextTokenConfig().build()
         loss = objective(model, batch, objective.counts(batch))
         state = model.init_state(2)
         cached = model(TOKENS, state)
+        exits = model(TOKENS, options=ForwardOptions(loops="auto" if len(config.loop_depths) > 1 else None))
     return first | {
         "sizes": torch.tensor([counted.total, counted.flops_per_token, counted.state_fixed, counted.state_per_token]),
         "loss": loss.total,
         "logits": model.logits(model(TOKENS).hidden).detach(),
         "cached": model.logits(cached.hidden).detach(),
+        "exits": exits.hidden,
+        "depths": torch.tensor(config.loop_depths),
         "room": torch.tensor([takes(model, n) for n in (40, 100, 200, 300)]),
     }
 
