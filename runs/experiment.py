@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from positronic import __version__, generate
 from positronic.checkpoint import commit, load, save
 from positronic.config import ModelConfig
 from positronic.data import NAMES, excerpt, heldout_conversations, open_source
-from positronic.eval import assistant_bits_per_byte, bits_per_byte
+from positronic.eval import Score, assistant_bits_per_byte, document_scores
 from positronic.lm import LM
 from positronic.observe import describe
-from positronic.probe import Probe
 from positronic.recipes import RunConfig, blend, train_run
+from positronic.state import Loops
 from positronic.text import Message, Tokenizer
 from positronic.train import (
     AdamWConfig,
@@ -54,6 +55,8 @@ PROMPTS = ("It was a dark and stormy", "The mitochondria", "Abstract\n========\n
 QUESTIONS = ("Hello! Who are you?", "What is your favourite animal, and why?", "Write a short poem about the sea.")
 PEAK = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12}
 SHARD_BYTES = 12 << 20
+POSITION_BYTES = 300_000
+"""Of each valid text, for losses by their places in a row."""
 
 
 def pretraining(
@@ -164,17 +167,37 @@ def scores(
     *,
     others: bool = True,
     max_bytes: int | None = None,
-    probe: Probe | None = None,
+    loops: Loops = None,
 ) -> dict[str, Any]:
     """Bits per byte on every valid text, and `blend`: their mean, weighed by the blend's shares."""
     mixture = blend(BLEND)
     with pick_device(device).autocast():
         found = {
-            path: bits_per_byte(model, tokenizer, excerpt(open_source(text / path), max_bytes), probe=probe)
+            path: Score.total(
+                document_scores(model, tokenizer, excerpt(open_source(text / path), max_bytes), loops=loops)
+            )
             for path in (*mixture.valid, *(OTHER_TEXTS if others else ()))
         }
     mixed = [found[path].bits_per_byte * share for path, share in zip(mixture.valid, shares(), strict=True)]
     return {path: score.to_json() for path, score in found.items()} | {"blend": {"bits_per_byte": sum(mixed)}}
+
+
+@torch.no_grad()
+def by_position(model: LM, tokenizer: Tokenizer, text: Path, device: str) -> list[float]:
+    """Nats a token in each eighth of a row, over rows of the model's context from each of the blend's valid texts."""
+    here, context, found = pick_device(device), model.config.context, []
+    for path in blend(BLEND).valid:
+        documents = [document.text for document in excerpt(open_source(text / path), POSITION_BYTES)]
+        stream = torch.tensor(
+            [token for ids in tokenizer.encode_batch(documents) for token in (tokenizer.begin_id, *ids)]
+        )
+        rows = stream[: (len(stream) - 1) // context * context].view(-1, context).to(here.torch_device)
+        after = stream[1 : rows.numel() + 1].view_as(rows).to(here.torch_device)
+        for row, wanted in zip(rows.split(4), after.split(4), strict=True):
+            with here.autocast():
+                logits = model.logits(model(row).hidden).float()
+            found.append(F.cross_entropy(logits.transpose(1, 2), wanted, reduction="none"))
+    return torch.cat(found).mean(0).view(8, -1).mean(1).tolist()
 
 
 def shares() -> list[float]:

@@ -5,12 +5,13 @@
     python runs/reference_runs.py drafts NAME --seed 0 --tokenizer TOK --out OUT [--device cpu]
     python runs/reference_runs.py tune NAME --seed 0 --chats CHATS --text TEXT --tokenizer TOK --out OUT
     python runs/reference_runs.py answer NAME --seed 0 --chats CHATS --text TEXT --tokenizer TOK --out OUT
-    python runs/reference_runs.py report positronic|mycel|metric --out OUT
+    python runs/reference_runs.py report positronic|mycel|metric|chimera --out OUT
 
 NAME is a preset (positronic-144m, mycel-79m, control-79m, ...) or one of MODELS here. `train` goes on where it stopped,
 after --stop-after seconds say, and when the run has ended scores every valid text (OUT/NAME-seed0.json, and its
 metrics). `inspect` adds gate openings, what health reads layer by layer, each organ switched off and samples
-(OUT/NAME-inside.json) and keeps the model in bfloat16; `drafts` lets it draft for itself on one device
+(OUT/NAME-inside.json), for a trunk that is passed as often as asked each mixer of each layer switched off and the score
+at each depth, and keeps the model in bfloat16; `drafts` lets it draft for itself on one device
 (OUT/NAME-drafts-DEVICE.json), from the run or from what was kept; `tune` trains it on conversations and keeps that
 (OUT/NAME-tuning.json), `answer` says what has changed (OUT/NAME-chat.json); `report` reads them all and writes
 OUT/FAMILY.md. Needs the package alone, no command line.
@@ -31,6 +32,7 @@ from experiment import (
     BLEND,
     PROMPTS,
     StopsAfter,
+    by_position,
     circumstances,
     keep,
     opened,
@@ -51,27 +53,51 @@ from positronic.data import excerpt, open_source
 from positronic.eval import Score, compare
 from positronic.lm import LM
 from positronic.mixers.metric_scores import CosineConfig, DotConfig, L2Config
-from positronic.models import preset
+from positronic.models import PRESETS, preset
 from positronic.models.metric import moa_20m, moa_tiny, scored_by
-from positronic.observe import ablate, describe, health, organs_of, sample_rows
+from positronic.observe import ablate, describe, health, mixers_of, organs_of, sample_rows
+from positronic.probe import Probe
 from positronic.recipes import blend
+from positronic.state import Loops
 from positronic.text import Tokenizer
 from positronic.train import MuonConfig, pick_device
 
 SCORES = {"dot": DotConfig(), "cosine": CosineConfig(), "l2": L2Config()}
+
+
+def looped(**changes: Any) -> ModelConfig:
+    """chimera-35m, whose loop is passed otherwise."""
+    config = PRESETS["chimera-35m"]()
+    return config.replace(looping=config.looping.replace(**changes))
+
+
+def forgetful() -> ModelConfig:
+    """The same at depth 2, whose Titans have a window and slots alone."""
+    config = looped(mean=0)
+    return config.replace(titans=config.titans.replace(memory=None))
+
+
 MODELS: dict[str, Callable[[], ModelConfig]] = {
     f"{name}-{score}": partial(scored_by, made(), config)
     for name, made in (("moa-20m", moa_20m), ("moa-tiny", moa_tiny))
     for score, config in SCORES.items()
+} | {
+    "chimera-35m-depth-1": partial(looped, usual=1, mean=0),
+    "chimera-35m-depth-2": partial(looped, mean=0),
+    "chimera-35m-per-iteration": partial(looped, memory="per_iteration"),
+    "chimera-35m-no-memory": forgetful,
 }
-"""Models that are no preset: the metric ones by their scores, beside those of maha_diag."""
+"""Models that are no preset: the metric ones by their scores, beside those of maha_diag; Chimera at fixed depths."""
 LARGE = ("positronic-144m", "control-144m", "mycel-79m", "mycel-79m-mixer-only", "control-79m", "control-38m")
 LARGE += ("moa-metric-150m", "moa-dot-150m")
 """Half the rate and about twice the tokens an update."""
-TINY = ("moa-tiny", *(f"moa-tiny-{score}" for score in SCORES))
+TINY = ("moa-tiny", *(f"moa-tiny-{score}" for score in SCORES), "chimera-tiny", "control-chimera-tiny")
 """For a CPU."""
 HEALTH_BYTES = 5_000
 """Of each valid text, for the readings of organs."""
+DEPTHS = (1, 2, 4, 6)
+LAYER_BYTES = 50_000
+"""Of each valid text, for a score with one mixer off."""
 DRAFTED_TOKENS = 200
 
 
@@ -143,6 +169,7 @@ def pretrain(a: argparse.Namespace) -> None:
         "training": result,
         "excerpt": a.score_bytes,
         "scores": scores(model, tokenizer, a.text, a.device, max_bytes=a.score_bytes),
+        "by_position": by_position(model, tokenizer, a.text, a.device),
     }
     write_json(a.out / f"{out.name}.json", result)
     print(json.dumps(result["scores"], indent=1))
@@ -160,8 +187,11 @@ def inspect(a: argparse.Namespace) -> None:
         "gates": gates(model),
         "health": readings(model, tokenizer, a),
         "samples": samples(model, tokenizer),
-        "ablation": ablation(model, tokenizer, a),
+        "ablation": ablation(model, tokenizer, a, silenced(model), a.excerpt_bytes),
     }
+    if model.config.loop_depths:
+        found["layers"] = ablation(model, tokenizer, a, silenced_layers(model), LAYER_BYTES)
+        found["depths"] = depths(model, tokenizer, a)
     write_json(a.out / f"{a.name}-inside.json", found)
     print(json.dumps(found["ablation"], indent=1))
 
@@ -204,14 +234,25 @@ def readings(model: LM, tokenizer: Tokenizer, a: argparse.Namespace) -> list[dic
     return [line.to_json() for line in found.lines]
 
 
-def ablation(model: LM, tokenizer: Tokenizer, a: argparse.Namespace) -> dict[str, Any]:
-    """Each organ off, on excerpts of the blend's valid texts: what it changes in the logits and in bits per byte."""
-    probes = {organ: ablate(model, [organ]) for organ in organs_of(model)}
+def silenced(model: LM) -> dict[str, Probe]:
+    """By organ, what silences it."""
+    return {organ: ablate(model, [organ]) for organ in organs_of(model)}
+
+
+def silenced_layers(model: LM) -> dict[str, Probe]:
+    """By mixer and number of its kind, what silences it alone, in the order of the trunk."""
+    return {f"{place.organ} {place.layer or 1}": probe for place, probe in mixers_of(model).items()}
+
+
+def ablation(
+    model: LM, tokenizer: Tokenizer, a: argparse.Namespace, probes: dict[str, Probe], excerpt_bytes: int
+) -> dict[str, Any]:
+    """Each part off, on excerpts of the blend's valid texts: what it changes in the logits and in bits per byte."""
     rows = {organ: {"max_change": 0.0, "flips": 0, "bits_per_byte": 0.0} for organ in probes}
     whole, tokens = 0.0, 0
     for path, share in zip(blend(BLEND).valid, shares(), strict=True):
         with pick_device(a.device).autocast():
-            documents = excerpt(open_source(a.text / path), a.excerpt_bytes)
+            documents = excerpt(open_source(a.text / path), excerpt_bytes)
             scored, versions = compare(model, tokenizer, documents, probes)
         whole += share * Score.total(scored).bits_per_byte
         tokens += Score.total(scored).tokens
@@ -220,7 +261,16 @@ def ablation(model: LM, tokenizer: Tokenizer, a: argparse.Namespace) -> dict[str
             row["max_change"] = max(row["max_change"], version.largest_change)
             row["flips"] += version.flips
             row["bits_per_byte"] += share * Score.total(version.scores).bits_per_byte
-    return {"tokens": tokens, "excerpt_bytes": a.excerpt_bytes, "bits_per_byte": whole, "organs": rows}
+    return {"tokens": tokens, "excerpt_bytes": excerpt_bytes, "bits_per_byte": whole, "organs": rows}
+
+
+def depths(model: LM, tokenizer: Tokenizer, a: argparse.Namespace) -> dict[str, Any]:
+    """Bits per byte of the blend's valid texts by the number of times the loop is passed."""
+    asked: list[Loops] = [depth for depth in DEPTHS if depth in model.config.loop_depths]
+    if len(model.config.loop_depths) > 1:
+        asked.append("auto")
+    read = partial(scores, model, tokenizer, a.text, a.device, others=False, max_bytes=a.excerpt_bytes)
+    return {str(depth): read(loops=depth)["blend"]["bits_per_byte"] for depth in asked}
 
 
 def drafts(model: Any, tokenizer: Tokenizer) -> dict[str, Any]:

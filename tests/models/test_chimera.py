@@ -31,8 +31,11 @@ def test_a_preset_has_the_parameters_of_its_name(name):
     assert list(found.flops_by_depth) == [1, 2, 3, 4, 5, 6]
 
 
-def test_the_control_has_parameters_within_a_hundredth():
-    assert describe(preset("control-35m")).total == pytest.approx(PARAMETERS["chimera-35m"][0], rel=0.01)
+@pytest.mark.parametrize(
+    ("name", "control"), [("chimera-35m", "control-35m"), ("chimera-tiny", "control-chimera-tiny")]
+)
+def test_a_control_has_parameters_within_a_hundredth(name, control):
+    assert describe(preset(control)).total == pytest.approx(PARAMETERS[name][0], rel=0.01)
 
 
 @pytest.mark.parametrize("looping", [LoopConfig(most=4), LoopConfig(usual=3, memory="per_iteration")])

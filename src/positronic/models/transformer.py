@@ -48,6 +48,8 @@ def tinygpt_tiny() -> TransformerConfig:
 
 _NARROW = AttentionConfig(n_heads=3, n_kv_heads=1, rank=96)
 _TINY = TransformerConfig(d_model=192, n_layers=3, attention=_NARROW, **TINY)
+_NARROWEST = AttentionConfig(n_heads=2, n_kv_heads=1, rank=64)
+_DEEP = TransformerConfig(d_model=128, n_layers=12, attention=_NARROWEST, **TINY)
 _SMALL = TransformerConfig(d_model=256, attention=AttentionConfig(n_heads=4, n_kv_heads=2, rank=128))
 _PUBLISHED = TransformerConfig(d_model=768, n_layers=10, context=2024, attention=AttentionConfig())
 CONTROLS: dict[str, tuple[TransformerConfig, int]] = {
@@ -55,6 +57,7 @@ CONTROLS: dict[str, tuple[TransformerConfig, int]] = {
     "control-tiny-mixer": (_TINY, 232),  # its oscillators alone
     "control-mycel-tiny": (_TINY, 1096),  # mycel-tiny
     "control-mycel-tiny-mixer": (_TINY, 104),  # its colonies alone
+    "control-chimera-tiny": (_DEEP, 560),  # chimera-tiny
     "control-7m": (_SMALL, 416),  # the colonies of mycel-10m
     "control-10m": (_SMALL, 992),  # mycel-10m
     "control-12m": (tinygpt_15m(), 488),  # the oscillators of positronic-15m
