@@ -86,8 +86,10 @@ MODELS: dict[str, Callable[[], ModelConfig]] = {
     "chimera-35m-depth-2": partial(looped, mean=0),
     "chimera-35m-per-iteration": partial(looped, memory="per_iteration"),
     "chimera-35m-no-memory": forgetful,
+    "control-35m-short": partial(preset, "control-35m"),
 }
-"""Models that are no preset: the metric ones by their scores, beside those of maha_diag; Chimera at fixed depths."""
+"""Models that are no preset: the metric ones by their scores, beside those of maha_diag; Chimera at fixed depths, and
+the control of these."""
 LARGE = ("positronic-144m", "control-144m", "mycel-79m", "mycel-79m-mixer-only", "control-79m", "control-38m")
 LARGE += ("moa-metric-150m", "moa-dot-150m")
 """Half the rate and about twice the tokens an update."""

@@ -232,7 +232,7 @@ class Alone:
 
 
 def whole(mixer, x: Tensor, **wishes) -> Tensor:
-    tokens = torch.zeros(x.shape[:2], dtype=torch.long)
+    tokens = torch.zeros(x.shape[:2], dtype=torch.long, device=x.device)
     return mixer(x, Step.of(tokens, None, ForwardOptions(**wishes)), None).y
 
 
@@ -246,6 +246,23 @@ def test_a_mixer_is_usable_as_built(name):
         torch.use_deterministic_algorithms(False)
     unfilled = [path for path, tensor in (*built.named_parameters(), *built.named_buffers()) if tensor.isnan().any()]
     assert not unfilled
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_mixer_on_cuda_says_and_learns_what_it_does_here(mixer):
+    """Rows long enough for the forms of training, a document that begins on the way, padding in front."""
+    x, valid, segments = vectors_of(2, 150), torch.ones(2, 150, dtype=torch.bool), torch.zeros(2, 150, dtype=torch.long)
+    valid[1, :9], segments[0, 70:] = False, 1
+
+    def run(place: str) -> list[Tensor]:
+        mixer.to(place).zero_grad()
+        given = x.to(place).detach().requires_grad_()
+        y = whole(mixer, given, valid=valid.to(place), segments=segments.to(place))
+        y[valid].square().sum().backward()
+        return [t.cpu() for t in (y[valid], given.grad[valid], *(p.grad for p in mixer.parameters()))]
+
+    for there, here in zip(run("cuda"), run("cpu"), strict=True):
+        assert relative_error(there, here) < 1e-4
 
 
 @torch.no_grad()
