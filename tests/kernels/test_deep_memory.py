@@ -12,15 +12,15 @@ from positronic.kernels.deep_memory import (
     gradient,
     learn,
     learn_adjoint,
-    learn_chunked,
     learn_reference,
     recall,
     recall_together,
 )
+from positronic.kernels.deep_memory.chunked import weigh
+from positronic.kernels.deep_memory.reference import Limits
 
 H, K = 4, 8
 TRUST, CAP = 0.1, 4.0
-FORMS = {"chunked": learn_chunked, "adjoint": learn_adjoint}
 USUAL = (TRUST, CAP, 1.0)
 CUT = (1e-3, CAP, 50.0)
 """The trust region cuts every chunk."""
@@ -84,7 +84,7 @@ def test_the_gradient_in_closed_form_is_that_of_the_loss():
     assert error(gradient(weights, k, v), truth) < 1e-14
 
 
-@pytest.mark.parametrize("form", [learn_reference, *FORMS.values()])
+@pytest.mark.parametrize("form", [learn_reference, learn_adjoint])
 def test_every_form_is_the_recurrence_with_the_gradients_of_autograd(form):
     """S_t and M_t token by token, each gradient asked of autograd at the weights that the chunk began with."""
     k, v, gates, anew, weights, momentum, start = inputs()
@@ -114,10 +114,9 @@ def test_every_form_is_the_recurrence_with_the_gradients_of_autograd(form):
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize(("trust", "cap", "steps"), [USUAL, CUT, CAPPED])
 @pytest.mark.parametrize("size", [1, 2, 7, 64])
-@pytest.mark.parametrize("form", FORMS)
-def test_chunks_equal_the_definition(form, size, trust, cap, steps, dtype, bound):
+def test_chunks_equal_the_definition(size, trust, cap, steps, dtype, bound):
     given = inputs(4, size, steps=steps, dtype=dtype)
-    fast, slow = (f(*given, trust, cap) for f in (FORMS[form], learn_reference))
+    fast, slow = (f(*given, trust, cap) for f in (learn_adjoint, learn_reference))
     assert max(error(a, b) for a, b in zip(fast, slow, strict=True)) < bound
     if trust < TRUST:
         assert (slow.share < 1).any()
@@ -125,10 +124,9 @@ def test_chunks_equal_the_definition(form, size, trust, cap, steps, dtype, bound
 
 @pytest.mark.parametrize(("trust", "cap", "steps"), [USUAL, CUT, CAPPED])
 @pytest.mark.parametrize("size", [1, 7, 64])
-@pytest.mark.parametrize("form", FORMS)
-def test_gradients_of_chunks_are_those_of_the_definition(form, size, trust, cap, steps):
+def test_gradients_of_chunks_are_those_of_the_definition(size, trust, cap, steps):
     found = []
-    for f in (FORMS[form], learn_reference):
+    for f in (learn_adjoint, learn_reference):
         given = [x if x.dtype == torch.bool else x.requires_grad_() for x in inputs(4, size, steps=steps)]
         learned = f(*given, trust, cap)
         g = torch.Generator().manual_seed(7)
@@ -139,7 +137,7 @@ def test_gradients_of_chunks_are_those_of_the_definition(form, size, trust, cap,
         assert error(ours, theirs) < 1e-10
 
 
-@pytest.mark.parametrize("form", [learn_reference, *FORMS.values()])
+@pytest.mark.parametrize("form", [learn_reference, learn_adjoint])
 def test_where_nothing_is_written_a_memory_stays_to_the_bit_and_gradients_are_numbers(form):
     k, v, gates, _, weights, momentum, start = inputs(2, dtype=torch.float32)
     gates = gates.clone()
@@ -154,7 +152,7 @@ def test_where_nothing_is_written_a_memory_stays_to_the_bit_and_gradients_are_nu
     assert all(grad.isfinite().all() for grad in grads)
 
 
-@pytest.mark.parametrize("form", [learn_reference, *FORMS.values()])
+@pytest.mark.parametrize("form", [learn_reference, learn_adjoint])
 def test_a_memory_that_is_zero_and_told_nothing_has_gradients(form):
     """Its moves have length 0, where a plain norm has none."""
     k, v, gates, _, weights, momentum, start = inputs(2)
@@ -165,19 +163,18 @@ def test_a_memory_that_is_zero_and_told_nothing_has_gradients(form):
     assert all(grad is None or grad.isfinite().all() for grad in grads)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_chunks_one_by_one_are_those_of_one_call_to_the_bit(form):
+def test_chunks_one_by_one_are_those_of_one_call_to_the_bit():
     k, v, gates, anew, weights, momentum, start = inputs(4, 64, dtype=torch.float32)
-    whole = FORMS[form](k, v, gates, anew, weights, momentum, start, TRUST, CAP)
+    whole = learn_adjoint(k, v, gates, anew, weights, momentum, start, TRUST, CAP)
     for c in range(4):
         here = slice(c, c + 1)
-        one = FORMS[form](k[:, here], v[:, here], gates[:, here], anew[:, here], weights, momentum, start, TRUST, CAP)
+        one = learn_adjoint(k[:, here], v[:, here], gates[:, here], anew[:, here], weights, momentum, start, TRUST, CAP)
         weights, momentum = one.weights[:, 1], one.momentum
         assert torch.equal(weights, whole.weights[:, c + 1]), c
     assert torch.equal(momentum, whole.momentum)
 
 
-@pytest.mark.parametrize("form", [learn_reference, *FORMS.values()])
+@pytest.mark.parametrize("form", [learn_reference, learn_adjoint])
 def test_a_row_keeps_its_bits_beside_other_rows(form):
     given = inputs(3, 16, dtype=torch.float32)
     rows = [x if len(x) == 1 else x[1:] for x in given]
@@ -272,3 +269,21 @@ def test_the_compiled_chunks_equal_the_definition():
     with torch.no_grad():
         compiled = torch.compile(learn, fullgraph=True, dynamic=False)(*given, TRUST, CAP)
     assert max(error(a, b) for a, b in zip(compiled, learn_reference(*given, TRUST, CAP), strict=True)) < 1e-5
+
+
+@pytest.mark.parametrize("anew", [True, False])
+def test_it_is_one_operation_each_way_of_a_graph(anew):
+    k, v, gates, begins, weights, momentum, start = inputs(3, 16, dtype=torch.float32)
+    given = [x.requires_grad_() for x in (k, v, gates, weights, momentum, start)]
+
+    def learned(form) -> list[Tensor]:
+        out = form(*given[:3], begins if anew else None, *given[3:], TRUST, CAP)
+        return [*out, *torch.autograd.grad(out.weights.square().sum() + out.momentum.sum(), given)]
+
+    compiled = torch.compile(learn, fullgraph=True, dynamic=False, backend="aot_eager")
+    assert max(error(a, b) for a, b in zip(learned(compiled), learned(learn), strict=True)) < 1e-6
+    walk = torch.ops.positronic.deep_memory.default
+    chunks, limits = weigh(k, v, gates, begins if anew else None), Limits.of(start, TRUST, CAP)
+    torch.library.opcheck(
+        walk, [*chunks, weights, momentum, start, *limits], test_utils=("test_schema", "test_faketensor")
+    )

@@ -1,12 +1,11 @@
 """Networks that learn while they read: the loop over tokens, which is the definition, and its chunked form."""
 
-import torch
 from torch import Tensor
 
 from positronic.kernels.autocast import without_autocast
 from positronic.kernels.chunks import LOOP
 from positronic.kernels.deep_memory.adjoint import learn_adjoint
-from positronic.kernels.deep_memory.chunked import learn_chunked, recall_together
+from positronic.kernels.deep_memory.chunked import recall_together
 from positronic.kernels.deep_memory.reference import Learned, gradient, learn_reference, recall
 from positronic.kernels.registry import Form, best_form, register
 
@@ -16,7 +15,6 @@ __all__ = [
     "gradient",
     "learn",
     "learn_adjoint",
-    "learn_chunked",
     "learn_reference",
     "recall",
     "recall_together",
@@ -45,13 +43,8 @@ def learn(
         return found
 
 
-def _compiled(k: Tensor) -> str | None:
-    return "a compiler makes an adjoint of its own" if torch.compiler.is_compiling() else None
-
-
 register(
     "deep_memory",
-    Form(kind="torch", name="adjoint", run=learn_adjoint, takes="eager calls", refuses=_compiled),
-    Form(kind="torch", name="chunked", run=learn_chunked),
+    Form(kind="torch", name="adjoint", run=learn_adjoint),
     Form(kind="reference", run=learn_reference),
 )

@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from positronic.kernels.autocast import without_autocast
 from positronic.kernels.deep_memory.chunked import Weighed, both_ways, in_turn, surprised, weigh
@@ -48,28 +47,12 @@ def learn_adjoint(
     """Shapes as in the definition. No gradient passes through `share`.
 
     Two rows of 1,024 tokens, 6 heads, K = 64, F = 128, forward and backward on one CPU thread: 0.13 s, and 35 MB are
-    kept. On autograd's tape 0.18 s and 131 MB; the definition takes 14 s.
+    kept. On autograd's tape 0.18 s and 131 MB; the definition takes 14 s. One operator each way for a compiler, whose
+    graph would grow with the chunks.
     """
     limits = Limits.of(start, trust, cap)
-    return Learned(*_Adjoint.apply(*weigh(k, v, gates, anew), weights, momentum, start, *limits))
-
-
-class _Adjoint(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *given: Any) -> tuple[Tensor, ...]:
-        weights, momentum, start, *limits = given[7:]
-        walked = _walk(Weighed(*given[:7]), weights, momentum, start, Limits(*limits))
-        ctx.save_for_backward(*given[:7], start, *limits, *walked)
-        ctx.mark_non_differentiable(walked.share)
-        return walked.weights, walked.momentum[:, -1].clone(), walked.share
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, weights: Tensor, momentum: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        kept = ctx.saved_tensors
-        chunks, limits, walked = Weighed(*kept[:7]), Limits(*kept[8:10]), _Walked(*kept[10:])
-        with without_autocast(weights.device.type):
-            return _walk_back(chunks, kept[7], limits, walked, weights, momentum)
+    versions, last, share, _, _ = _walk(*weigh(k, v, gates, anew), weights, momentum, start, *limits)
+    return Learned(versions, last, share)
 
 
 class _Walked(NamedTuple):
@@ -85,7 +68,30 @@ class _Walked(NamedTuple):
     """(B, n, H, 2) m."""
 
 
-def _walk(chunks: Weighed, weights: Tensor, momentum: Tensor, start: Tensor, limits: Limits) -> _Walked:
+@torch.library.custom_op("positronic::deep_memory", mutates_args=())
+def _walk(
+    k: Tensor,
+    v: Tensor,
+    weighs: Tensor,
+    remains: Tensor,
+    carries: Tensor,
+    written: Tensor,
+    anew: Tensor | None,
+    weights: Tensor,
+    momentum: Tensor,
+    start: Tensor,
+    reach: Tensor,
+    most: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The fields of `Weighed`, a memory and `Limits` -> W before and after each chunk, S after the last, c; and for the
+    way back S before and after each chunk, and m."""
+    chunks = Weighed(k, v, weighs, remains, carries, written, anew)
+    with without_autocast(k.device.type):
+        versions, momenta, share, shrink = _walked(chunks, weights, momentum, start, Limits(reach, most))
+    return versions, momenta[:, -1].clone(), share, momenta, shrink
+
+
+def _walked(chunks: Weighed, weights: Tensor, momentum: Tensor, start: Tensor, limits: Limits) -> _Walked:
     steps, bounds = in_turn(chunks), []
     versions, momenta = (x.new_empty(len(x), len(steps) + 1, *x.shape[1:]) for x in (weights, momentum))
     versions[:, 0], momenta[:, 0] = weights, momentum
@@ -124,11 +130,37 @@ class _Passed(NamedTuple):
         return [_Passed(*x) for x in zip(weights[:-1], momentum[:-1], weights[1:], momentum[1:], *bounds, strict=True)]
 
 
+@torch.library.custom_op("positronic::deep_memory_back", mutates_args=())
 def _walk_back(
+    k: Tensor,
+    v: Tensor,
+    weighs: Tensor,
+    remains: Tensor,
+    carries: Tensor,
+    written: Tensor,
+    anew: Tensor | None,
+    start: Tensor,
+    reach: Tensor,
+    most: Tensor,
+    versions: Tensor,
+    momenta: Tensor,
+    share: Tensor,
+    shrink: Tensor,
+    of_versions: Tensor,
+    of_last: Tensor,
+) -> list[Tensor]:
+    """Gradients of k, v, weighs, remains, carries, weights, momentum, start, reach and most."""
+    chunks = Weighed(k, v, weighs, remains, carries, written, anew)
+    with without_autocast(k.device.type):
+        walked = _Walked(versions, momenta, share, shrink)
+        return _walked_back(chunks, start, Limits(reach, most), walked, of_versions, of_last)
+
+
+def _walked_back(
     chunks: Weighed, start: Tensor, limits: Limits, walked: _Walked, of_versions: Tensor, of_momentum: Tensor
-) -> tuple[Tensor | None, ...]:
-    """Gradients of all that was given, in order; of_versions (B, n+1, ...), of_momentum (B, ...): of what came out."""
-    of_weights, of_momentum, of_start = torch.zeros_like(of_momentum), of_momentum.clone(), torch.zeros_like(start)
+) -> list[Tensor]:
+    of_momentum = of_momentum.clone(memory_format=torch.contiguous_format)
+    of_weights, of_start = torch.zeros_like(of_momentum), start.new_zeros(start.shape)
     scratch, found = torch.empty_like(of_weights), []
     moves = of_weights.new_empty(*of_weights.shape[:-1], 2 * of_weights.shape[-1])
     first, *of_after = of_versions.unbind(1)
@@ -147,7 +179,39 @@ def _walk_back(
         found.append((*of_tokens, of_remain, torch.stack(of_carries, -1), *of_bounds))
     *of_chunks, reach, most = (torch.stack(each[::-1], 1) for each in zip(*found, strict=True))
     of_limits = reach.sum(1).sum_to_size(limits.reach.shape), most.sum(1).sum_to_size(limits.most.shape)
-    return *of_chunks, None, None, of_weights.add_(first), of_momentum, of_start, *of_limits
+    return [*of_chunks, of_weights.add_(first), of_momentum, of_start, *of_limits]
+
+
+@_walk.register_fake
+def _(k: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
+    momentum, (rows, n, heads) = others[7], k.shape[:3]
+    versions = momentum.new_empty(rows, n + 1, *momentum.shape[1:])
+    share, shrink = momentum.new_empty(rows, n, heads), momentum.new_empty(rows, n, heads, 2)
+    return versions, momentum.new_empty(momentum.shape), share, torch.empty_like(versions), shrink
+
+
+@_walk_back.register_fake
+def _(k: Tensor, v: Tensor, weighs: Tensor, remains: Tensor, carries: Tensor, *others: Tensor | None) -> list[Tensor]:
+    start, reach, most, of_last = *others[2:5], others[-1]
+    likes = (k, v, weighs, remains, carries, of_last, of_last, start, reach, most)
+    return [like.new_empty(like.shape) for like in likes]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    versions, _, share, momenta, shrink = output
+    ctx.set_materialize_grads(False)  # `momenta` is large, and nobody's loss
+    ctx.save_for_backward(*inputs[:7], *inputs[9:], versions, momenta, share, shrink)
+
+
+def _gradients(ctx: Any, of_versions: Tensor | None, of_last: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    versions = ctx.saved_tensors[-4]
+    of_versions = torch.zeros_like(versions) if of_versions is None else of_versions
+    of_last = torch.zeros_like(versions[:, 0]) if of_last is None else of_last
+    found = _walk_back(*ctx.saved_tensors, of_versions, of_last)
+    return *found[:5], None, None, *found[5:]
+
+
+_walk.register_autograd(_gradients, setup_context=_keep)
 
 
 def _bounds_back(

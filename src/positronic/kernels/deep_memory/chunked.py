@@ -19,9 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from positronic.kernels.deep_memory.reference import Learned, Limits, bounded, by_head
-
-__all__ = ["Surprise", "Weighed", "both_ways", "in_turn", "learn_chunked", "recall_together", "surprised", "weigh"]
+__all__ = ["Surprise", "Weighed", "both_ways", "in_turn", "recall_together", "surprised", "weigh"]
 
 
 class Weighed(NamedTuple):
@@ -53,34 +51,6 @@ class Surprise(NamedTuple):
     slope: Tensor
     """silu'(z)"""
     sigmoid: Tensor
-
-
-def learn_chunked(
-    k: Tensor,
-    v: Tensor,
-    gates: Tensor,
-    anew: Tensor | None,
-    weights: Tensor,
-    momentum: Tensor,
-    start: Tensor,
-    trust: float,
-    cap: float,
-) -> Learned:
-    """Shapes as in the definition."""
-    chunks, limits, versions, shares = weigh(k, v, gates, anew), Limits.of(start, trust, cap), [weights], []
-    for chunk in in_turn(chunks):
-        if chunk.anew is not None:
-            weights = torch.where(by_head(chunk.anew[:, None]), start, weights)
-        found, (g, h) = surprised(weights, chunk.k, chunk.v), chunk.carries.unbind(-1)
-        pairs = (found.d, chunk.k), (found.a, found.e)
-        moves = torch.stack([left.mT @ both_ways(right, chunk.weighs) for left, right in pairs], 2)
-        push, pull = moves.chunk(2, -1)
-        moved, momentum = torch.addcmul(push, by_head(g), momentum), torch.addcmul(pull, by_head(h), momentum)
-        weights, share, _ = bounded(by_head(chunk.remains) * weights, moved, chunk.written, limits)
-        momentum = by_head(share) * momentum
-        versions.append(weights)
-        shares.append(share)
-    return Learned(torch.stack(versions, 1), momentum, torch.stack(shares, 1))
 
 
 def recall_together(weights: Tensor, q: Tensor) -> Tensor:
