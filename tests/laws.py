@@ -250,7 +250,8 @@ def test_a_mixer_is_usable_as_built(name):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_a_mixer_on_cuda_says_and_learns_what_it_does_here(mixer):
-    """Rows long enough for the forms of training, a document that begins on the way, padding in front."""
+    """Rows long enough for the forms of training, a document that begins on the way, padding in front. An H200 says
+    3e-6 and, where distances are clamped or what is written is solved for, up to 2e-4."""
     x, valid, segments = vectors_of(2, 150), torch.ones(2, 150, dtype=torch.bool), torch.zeros(2, 150, dtype=torch.long)
     valid[1, :9], segments[0, 70:] = False, 1
 
@@ -259,10 +260,10 @@ def test_a_mixer_on_cuda_says_and_learns_what_it_does_here(mixer):
         given = x.to(place).detach().requires_grad_()
         y = whole(mixer, given, valid=valid.to(place), segments=segments.to(place))
         y[valid].square().sum().backward()
-        return [t.cpu() for t in (y[valid], given.grad[valid], *(p.grad for p in mixer.parameters()))]
+        return [t.detach().cpu() for t in (y[valid], given.grad[valid], *(p.grad for p in mixer.parameters()))]
 
     for there, here in zip(run("cuda"), run("cpu"), strict=True):
-        assert relative_error(there, here) < 1e-4
+        assert relative_error(there, here) < 1e-3
 
 
 @torch.no_grad()

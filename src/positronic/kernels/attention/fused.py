@@ -22,6 +22,8 @@ __all__ = ["Documents", "causal_attention", "masked_attention", "sunk_attention"
 
 BLOCK = 128
 """Tokens a side of a block in the block-sparse kernel; rows are padded to a multiple of it."""
+NARROWEST = 16
+"""Width of a head from which on that kernel takes it; narrower ones are padded."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,11 @@ def causal_attention(
     def capped(score: Tensor, b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return score if cap is None else soft_clamp(score, cap)
 
-    tokens = q.shape[2]
+    tokens, width, change = q.shape[2], v.shape[3], None if cap is None else capped
+    scale = q.shape[3] ** -0.5 if scale is None else scale
     q, k, v = _whole_blocks(q, k, v)
-    change = None if cap is None else capped
     o = _flex()(q, k, v, score_mod=change, block_mask=documents.blocks, enable_gqa=grouped, scale=scale)
-    return o[:, :, :tokens]
+    return o[:, :, :tokens, :width]
 
 
 def sunk_attention(
@@ -101,12 +103,13 @@ def sunk_attention(
 
     Such a key leaves the share e^lse / (e^lse + e^sink) of the weights to the others.
     """
-    tokens, grouped = q.shape[2], q.shape[1] != k.shape[1]
+    tokens, width, grouped = q.shape[2], v.shape[3], q.shape[1] != k.shape[1]
+    scale = q.shape[3] ** -0.5 if scale is None else scale
     q, k, v = _whole_blocks(q, k, v)
     asked = AuxRequest(lse=True)
     o, seen = _flex()(q, k, v, block_mask=documents.blocks, enable_gqa=grouped, scale=scale, return_aux=asked)
     share = torch.sigmoid(seen.lse - sink.float()[:, None])  # (B, H, T)
-    return (o * share[..., None].to(o.dtype))[:, :, :tokens]
+    return (o * share[..., None].to(o.dtype))[:, :, :tokens, :width]
 
 
 def masked_attention(
@@ -124,9 +127,8 @@ def masked_attention(
 
 
 def _whole_blocks(*parts: Tensor) -> tuple[Tensor, ...]:
-    """(B, H, T, K) each, padded to whole blocks."""
-    lacking = -parts[0].shape[2] % BLOCK
-    return tuple(F.pad(x, (0, 0, 0, lacking)) for x in parts) if lacking else parts
+    """(B, H, T, K) each, padded to whole blocks, and to the narrowest head that the kernel takes."""
+    return tuple(F.pad(x, (0, max(0, NARROWEST - x.shape[3]), 0, -x.shape[2] % BLOCK)) for x in parts)
 
 
 def _flex() -> Any:
