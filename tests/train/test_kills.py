@@ -14,11 +14,14 @@ STEPS, SEED = 8, 20
 SMALL = ["context=64", "max_positions=80", "attention.n_heads=2", "attention.n_kv_heads=1", "attention.head_dim=16"]
 SMALL += ["attention.rank=none", "attention.rope_dims=8", "channel.hidden=32", "d_model=32", "n_layers=1"]
 OFTEN = ["--batch-tokens", "128", "--checkpoint-every", "2", "--evaluate-every", "1", "--steps", str(STEPS)]
+LOOP = ["context=64", "n_layers=4", "prelude=0", "coda=0", 'pattern=["GD","XM","TM","SK"]', "channel.hidden=32"]
+LOOP += ["experts.hidden=16", "titans.slots=4", "titans.memory.chunk=16"]
 FAMILIES = {
     "control": ["--model", "tinygpt-tiny", "--set", *SMALL],
     "rings": ["--model", "positronic-tiny", "--set", "context=64", "n_layers=1"],
     "colony": ["--model", "mycel-tiny", "--set", "context=64", "n_layers=1"],
     "metric": ["--model", "moa-tiny", "--set", "context=64", "n_layers=1"],
+    "loop": ["--model", "chimera-tiny", "--set", *LOOP],
 }
 TEXT = "".join(f"Lamp {n} of the street was lit at {n % 12} o'clock.\n\n" for n in range(400))
 CHATS = "".join(json.dumps({"instruction": f"add {n}", "output": f"{n} and {n}"}) + "\n" for n in range(300))
