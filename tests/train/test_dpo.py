@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from chimera_example import small_chimera
 from family_example import FAMILIES
 from killed_run import Stops
 from torch.nn import functional as F
 from train_example import small_config
 
+from laws import enliven
 from positronic.checkpoint import load, save
 from positronic.data import pair_mixture
 from positronic.errors import ConfigError, TrainingError
@@ -74,6 +76,21 @@ def test_an_untouched_model_pays_log_two_exactly(batch):
     assert means["margin"] == means["chosen"] == means["rejected"] == 0.0
 
 
+def looped(scale=0.1):
+    """A model in training, whose loop has a say."""
+    config = small_chimera(vocab_size=TOKENIZER.vocab_size, context=ROW, boundary_id=TOKENIZER.eot_id)
+    return enliven(build(config), scale).train()
+
+
+def test_a_loop_is_passed_as_often_by_a_model_as_by_its_reference(batch):
+    model, reference = looped(), looped().eval()
+    torch.manual_seed(0)
+    assert not torch.equal(model(batch.tokens).hidden, model(batch.tokens).hidden), "no depth is drawn"
+    objective = DPOConfig().build({"reference": reference})
+    terms = objective(model, batch, objective.counts(batch)).terms
+    assert terms["margin"] == terms["chosen"] == terms["rejected"] == 0.0
+
+
 def test_the_gradient_is_antisymmetric_at_the_start(batch):
     turned = replace(batch, segments=torch.where(batch.segments < 0, batch.segments, batch.segments ^ 2))
     found = []
@@ -86,8 +103,10 @@ def test_the_gradient_is_antisymmetric_at_the_start(batch):
     assert found[0].abs().max() > 0
 
 
-def test_micro_batches_add_up_to_the_batch(batch):
-    model, objective = small(1), DPOConfig().build({"reference": small(2)})
+@pytest.mark.parametrize(("make", "other"), [(small, 2), (looped, 0.12)])
+def test_micro_batches_add_up_to_the_batch(batch, make, other):
+    """Equal rows say the same beside any others: nothing about them is drawn."""
+    model, objective = make(), DPOConfig().build({"reference": make(other)})
     counts = objective.counts(batch)
     parts = sum(objective(model, batch.rows(slice(i, i + 2)), counts).total.item() for i in range(0, len(batch), 2))
     assert parts == pytest.approx(objective(model, batch, counts).total.item(), rel=1e-5)

@@ -5,7 +5,8 @@
 
 A pair is two neighbouring documents of a row (`data.preferences`), the chosen one first; only the answers count.
 The reference is the model as it was before: while both are the same, m is 0 and the pair costs log 2 exactly. The
-last term keeps the likelihood of both answers from falling together.
+last term keeps the likelihood of both answers from falling together. A loop in the trunk, whose depth is else drawn in
+training, is passed as often as usual by both, so that m tells answers apart and not depths.
 
 Shapes   tokens (B, T); log-probabilities by pair (B, P, 2), P pairs a row at most.
 Cost     a second forward pass, the reference's; logits of the answers alone.
@@ -14,7 +15,7 @@ Source   Rafailov et al. 2023, "Direct Preference Optimization", arXiv 2305.1829
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -124,7 +125,7 @@ class DPO:
 
 def _answers(model: LM, batch: TokenBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
     """Summed log-probabilities (B, P, 2) of all answers, and the model's auxiliary losses."""
-    output = model(batch.tokens, options=batch.options())
+    output = model(batch.tokens, options=replace(batch.options(), loops=0))
     counted = batch.loss_mask
     logits = model.logits(output.hidden[counted]).float()
     log_p = -F.cross_entropy(logits, batch.targets[counted], reduction="none")
