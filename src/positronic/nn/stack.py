@@ -39,12 +39,12 @@ class Residual(nn.Module):
         y, after, aux = self.mixer(x, step, state)
         return MixerOutput(x + step.tap(self, "branch", y), after, aux)
 
-    def enter(self, x: Tensor, step: Step, state: State | None = None) -> tuple[MixerOutput, Any]:
-        """The same, and what `again` reads; None where the mixer writes nothing."""
+    def enter(self, x: Tensor, step: Step, state: State | None = None) -> tuple[Any, ...]:
+        """The same, and behind it what `again` reads; None where the mixer writes nothing."""
         if not hasattr(self.mixer, "write"):
-            return self.forward(x, step, state), None
+            return *self.forward(x, step, state), None
         context, after = self.mixer.write(x, step, state)  # type: ignore[operator]
-        return MixerOutput(self.again(x, context, step), after), context
+        return *MixerOutput(self.again(x, context, step), after), context
 
     def again(self, x: Tensor, context: Any, step: Step) -> Tensor:
         """x + what the mixer reads from a context for another x of the same tokens."""
@@ -108,33 +108,31 @@ class Stack(nn.ModuleList):
         self, places: Sequence[int], x: Tensor, step: Step, states: Sequence[State | None] | None = None
     ) -> Passed:
         """Through these blocks alone, a section's or any others, with the states of these."""
-        after: list[State | None] = []
-        aux: Mapping[str, Tensor] = {}
-        for place, state in zip(places, states or [None] * len(places), strict=True):
-            x, next_state, losses = self._run(self[place], x, step, state)
-            after.append(next_state)
-            aux = added(aux, losses) if losses else aux
-        return Passed(x, after, aux)
+        return self._walk([self[place] for place in places], x, step, states).passed
 
     def enter(
         self, places: Sequence[int], x: Tensor, step: Step, states: Sequence[State | None] | None = None
     ) -> Entered:
         """The same, and what `again` needs to pass them another time."""
-        after: list[State | None] = []
-        contexts: list[Any] = []
-        aux: Mapping[str, Tensor] = {}
-        for place, state in zip(places, states or [None] * len(places), strict=True):
-            (x, next_state, losses), context = self._run(self[place].enter, x, step, state)
-            after.append(next_state)
-            contexts.append(context)
-            aux = added(aux, losses) if losses else aux
-        return Entered(Passed(x, after, aux), contexts)
+        return self._walk([self[place].enter for place in places], x, step, states)
 
     def again(self, places: Sequence[int], x: Tensor, contexts: Sequence[Any], step: Step) -> Tensor:
         """Once more through these blocks, whose memories are read as the first pass has written them."""
         for place, context in zip(places, contexts, strict=True):
             x = self._run(self[place].again, x, context, step)
         return x
+
+    def _walk(self, parts: Sequence[Any], x: Tensor, step: Step, states: Sequence[State | None] | None) -> Entered:
+        """Through blocks, or what else is called like them, one after another."""
+        after: list[State | None] = []
+        contexts: list[Any] = []
+        aux: Mapping[str, Tensor] = {}
+        for part, state in zip(parts, states or [None] * len(parts), strict=True):
+            x, next_state, losses, *context = self._run(part, x, step, state)
+            after.append(next_state)
+            contexts += context
+            aux = added(aux, losses) if losses else aux
+        return Entered(Passed(x, after, aux), contexts)
 
     def _run(self, part: Any, x: Tensor, *rest: Any) -> Any:
         """What a block, or one of its methods, makes of x; run again on the way back where asked for."""

@@ -80,7 +80,7 @@ def _flops_by_depth(config: ModelConfig) -> tuple[int, dict[int, int]]:
 
 def _passes(block: Any, x: Tensor, step: Step) -> tuple[int, int]:
     """Operations of a block's first pass, and of any later one."""
-    _, context = block.enter(x, step)
+    context = block.enter(x, step)[-1]
     return _count(lambda: block.enter(x, step)), _count(lambda: block.again(x, context, step))
 
 
