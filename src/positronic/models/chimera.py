@@ -77,9 +77,9 @@ class ChimeraConfig(HeadedConfig, kind="chimera"):
 
     def layer(self, i: int) -> tuple[MixerConfig, MixerConfig]:
         """Token mixer and channel mixer of layer i."""
-        has_experts = self.experts is not None and i % self.experts_every == self.experts_every - 1
         token = self._mixers[self.pattern[i % len(self.pattern)]]
-        return token, self.experts if has_experts and self.experts is not None else self.channel
+        experts = self.experts if (i + 1) % self.experts_every == 0 else None
+        return token, experts or self.channel
 
     @property
     def loop_depths(self) -> Sequence[int]:
