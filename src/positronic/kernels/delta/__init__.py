@@ -8,10 +8,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from positronic.kernels.autocast import without_autocast
-from positronic.kernels.chunks import LOOP, left_to_the_loop
+from positronic.kernels.chunks import LOOP, register_chunked
 from positronic.kernels.delta.chunked import Chunks, read_chunked, write_chunked
 from positronic.kernels.delta.reference import Memories, read_reference, replay, write_reference
-from positronic.kernels.registry import Form, best_form, register
+from positronic.kernels.registry import best_form
 
 __all__ = [
     "LOOP",
@@ -55,14 +55,4 @@ def read(q: Tensor, context: Memories | Chunks) -> Tensor:
         return read_reference(q, context) if isinstance(context, Memories) else read_chunked(q, context)
 
 
-register(
-    "delta",
-    Form(
-        kind="torch",
-        name="chunked",
-        run=write_chunked,
-        takes=f"calls of more than {LOOP} tokens that keep no rollback",
-        refuses=left_to_the_loop,
-    ),
-    Form(kind="reference", run=write_reference),
-)
+register_chunked("delta", write_chunked, write_reference)

@@ -24,9 +24,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from positronic.kernels.chunks import chunks
+from positronic.kernels.chunks import chunks, documents
 from positronic.kernels.delta.adjoint import run_chunks
 
 __all__ = ["CHUNK", "Chunks", "read_chunked", "write_chunked"]
@@ -56,7 +55,7 @@ def write_chunked(
 ) -> tuple[Chunks, Tensor]:
     """The same as `write_reference`, with another context."""
     size = min(size, k.shape[1])
-    kept, since, until = _decays(_by_head(log_decay[..., None], size)[..., 0], chunks(fresh.long(), size))
+    kept, since, until = _decays(_by_head(log_decay[..., None], size)[..., 0], fresh)
     k, v, beta = (_by_head(x, size).contiguous() for x in (k, v, beta[..., None]))
     u, before, after = run_chunks(k, v, beta, kept, since, until, memory)
     return Chunks(k, u, kept, since, before), after
@@ -71,16 +70,12 @@ def read_chunked(q: Tensor, context: Chunks) -> Tensor:
 
 
 def _decays(log_decay: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """D (B, n, H, C, C), d and the last row of D (B, n, H, C).
-
-    log_decay (B, n, H, C); fresh (B, n, C), 1 where a document begins.
-    """
-    size = fresh.shape[-1]
-    begun = fresh.flatten(1).cumsum(1).view_as(fresh)  # documents so far
+    """D (B, n, H, C, C), d and the last row of D (B, n, H, C); log_decay (B, n, H, C), fresh (B, T)."""
+    size = log_decay.shape[-1]
+    begun, still = documents(fresh, size)
     upto = torch.ones(size, size, dtype=log_decay.dtype, device=log_decay.device).tril()
     later = upto.tril(-1)
     same = upto.bool() & (begun[..., :, None] == begun[..., None, :])
-    still = begun == F.pad(begun[:, :-1, -1:], (0, 0, 1, 0))
     kept = _decayed((upto * log_decay[..., None, :]) @ later, same)  # sums over j < l <= i
     return kept, _decayed(log_decay @ upto.mT, still), _decayed(log_decay @ later, same[..., -1, :])
 

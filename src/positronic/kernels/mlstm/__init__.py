@@ -7,10 +7,10 @@ one likes.
 from torch import Tensor
 
 from positronic.kernels.autocast import without_autocast
-from positronic.kernels.chunks import LOOP, left_to_the_loop
+from positronic.kernels.chunks import LOOP, register_chunked
 from positronic.kernels.mlstm.chunked import CHUNK, ChunkContext, floored_chunked, read_chunked, write_chunked
 from positronic.kernels.mlstm.reference import Cell, LoopContext, floored_reference, read_reference, write_reference
-from positronic.kernels.registry import Form, best_form, register
+from positronic.kernels.registry import best_form
 
 __all__ = [
     "CHUNK",
@@ -57,14 +57,4 @@ def floored(q: Tensor, context: Context) -> Tensor:
         return floored_reference(q, context) if isinstance(context, LoopContext) else floored_chunked(q, context)
 
 
-register(
-    "mlstm",
-    Form(
-        kind="torch",
-        name="chunked",
-        run=write_chunked,
-        takes=f"calls of more than {LOOP} tokens that keep no rollback",
-        refuses=left_to_the_loop,
-    ),
-    Form(kind="reference", run=write_reference),
-)
+register_chunked("mlstm", write_chunked, write_reference)

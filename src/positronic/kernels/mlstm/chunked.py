@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from positronic.kernels.chunks import chunks
+from positronic.kernels.chunks import chunks, documents
 from positronic.kernels.mlstm.reference import Cell
 
 __all__ = ["CHUNK", "ChunkContext", "floored_chunked", "read_chunked", "write_chunked"]
@@ -56,7 +56,7 @@ def write_chunked(
 ) -> tuple[ChunkContext, Cell]:
     """The same memory as by `write_reference`, kept for `read_chunked`."""
     size = min(chunk, k.shape[1])
-    begun = chunks(fresh.long(), size).flatten(1).cumsum(1).unflatten(1, (-1, size))  # (B, n, C) documents so far
+    begun, still = documents(fresh, size)
     k, v = (chunks(x, size).transpose(2, 3).contiguous() for x in (k, v))
     log_i, log_f = (chunks(x, size, filling).mT for x, filling in ((log_i, -torch.inf), (log_f, 0.0)))  # (B, n, H, C)
     decay = _between(log_f)
@@ -66,8 +66,7 @@ def write_chunked(
     found = _chain(since[..., -1], begun[..., -1], _left(k, v, exponent[..., -1, :]), cell)
     c_found, n_found, m_found = (x[:, :-1] for x in found)
 
-    live = begun == F.pad(begun[:, :-1, -1:], (0, 0, 1, 0))  # what the chunk found is still of t's document
-    carry = (since + m_found[..., None]).masked_fill(~live[:, :, None], -torch.inf)
+    carry = (since + m_found[..., None]).masked_fill(~still[:, :, None], -torch.inf)
     m = _stabiliser(torch.cat([exponent, carry[..., None]], -1))
     context = ChunkContext(k, v, (exponent - m[..., None]).exp(), (carry - m).exp(), (-m).exp(), c_found, n_found)
     return context, Cell(*(x[:, -1] for x in found))

@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from positronic.kernels.autocast import without_autocast
-from positronic.kernels.chunks import LOOP, left_to_the_loop
-from positronic.kernels.registry import Form, best_form, register
+from positronic.kernels.chunks import LOOP, register_chunked
+from positronic.kernels.registry import best_form
 from positronic.kernels.store.chunked import recall_chunked
 from positronic.kernels.store.reference import Recall, choose, recall_reference
 
@@ -31,14 +31,4 @@ def recall(
         return found
 
 
-register(
-    "store",
-    Form(
-        kind="torch",
-        name="chunked",
-        run=recall_chunked,
-        takes=f"calls of more than {LOOP} tokens that keep no rollback",
-        refuses=left_to_the_loop,
-    ),
-    Form(kind="reference", run=recall_reference),
-)
+register_chunked("store", recall_chunked, recall_reference)

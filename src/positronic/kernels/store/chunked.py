@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from positronic.kernels.chunks import chunks
+from positronic.kernels.chunks import chunks, documents
 from positronic.kernels.store.reference import Recall, choose
 
 __all__ = ["CHUNK", "recall_chunked"]
@@ -29,7 +29,7 @@ def recall_chunked(q: Tensor, address: Tensor, w: Tensor, v: Tensor, stores: Ten
     """The same as `recall_reference`, without its rollback."""
     tokens = w.shape[1]
     size = min(CHUNK, tokens)
-    begun = chunks(fresh.long(), size).flatten(1).cumsum(1).unflatten(1, (-1, size))  # (B, n, C) documents so far
+    begun, still = documents(fresh, size)
     q, v = chunks(q, size), chunks(v, size)  # (B, n, C, G, V), (B, n, C, 2, G, V)
     w = chunks(w, size).permute(0, 1, 3, 4, 2)  # (B, n, G, E, C)
     upto = torch.ones(size, size, dtype=w.dtype, device=w.device).tril()
@@ -41,7 +41,7 @@ def recall_chunked(q: Tensor, address: Tensor, w: Tensor, v: Tensor, stores: Ten
     found = _stores_between(c[..., -1], begun[..., -1], left, stores)  # (B, n+1, 2, G, E, V)
     s_in, s_out = found[:, :-1].unbind(2)
 
-    since = _decay(before, begun == F.pad(begun[:, :-1, -1:], (0, 0, 1, 0)))  # what S_0 has become when t reads
+    since = _decay(before, still)  # what S_0 has become when t reads
     earlier = torch.ones(size, size, dtype=torch.bool, device=w.device).tril(-1)
     seen = earlier & (begun[..., :, None] == begun[..., None, :])  # (B, n, C, C)
     a = _decay(before[..., :, None] - c[..., None, :], seen) * w[..., None, :]  # (B, n, G, E, C, C)
