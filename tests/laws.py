@@ -1,6 +1,7 @@
 """What every mixer and every language model must obey. A mixer joins MIXERS by one line, a family joins MODELS."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -321,6 +322,39 @@ def test_packed_documents_do_not_see_each_other(mixer):
     pieces = zip(x.split([4, 13], 1), segments.split([4, 13], 1), strict=True)
     streamed = torch.cat([alone.feed(piece, segments=numbers) for piece, numbers in pieces], 1)
     assert relative_error(streamed, apart) < 1e-5
+
+
+class Noticed(dict):
+    """Values that remember which of them were read."""
+
+    def __init__(self, values):
+        super().__init__(values)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name):
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name, default=None):
+        self.read.add(name)
+        return super().get(name, default)
+
+
+@torch.no_grad()
+def test_what_a_mixer_wants_prepared_is_what_it_reads(mixer):
+    """Of documents, in whole rows, or going on and committed in part: nothing is worked out that no layer asks for."""
+    if not hasattr(mixer, "prepare"):
+        return
+    alone, x, segments = Alone(mixer, 2), vectors_of(2, 17), torch.tensor([[0] * 6 + [1] * 11] * 2)
+    wanted, read = set(), set()
+    for state in (None, alone.state):
+        options = ForwardOptions(segments=segments, keep_rollback=state is not None)
+        step = Step.of(torch.zeros(2, 17, dtype=torch.long), state, options)
+        shared = Noticed(mixer.prepare(step))
+        mixer(x, replace(step, shared=shared), None if state is None else state.layers[0])
+        wanted |= shared.keys()
+        read |= shared.read
+    assert not wanted - read
 
 
 @torch.no_grad()

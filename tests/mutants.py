@@ -47,6 +47,10 @@ TESTS = {
     "mixers/colony.py": ["tests/models/test_mycel.py"],
     "mixers/gated_delta.py": ["tests/mixers/test_gated_delta.py"],
     "mixers/span_knot.py": ["tests/mixers/test_gated_delta.py"],
+    "mixers/mlstm.py": ["tests/mixers/test_mlstm_layer.py"],
+    "mixers/titans.py": ["tests/mixers/test_titans.py"],
+    "mixers/deep_memory.py": ["tests/mixers/test_titans.py"],
+    "mixers/experts.py": ["tests/mixers/test_experts.py"],
     "mixers/": ["tests/mixers/test_definitions.py", "tests/laws.py"],
     "adapters/chimera_json.py": ["tests/adapters/test_chimera_json.py"],
     "adapters/hf/": [

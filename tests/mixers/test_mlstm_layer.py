@@ -143,6 +143,31 @@ def test_what_a_call_keeps_for_a_commit_is_rows_and_no_matrix_a_token():
     assert sum(row[0, 0].numel() for row in rows) == 2 * D + 2 * CONFIG.n_heads + 1
 
 
+@pytest.mark.parametrize("length", [5, 40])
+def test_padding_leaves_what_is_remembered(length):
+    conversation = Conversation(lively())
+    conversation.feed(vectors())
+    before = conversation.state.layers[0]
+    conversation.feed(vectors(length=length, seed=1), valid=torch.zeros(2, length, dtype=torch.bool))
+    after = conversation.state.layers[0]
+    assert torch.equal(before.m, after.m)
+    assert torch.equal(before.c, after.c)
+    assert torch.equal(before.n, after.n)
+
+
+def test_who_watches_sees_where_what_is_found_is_divided_by_no_normaliser():
+    mixer, x = lively(), vectors(length=16)
+    probe = Probe(mixer, {"*:floored": capture})
+    run(mixer, x, probe=probe)
+    context, _ = mixer.write(x, step_of(x))
+    q = mixer.query(mixer.norm(x))[..., :D].unflatten(-1, (2, 16))
+    normaliser = (context.n * context.m.exp()[..., None] * q).sum(-1).abs()
+    (floored,) = probe.seen[":floored"]
+    assert torch.equal(floored, normaliser < 1)
+    assert floored.any()
+    assert not floored.all()
+
+
 @pytest.mark.parametrize("length", [16, 40])
 def test_padding_gives_no_gradient_and_takes_none(length):
     mixer, x = lively(), vectors(length=length).requires_grad_()

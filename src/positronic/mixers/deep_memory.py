@@ -172,8 +172,8 @@ class DeepMemory(nn.Module):
         return DeepMemoryState(weights, torch.zeros_like(weights), buffer, self.config.trust, self.config.cap)
 
     def prepare(self, step: Step) -> dict[str, Any]:
-        """Where chunks lie, once a call."""
-        return {self.layout: self._chunks(step)}
+        """Where documents begin and chunks lie, once a call."""
+        return step.prepare_fresh() | {self.layout: self._chunks(step)}
 
     def write(self, n: Tensor, step: Step, state: DeepMemoryState | None) -> tuple[Known, DeepMemoryState | None]:
         """n (B, T, D) -> what is known to the call's tokens, and the state after them."""

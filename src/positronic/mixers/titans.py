@@ -150,7 +150,7 @@ class Titans(nn.Module):
 
     def prepare(self, step: Step) -> dict[str, Any]:
         """Who sees whom, how far keys and queries are turned, and where the memory's chunks lie."""
-        found = step.prepare_fresh() | {self.layout: self._places(step)}
+        found = {self.layout: self._places(step)}
         return found if self.memory is None else found | self.memory.prepare(step)
 
     def forward(self, x: Tensor, step: Step, state: TitansState | None = None) -> MixerOutput:
