@@ -153,18 +153,16 @@ def test_gradient_passes_the_last_iteration_alone_and_the_first_writes(model):
     model.zero_grad()
 
 
-@pytest.mark.parametrize("loops", [None, 3])
-def test_recomputed_gradients_equal_plain_ones(model, loops):
+@pytest.mark.parametrize(("loops", "memory"), [(None, "first_write"), (3, "first_write"), (None, "per_iteration")])
+def test_recomputed_gradients_equal_plain_ones(model, loops, memory):
     tokens, found = tokens_of(4, 20), []
-    model.train()
+    model = enliven(build(model.config.replace(looping=LoopConfig(memory=memory))), scale=0.1).train()
     for recompute in (False, True):
         model.trunk.recompute = recompute
         model.zero_grad()
         torch.manual_seed(3)
         at_depth(model, tokens, loops).hidden.square().sum().backward()
         found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
-    model.trunk.recompute = False
-    model.eval().zero_grad()
     assert found[0].keys() == found[1].keys()
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
