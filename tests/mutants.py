@@ -53,6 +53,8 @@ TESTS = {
     "mixers/experts.py": ["tests/mixers/test_experts.py"],
     "mixers/": ["tests/mixers/test_definitions.py", "tests/laws.py"],
     "adapters/chimera_json.py": ["tests/adapters/test_chimera_json.py"],
+    "adapters/hf/classifying.py": ["tests/adapters/test_hf_classifying.py"],
+    "adapters/hf/loss.py": ["tests/adapters/test_share_of_losses.py", "tests/adapters/test_accumulation.py"],
     "adapters/hf/": [
         f"tests/adapters/{name}.py" for name in ("test_hf", "test_hf_loading", "test_hf_generate", "test_families")
     ],

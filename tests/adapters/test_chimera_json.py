@@ -104,8 +104,11 @@ def test_sizes_are_judged_by_what_is_computed():
     assert {verdicts[name] for name in ("backbone.kv_cache", "quantization.group_size")} == {"contradicts"}
     assert verdicts["params.weight_mb"] == verdicts["params.base"] == "not computed"
     for share, verdict in ((1.0, "agrees"), (1.05, "contradicts")):
-        other = read(published(params__physical=f"{share * described.total / 1e6:.3f}M"))
-        assert {size.field: size.verdict for size in declared(other, described)}["params.physical"] == verdict
+        millions = share * described.total / 1e6
+        for said in (f"{millions:.3f}M", f"{millions / 1e3:.6f}B", f"{millions / 1e6:.9f}T"):
+            other = read(published(params__physical=said))
+            found = {size.field: size.verdict for size in declared(other, described)}
+            assert found["params.physical"] == verdict, said
 
 
 @pytest.mark.parametrize(

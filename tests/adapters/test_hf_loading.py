@@ -60,6 +60,11 @@ def test_the_head_is_the_embedding(theirs):
     ]
 
 
+def test_the_head_says_how_wide_it_is_as_a_linear_map_does(theirs):
+    head = theirs.get_output_embeddings()
+    assert (head.in_features, head.out_features) == (theirs.config.hidden_size, theirs.config.vocab_size)
+
+
 def test_what_is_saved_is_read_to_the_bit_by_both_houses(theirs, folder, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(folder)
     with torch.no_grad():

@@ -92,6 +92,13 @@ def test_a_step_is_said_to_take_no_longer_than_the_run_has(short, tmp_path):
     assert all(event["left_s"] <= passed * (8 - event["step"]) for event in times.steps)
 
 
+@pytest.mark.parametrize(("n", "at_once"), [(1, 1), (4, 4), (12, 6), (11, 1)])
+def test_a_call_takes_as_many_rows_as_divide_a_step(short, tmp_path, n, at_once):
+    tune(short.replace(steps=1, batch_tokens=64 * n), tmp_path / "run", device="cpu", observer=Times())
+    said = json.loads((tmp_path / "run" / "checkpoint-1" / "trainer_state.json").read_text("utf-8"))
+    assert said["train_batch_size"] == at_once
+
+
 def test_targets_are_ends_of_names(control):
     model = AutoModelForCausalLM.from_pretrained(control)
     config = LoRAConfig(model=str(control), data=(), targets=("qkv", "1.mixer.down"))
