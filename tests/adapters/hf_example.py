@@ -1,7 +1,8 @@
 """The models whose life in Transformers is tested: the control and every family, as small as they go, on bytes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from family_example import BYTES, EOT, FAMILIES
 from torch import Tensor
 
 from positronic.config import ModelConfig
+from positronic.nn.loop import LoopConfig
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,16 @@ class Model:
 
 
 CONTROL = Model(lambda: small(boundary_id=EOT), small(boundary_id=EOT).config)
-MODELS = {"control": CONTROL} | {
-    name: Model(family.speaking, family.small(vocab_size=BYTES, boundary_id=EOT)) for name, family in FAMILIES.items()
-}
+STEADY: Mapping[str, dict[str, Any]] = {"chimera": {"looping": LoopConfig(mean=0)}}
+"""Of a family whose depth is drawn in training: the usual one throughout, so that two ways to a loss have one value."""
+
+
+def model_of(name: str) -> Model:
+    family, steady = FAMILIES[name], STEADY.get(name, {})
+    return Model(partial(family.speaking, **steady), family.small(vocab_size=BYTES, boundary_id=EOT, **steady))
+
+
+MODELS = {"control": CONTROL} | {name: model_of(name) for name in FAMILIES}
 PROMPT = [72, 101, 108, 108, 111]
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from drafting import PROMPT, small
-from family_example import BYTES, DECODED, EOT
+from family_example import BYTES, EOT, FAMILIES
 
 from positronic.generation import GREEDY, Engine, Mode, Row, SamplingParams, Stop, Writer, generate
 from positronic.generation.decoding.writer import FREE
@@ -38,7 +38,7 @@ def said(engine: Engine, row: Row) -> tuple[list[int], object]:
 
 def families(device_name: str):
     models = {"attention": small(), "memories": remembering(max_positions=1024)}
-    for name, family in DECODED.items():
+    for name, family in FAMILIES.items():
         config = family.small(vocab_size=BYTES, boundary_id=EOT, max_positions=1024)
         models[name] = family.loud(family.opened(build(config, family.seed)))
     return {name: model.to(device_name) for name, model in models.items()}

@@ -124,9 +124,10 @@ class Family:
             model.head.scale.fill_(1.5)
         return model
 
-    def speaking(self, organ: str = "all"):
+    def speaking(self, organ: str = "all", **changes: Any):
         """A model whose texts do not repeat themselves, with an organ open, or all."""
-        return self.loud(self.opened(build(self.small(vocab_size=BYTES, boundary_id=EOT), self.seed), organ=organ))
+        config = self.small(vocab_size=BYTES, boundary_id=EOT, **changes)
+        return self.loud(self.opened(build(config, self.seed), organ=organ))
 
 
 REFINERS = {"hrm": "trunk.4.", "moe": "trunk.5.", "all": "", "none": "no parameter's name"}
@@ -191,9 +192,7 @@ CHIMERA = Family(
     loudness=(1.0, 60.0),
     narrow=narrow_hybrid,
 )
-FAMILIES = {"quazimoto": QUAZIMOTO, "mycel": MYCEL, "metric": METRIC}
-DECODED = FAMILIES | {"chimera": CHIMERA}
-"""And those that Transformers does not serve."""
+FAMILIES = {"quazimoto": QUAZIMOTO, "mycel": MYCEL, "metric": METRIC, "chimera": CHIMERA}
 
 
 def tokens_of(batch: int, length: int, seed: int = 0) -> Tensor:

@@ -6,7 +6,7 @@ from itertools import pairwise, zip_longest
 import pytest
 import torch
 from drafting import PROMPT, Blind, Oracle, ids, run
-from family_example import BYTES, DECODED, EOT, logits_of, memories, tokens_of
+from family_example import BYTES, EOT, FAMILIES, logits_of, memories, tokens_of
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,12 +23,12 @@ N = 60
 T = 40
 """Tokens read at once: more than the token loops take, and no whole number of chunks."""
 HOW = {"max_new_tokens": 10, "temperature": 0.8}
-ORGANS = [(name, organ) for name, family in DECODED.items() for organ in family.opening if organ != "none"]
+ORGANS = [(name, organ) for name, family in FAMILIES.items() for organ in family.opening if organ != "none"]
 
 
-@pytest.fixture(scope="module", params=DECODED)
+@pytest.fixture(scope="module", params=FAMILIES)
 def family(request):
-    return DECODED[request.param]
+    return FAMILIES[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def model(family):
 def organ(request):
     """A family's model with one organ open, or all."""
     name, organ = request.param
-    return DECODED[name].speaking(organ)
+    return FAMILIES[name].speaking(organ)
 
 
 @pytest.fixture(params=[1, 2])
@@ -267,7 +267,7 @@ def ended(*places: int) -> Tensor:
 
 @torch.no_grad()
 def test_an_organ_that_is_open_is_heard(organ):
-    deaf = DECODED[organ.config.kind].speaking("none")
+    deaf = FAMILIES[organ.config.kind].speaking("none")
     assert (logits_of(organ, ended(13)) - logits_of(deaf, ended(13))).abs().max() > 1e-2
 
 

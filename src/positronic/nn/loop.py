@@ -96,7 +96,7 @@ class LoopConfig(Config, kind="loop"):
                 f"This model keeps a memory for each iteration, so that its depth is always {self.usual}; leave out "
                 f"--loops, or train with looping.memory=first_write."
             )
-        if isinstance(loops, int) and not least <= loops <= self.most:
+        if not isinstance(loops, Tensor) and loops not in (None, "auto", *range(least, self.most + 1)):
             raise ConfigError(f"--loops is {loops}; use 1 to {self.most}, the most that this model knows, or auto.")
 
 
@@ -164,6 +164,11 @@ class Looped(nn.Module):
         spent = _counted(states[-1], loop.iterations, step)
         return Passed(x, [*first, *loop.states[:here], *last, *loop.states[here:], spent], aux)
 
+    def draws(self, step: Step, states: Sequence[State | None] | None) -> bool:
+        """Whether a call after these states gives each row a depth that is drawn."""
+        alike = states is not None or step.loops is not None or self.config.memory == "per_iteration"
+        return self.training and not alike and self.config.mean > 0
+
     @property
     def reads_again(self) -> bool:
         """Whether later iterations read what the first has written."""
@@ -187,7 +192,7 @@ class Looped(nn.Module):
     ) -> "Iterated":
         if self._memories > 1:
             return self._each_its_own(trunk, e, step, None if own is None else [*own, *later])
-        if self.training and own is None and step.loops is None and self.config.mean:
+        if self.draws(step, own):
             return self._drawn(trunk, e, step)
         depth = self.config.usual if step.loops is None else step.loops
         if isinstance(depth, int):

@@ -41,7 +41,7 @@ from positronic.lm import LM, LMOutput
 from positronic.nn import init
 from positronic.nn.load_bias import LoadBias
 from positronic.nn.stack import SharedParts
-from positronic.state import ForwardOptions
+from positronic.state import ForwardOptions, Loops
 
 __all__ = ["PositronicForCausalLM", "PositronicModel", "PositronicPreTrainedModel"]
 
@@ -99,12 +99,7 @@ class PositronicPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: PositronicConfig):
         super().__init__(config)
-        core = ModelConfig.from_json(config.core)
-        if core.loop_depths:
-            raise ConfigError(
-                f"Transformers does not serve {core.kind} models yet, whose trunk is passed more than once; use ours."
-            )
-        self.model = core.build()
+        self.model = ModelConfig.from_json(config.core).build()
         for part in self.model.modules():
             if isinstance(part, LoadBias):  # whose gradient is a load, which only our own optimizers know how to use
                 part.requires_grad_(False)
@@ -178,18 +173,21 @@ class PositronicPreTrainedModel(PreTrainedModel):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        loops: Loops = None,
         **others: Any,
     ) -> BaseModelOutputWithPast:
-        """Tokens (B, T) to the vectors (B, T, D) that the embedding is multiplied by."""
+        """Tokens (B, T) to the vectors (B, T, D) that the embedding is multiplied by. loops: how often a loop in the
+        trunk is passed, "auto" as often as each token needs; None: as usual, and in training as drawn."""
         refuse_unknown(others, position_ids)
         keep = self.config.use_cache and not self.training if use_cache is None else use_cache
         with self._watching(output_hidden_states, output_attentions) as seen:
-            out, _, _, cache = self._read(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, keep)
+            given = input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, loops
+            out, _, _, cache = self._read(*given, keep)
         last = self.model.head.scaled(out.hidden)
         return BaseModelOutputWithPast(
             last_hidden_state=last,
             past_key_values=cache,
-            hidden_states=seen.hidden_states(last, self.config.num_hidden_layers),
+            hidden_states=seen.hidden_states(last),
             attentions=seen.attentions(),
         )
 
@@ -206,6 +204,7 @@ class PositronicPreTrainedModel(PreTrainedModel):
         position_ids: Tensor | None,
         past_key_values: StateCache | None,
         inputs_embeds: Tensor | None,
+        loops: Loops,
         keep: bool,
     ) -> tuple[LMOutput, Tensor, ForwardOptions, StateCache | None]:
         """One call of the core: its output, tokens and options, and the cache moved on, or None where none is kept."""
@@ -216,6 +215,7 @@ class PositronicPreTrainedModel(PreTrainedModel):
                 "it is one matrix for both. Leave it out of the targets; modules_to_save=['embed'] trains it whole, "
                 "trainable_token_indices some of its rows."
             )
+        self.lm.config.check_loops(loops)
         tokens = self._tokens(input_ids, inputs_embeds)
         cache = past_key_values
         if cache is None and keep:
@@ -227,7 +227,7 @@ class PositronicPreTrainedModel(PreTrainedModel):
             )
         columns, most = tokens.shape[1], self.config.max_position_embeddings
         begun, place = (None, None) if cache is None else (cache.state.position, cache.place)
-        options = options_of(tokens, attention_mask, position_ids, begun, place)
+        options = replace(options_of(tokens, attention_mask, position_ids, begun, place), loops=loops)
         if columns + (0 if cache is None else cache.length) > most:  # padding counts as columns, not as positions
             check_context(longest_document(tokens, options) + (0 if begun is None else int(begun.max())), most)
         if cache is not None and cache.recording:
@@ -365,16 +365,17 @@ class PositronicForCausalLM(Generating, PositronicPreTrainedModel, GenerationMix
         num_items_in_batch: Tensor | int | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        loops: Loops = None,
         **others: Any,
     ) -> CausalLMOutputWithPast:
         """logits_to_keep: of the last so many tokens, or of these places; 0: of all. In training with labels the loss
         is that of our objective, with z-loss and the parts of organs and heads, some of which are of whole rows alone,
-        so that no cache is kept; otherwise it is the cross entropy alone."""
+        so that no cache is kept; otherwise it is the cross entropy alone. loops: as `backbone` says."""
         refuse_unknown(others, position_ids)
         wanted = self.config.use_cache and not self.training and labels is None if use_cache is None else use_cache
         keep = wanted and not (self.training and labels is not None)
         with self._watching(output_hidden_states, output_attentions) as seen:
-            given = input_ids, attention_mask, position_ids, past_key_values, inputs_embeds
+            given = input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, loops
             out, tokens, options, cache = self._read(*given, keep)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits, loss = self.lm.logits(out.hidden[:, kept]), None
@@ -389,6 +390,6 @@ class PositronicForCausalLM(Generating, PositronicPreTrainedModel, GenerationMix
             loss=loss,
             logits=cast(FloatTensor, logits),
             past_key_values=cache,
-            hidden_states=seen.hidden_states(last, self.config.num_hidden_layers),
+            hidden_states=seen.hidden_states(last),
             attentions=seen.attentions(),
         )

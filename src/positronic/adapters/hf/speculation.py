@@ -17,6 +17,7 @@ from positronic.adapters.hf.cache import StateCache
 from positronic.errors import GenerationError
 from positronic.generation.decoding.context import check_context
 from positronic.generation.decoding.engine import Engine
+from positronic.generation.decoding.forward import Mode
 from positronic.generation.decoding.propose import Proposer
 from positronic.generation.decoding.row import Row
 from positronic.generation.decoding.writer import Rows
@@ -42,7 +43,8 @@ def speculative(
     lm, held = model.lm, model.config.max_position_embeddings
     most = min(held, stopping_criteria.max_length or held)
     text = _Text(input_ids, logits_processor, stopping_criteria, generation_config, most)
-    row = Row(text, proposer=proposer or own_drafts(lm), unread=text.past[cache.length : -1])
+    mode, unread = Mode(loops=model_kwargs.get("loops")), text.past[cache.length : -1]
+    row = Row(text, mode, proposer or own_drafts(lm), unread=unread)
     engine, state = Engine(lm), None
     engine.add(row, cache.state)
     while engine.busy:
