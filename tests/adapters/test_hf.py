@@ -21,7 +21,8 @@ from positronic.adapters.hf import StateCache, speculative
 from positronic.data.batches.batch import TokenBatch
 from positronic.errors import GenerationError, StateError
 from positronic.generation.decoding.propose import NGram
-from positronic.state import Step
+from positronic.probe import Probe, capture
+from positronic.state import ForwardOptions, Step
 from positronic.train import NextTokenConfig
 
 
@@ -320,6 +321,14 @@ def test_without_training_the_loss_is_the_cross_entropy_alone(theirs):
     assert out.loss.item() == pytest.approx(plain.item(), rel=1e-6)
 
 
+def after_layers(theirs, tokens):
+    """The stream behind each layer at its last pass: what the trunk gives, but for what was added after."""
+    probe = Probe(theirs.model, {"trunk.*:branch": capture})
+    hidden = theirs.model(tokens, options=ForwardOptions(probe=probe)).hidden
+    last = [probe.seen[f"trunk.{i}:branch"][-1] for i in range(len(theirs.model.trunk))]
+    return [hidden - sum(last[end:]) for end in range(2, 2 * theirs.config.num_hidden_layers, 2)]
+
+
 def test_hidden_states_are_those_between_the_layers(theirs, folder):
     tokens, layers = rows(2, 9), theirs.config.num_hidden_layers
     with torch.no_grad():
@@ -330,6 +339,8 @@ def test_hidden_states_are_those_between_the_layers(theirs, folder):
         assert torch.equal(out.hidden_states[-1], base.last_hidden_state)
         assert all(torch.equal(a, b) for a, b in zip(out.hidden_states, base.hidden_states, strict=True))
         assert len({float(x.sum()) for x in out.hidden_states}) == layers + 1
+        for a, b in zip(out.hidden_states[1:], after_layers(theirs, tokens), strict=False):
+            assert (a - b).abs().max() < 1e-5 * b.abs().max()
         cached = theirs(tokens[:, :5], output_hidden_states=True)
         later = theirs(tokens[:, 5:], past_key_values=cached.past_key_values, output_hidden_states=True)
         for a, b, whole in zip(cached.hidden_states, later.hidden_states, out.hidden_states, strict=True):

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 import positronic.adapters.hf  # noqa: F401  (registers)
 from positronic.errors import ConfigError, GenerationError
+from positronic.nn.linear import Matrices
 from positronic.nn.stack import SharedParts
 
 ALL = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
@@ -44,6 +45,12 @@ SILENT = set(TUNERS) - {"loud", "fourierft"}
 
 def tuned(folder, config):
     return peft.get_peft_model(AutoModelForCausalLM.from_pretrained(folder), config)
+
+
+@pytest.fixture
+def down(theirs):
+    """Linear maps that every family has; in experts the name is that of matrices which PEFT does not know."""
+    return [path for path, module in theirs.named_modules() if path.endswith(".down") and type(module) is nn.Linear]
 
 
 def learned(model):
@@ -91,13 +98,13 @@ def test_every_part_of_a_tuner_learns(family, folder, tuner):
     assert not unheard, unheard[:3]
 
 
-@pytest.mark.parametrize("name", ["router", "decoders", "choose", "norm", "inject", "out"])
-def test_a_module_trained_whole_is_the_one_that_is_heard(family, folder, theirs, name):
+@pytest.mark.parametrize("name", ["router", "decoders", "choose", "norm", "inject", "out", "up"])
+def test_a_module_trained_whole_is_the_one_that_is_heard(family, folder, theirs, down, name):
     """What `modules_to_save` copies takes part, whichever part of a family it is."""
     named = [module for path, module in theirs.named_modules() if path.endswith(f".{name}")]
     if not named or any(isinstance(module, nn.ModuleList) for module in named):
         pytest.skip(f"{family} has no {name}, or a list, which PEFT does not copy")
-    config = peft.LoraConfig(r=4, target_modules=["down"], modules_to_save=[f".{name}"], task_type="CAUSAL_LM")
+    config = peft.LoraConfig(r=4, target_modules=down, modules_to_save=[f".{name}"], task_type="CAUSAL_LM")
     model, tokens = learned(tuned(folder, config)).train(), rows(2, 40)
     model(tokens, labels=tokens).loss.backward()
     saved = {path: p for path, p in model.named_parameters() if "modules_to_save" in path}
@@ -117,10 +124,10 @@ EMBEDDING = {
 
 
 @pytest.mark.parametrize("way", list(EMBEDDING))
-def test_both_sides_of_the_embedding_stay_one_matrix(family, folder, theirs, way, tmp_path):
+def test_both_sides_of_the_embedding_stay_one_matrix(family, folder, theirs, down, way, tmp_path):
     """Where tokens are read, where they are said, and where a trainer multiplies by the head's weight itself."""
     tokens, asked = rows(2, 40).index_fill(1, torch.tensor([3, 7]), 72), EMBEDDING[way]
-    config = peft.LoraConfig(r=4, target_modules=["down"], task_type="CAUSAL_LM", **asked)
+    config = peft.LoraConfig(r=4, target_modules=down, task_type="CAUSAL_LM", **asked)
     model = learned(tuned(folder, config))
     core = model.base_model.model
     with torch.no_grad():
@@ -146,31 +153,43 @@ def test_both_sides_of_the_embedding_stay_one_matrix(family, folder, theirs, way
 @pytest.mark.parametrize(
     "asked",
     [
-        lambda: peft.LoraConfig(r=4, target_modules=["embed"], task_type="CAUSAL_LM"),
-        lambda: peft.LoraConfig(r=4, target_modules=["down", "embed"], task_type="CAUSAL_LM"),
-        lambda: peft.TrainableTokensConfig(target_modules=["embed"], token_indices=[1, 2]),
-        lambda: peft.LoraConfig(r=4, target_modules=["down"], modules_to_save=["lm_head"], task_type="CAUSAL_LM"),
-        lambda: peft.LoraConfig(
-            r=4, target_modules=["down"], trainable_token_indices={"lm_head": [1]}, task_type="CAUSAL_LM"
+        lambda down: peft.LoraConfig(r=4, target_modules=["embed"], task_type="CAUSAL_LM"),
+        lambda down: peft.LoraConfig(r=4, target_modules=[*down, "embed"], task_type="CAUSAL_LM"),
+        lambda down: peft.TrainableTokensConfig(target_modules=["embed"], token_indices=[1, 2]),
+        lambda down: peft.LoraConfig(r=4, target_modules=down, modules_to_save=["lm_head"], task_type="CAUSAL_LM"),
+        lambda down: peft.LoraConfig(
+            r=4, target_modules=down, trainable_token_indices={"lm_head": [1]}, task_type="CAUSAL_LM"
         ),
     ],
     ids=["lora", "lora beside another", "rows of one side", "head", "rows of the head"],
 )
-def test_one_side_of_the_embedding_alone_is_refused(family, folder, asked):
+def test_one_side_of_the_embedding_alone_is_refused(family, folder, down, asked):
     tokens = rows(1, 8)
     with pytest.raises(ConfigError, match=r"modules_to_save=\['embed'\]"):
-        tuned(folder, asked())(tokens)
+        tuned(folder, asked(down))(tokens)
 
 
-@pytest.mark.parametrize("name", ["router", "decoders", "choose"])
+@pytest.mark.parametrize("name", ["router", "decoders", "choose", "gates", "down"])
 def test_a_matrix_that_is_applied_in_a_way_of_its_own_takes_no_adapter(family, folder, theirs, name):
-    paths = [path for path, _ in theirs.named_modules() if path.rpartition(".")[2] == name]
-    if not paths or (family, name) == ("metric", "router"):  # there also the name of a plain map
+    named = {path: module for path, module in theirs.named_modules() if path.rpartition(".")[2] == name}
+    paths = [path for path, module in named.items() if type(module) is not nn.Linear]
+    if not paths:
         pytest.skip(f"{family} has no {name}")
     with pytest.raises(ValueError, match="is not supported"):
-        tuned(folder, peft.LoraConfig(r=4, target_modules=[name], task_type="CAUSAL_LM"))
+        tuned(folder, peft.LoraConfig(r=4, target_modules=paths, task_type="CAUSAL_LM"))
     everywhere = tuned(folder, TUNERS["lora"]())
     assert not any(f"{path}.lora_A" in dict(everywhere.named_modules()) for path in paths)
+
+
+@pytest.mark.parametrize("name", ["gate", "up", "down"])
+def test_an_adapter_beside_matrices_of_experts_is_refused(theirs, folder, name):
+    """PEFT puts itself beside any parameter; these are read past it."""
+    paths = [path for path, module in theirs.named_modules() if path.endswith(name) and isinstance(module, Matrices)]
+    if not paths:
+        pytest.skip("no experts whose matrices lie on one another")
+    asked = {"target_modules": [], "target_parameters": [f"{path}.weight" for path in paths]}
+    with pytest.raises(ConfigError, match="Leave them out of target_parameters"):
+        tuned(folder, peft.LoraConfig(r=4, task_type="CAUSAL_LM", **asked))(rows(1, 8))
 
 
 VIRTUAL = {

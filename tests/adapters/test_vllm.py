@@ -51,7 +51,13 @@ def test_stores_are_served_frozen_and_on_request():
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("positronic-tiny", "n-gram"), ("positronic-tiny", "controllers"), ("moa-tiny", "convolution")]
+    ("name", "says"),
+    [
+        ("positronic-tiny", "n-gram"),
+        ("positronic-tiny", "controllers"),
+        ("moa-tiny", "convolution"),
+        ("chimera-tiny", "in the middle of a chunk"),
+    ],
 )
 @pytest.mark.parametrize("frozen", [False, True])
 def test_other_memory_is_named_and_refused(name, says, frozen):

@@ -26,6 +26,9 @@ class PositronicConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
     use_cache: bool = True
+    loops: int | str | None = None
+    """How often a loop in the trunk is passed, or "auto", where a call does not say; None: as usual, and in training as
+    drawn."""
     tie_word_embeddings: bool = True
     """Whether the head multiplies by the embedding itself; as `core` says, whatever is given."""
 

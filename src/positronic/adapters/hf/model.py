@@ -39,6 +39,7 @@ from positronic.errors import CheckpointError, ConfigError, GenerationError
 from positronic.generation.decoding.context import check_context
 from positronic.lm import LM, LMOutput
 from positronic.nn import init
+from positronic.nn.linear import Matrices
 from positronic.nn.load_bias import LoadBias
 from positronic.nn.stack import SharedParts
 from positronic.state import ForwardOptions, Loops
@@ -103,6 +104,8 @@ class PositronicPreTrainedModel(PreTrainedModel):
         for part in self.model.modules():
             if isinstance(part, LoadBias):  # whose gradient is a load, which only our own optimizers know how to use
                 part.requires_grad_(False)
+        named = [(part, name, child) for part in self.model.modules() for name, child in part.named_children()]
+        self._stacked = [(part, name) for part, name, child in named if isinstance(child, Matrices)]
         if config.tie_word_embeddings:
             self.lm_head = Window(self.model)
         self.gradient_checkpointing = False
@@ -177,7 +180,7 @@ class PositronicPreTrainedModel(PreTrainedModel):
         **others: Any,
     ) -> BaseModelOutputWithPast:
         """Tokens (B, T) to the vectors (B, T, D) that the embedding is multiplied by. loops: how often a loop in the
-        trunk is passed, "auto" as often as each token needs; None: as usual, and in training as drawn."""
+        trunk is passed, "auto" as often as each token needs; None: as the config says."""
         refuse_unknown(others, position_ids)
         keep = self.config.use_cache and not self.training if use_cache is None else use_cache
         with self._watching(output_hidden_states, output_attentions) as seen:
@@ -208,13 +211,8 @@ class PositronicPreTrainedModel(PreTrainedModel):
         keep: bool,
     ) -> tuple[LMOutput, Tensor, ForwardOptions, StateCache | None]:
         """One call of the core: its output, tokens and options, and the cache moved on, or None where none is kept."""
-        one = self.config.tie_word_embeddings
-        if one and ("base_layer" in self.model.embed._modules or not isinstance(self.lm_head, Window)):
-            raise ConfigError(
-                "An adapter stands beside one side of the embedding, where tokens are read or where they are said, and "
-                "it is one matrix for both. Leave it out of the targets; modules_to_save=['embed'] trains it whole, "
-                "trainable_token_indices some of its rows."
-            )
+        self._check_adapters()
+        loops = cast(Loops, self.config.loops) if loops is None else loops
         self.lm.config.check_loops(loops)
         tokens = self._tokens(input_ids, inputs_embeds)
         cache = past_key_values
@@ -238,6 +236,21 @@ class PositronicPreTrainedModel(PreTrainedModel):
             assert out.state is not None, "a call with a state returns one"
             cache.advance(out.state, columns, next_place(position_ids, attention_mask, cache.place, columns))
         return out, tokens, options, cache
+
+    def _check_adapters(self) -> None:
+        """Raise where PEFT stands beside a matrix that is read past it."""
+        one = self.config.tie_word_embeddings
+        if one and ("base_layer" in self.model.embed._modules or not isinstance(self.lm_head, Window)):
+            raise ConfigError(
+                "An adapter stands beside one side of the embedding, where tokens are read or where they are said, and "
+                "it is one matrix for both. Leave it out of the targets; modules_to_save=['embed'] trains it whole, "
+                "trainable_token_indices some of its rows."
+            )
+        if any("base_layer" in part._modules[name]._modules for part, name in self._stacked):
+            raise ConfigError(
+                "An adapter stands beside matrices of experts, which are read together and without it. Leave them out "
+                "of target_parameters; modules_to_save trains them whole."
+            )
 
     def _tokens(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         """(B, T): those given; in place of vectors such as end no document."""

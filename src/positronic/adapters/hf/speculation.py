@@ -43,7 +43,7 @@ def speculative(
     lm, held = model.lm, model.config.max_position_embeddings
     most = min(held, stopping_criteria.max_length or held)
     text = _Text(input_ids, logits_processor, stopping_criteria, generation_config, most)
-    mode, unread = Mode(loops=model_kwargs.get("loops")), text.past[cache.length : -1]
+    mode, unread = Mode(loops=model_kwargs.get("loops", model.config.loops)), text.past[cache.length : -1]
     row = Row(text, mode, proposer or own_drafts(lm), unread=unread)
     engine, state = Engine(lm), None
     engine.add(row, cache.state)
