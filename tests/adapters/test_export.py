@@ -200,7 +200,12 @@ def test_an_export_is_a_checkpoint_whose_card_and_code_are_free(place, family):
 
 
 def test_an_export_brings_the_code_of_one_family(family):
-    others = {"quazimoto": "mixers_kuramoto", "mycel": "mixers_colony", "metric": "mixers_metric_attention"}
+    others = {
+        "quazimoto": "mixers_kuramoto",
+        "mycel": "mixers_colony",
+        "metric": "mixers_metric_attention",
+        "chimera": "mixers_titans",
+    }
     code = code_of(MODELS[family].config)
     assert {name for name in others.values() if name in code} == {others[name] for name in [family] if name in others}
     rooms = {name.partition("_")[0] for name in code}
@@ -208,7 +213,9 @@ def test_an_export_brings_the_code_of_one_family(family):
     assert not any("triton" in name for name in code)
 
 
-@pytest.mark.parametrize("name", ["tinygpt-tiny", "positronic-144m", "mycel-79m", "moa-400m", "moa-dot-150m"])
+@pytest.mark.parametrize(
+    "name", ["tinygpt-tiny", "positronic-144m", "mycel-79m", "moa-400m", "moa-dot-150m", "chimera-35m"]
+)
 def test_every_import_and_every_name_of_an_export_leads_somewhere(name, tmp_path):
     code = code_of(PRESETS[name]())
     assert faults(code) == []
