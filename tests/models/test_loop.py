@@ -209,6 +209,13 @@ def test_iterations_with_memories_of_their_own_stream_and_have_one_depth():
             at_depth(model, tokens, loops)
 
 
+@torch.no_grad()
+def test_a_single_iteration_with_memories_of_its_own_stays_one_in_training():
+    model = build(small_chimera(looping=LoopConfig(usual=1, mean=6.0, memory="per_iteration"))).train()
+    tokens = tokens_of(4, 17)
+    assert torch.equal(model(tokens).hidden, model.eval()(tokens).hidden)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
