@@ -194,10 +194,15 @@ def test_capped_cached_rows_equal_capped_whole_rows():
 
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("width", [8, 16])
 @pytest.mark.parametrize("cap", [None, 2.0])
-def test_the_block_sparse_form_equals_the_definition(cap, monkeypatch):
-    monkeypatch.setattr(fused, "_compiled_flex", lambda: flex_attention)
-    q, k, v = heads(tokens=128, scale=3.0)
+def test_the_block_sparse_form_equals_the_definition(cap, width, monkeypatch):
+    def takes(q, *rest, **options):
+        assert q.shape[3] >= 16, "the kernel on CUDA takes no narrower heads"
+        return flex_attention(q, *rest, **options)
+
+    monkeypatch.setattr(fused, "_compiled_flex", lambda: takes)
+    q, k, v = heads(tokens=128, width=width, scale=3.0)
     segments = torch.tensor([[0] * 50 + [1] * 78, [0] * 128])
     blocks = create_block_mask(
         lambda b, h, t, s: (t >= s) & (segments[b, t] == segments[b, s]), 2, None, 128, 128, device="cpu"
