@@ -46,6 +46,7 @@ def run(
     description: str | None,
     compare: Callable[[int, int, int, Device], dict[str, Any]],
     on_cuda: tuple[int, int, int] = (32, 2048, 20),
+    on_cpu: tuple[int, int, int] = (2, 256, 7),
 ) -> None:
     """The command of a benchmark of mixers: reads rows, length, rounds and device, writes what `compare` found."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -58,7 +59,7 @@ def run(
     kind = device.torch_device.type
     rows, length, rounds = (
         given or usual
-        for given, usual in zip((a.rows, a.length, a.rounds), on_cuda if kind == "cuda" else (2, 256, 7), strict=True)
+        for given, usual in zip((a.rows, a.length, a.rounds), on_cuda if kind == "cuda" else on_cpu, strict=True)
     )
     torch.set_float32_matmul_precision("high")
     results = compare(rows, length, rounds, device)

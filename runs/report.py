@@ -42,11 +42,13 @@ def write_report(name: str, out: Path) -> None:
     for ours, control in family.pairs:
         lines += _score_table(runs, ours, control)
     plot = f"![held-out bits per byte over tokens]({name}.png)"
-    lines += [plot, "", "## Speed and memory", "", *_speed_table(runs), ""]
+    lines += [plot, "", *_positions_table(runs), "## Speed and memory", "", *_speed_table(runs), ""]
     for ours, _ in family.pairs:
         inside = found.get(f"{ours}-inside")
         if inside is not None:
-            lines += [*_organs_table(ours, inside), *_gates_table(inside), *_health_table(inside, family.readings)]
+            lines += [*_off_table(f"{ours}: each organ switched off", inside["ablation"])]
+            lines += [*_layers_table(inside), *_depths_table(inside)]
+            lines += [*_gates_table(inside), *_health_table(inside, family.readings)]
             lines += _samples(inside)
         drafted = [run["drafts"] for run in found.values() if run.get("drafting") == ours]
         lines += _drafts_table(ours, drafted) if drafted else []
@@ -108,6 +110,17 @@ def _of_metric(found: Found) -> Iterator[tuple[str, str]]:
             "loss is competitive with dot-product baselines of the same compute",
             f"{_blend(ours[0]):.4f} bits per byte beside {_blend(twin[0]):.4f} of the same block with dot products",
         )
+
+
+def _of_chimera(found: Found) -> Iterator[tuple[str, str]]:
+    for name in ("chimera-35m", "chimera-tiny"):
+        depths = found.get(f"{name}-inside", {}).get("depths")
+        if depths:
+            best = min((depth for depth in depths if depth != "auto"), key=lambda depth: depths[depth])
+            yield (
+                "loops by mode: 1 fast, 2 balanced, 4 reasoning",
+                f"{name} is best at {best}: " + ", ".join(f"{bits:.4f} at {depth}" for depth, bits in depths.items()),
+            )
 
 
 def _same_text(found: Found, name: str) -> Iterator[tuple[str, str]]:
@@ -221,15 +234,41 @@ def _side_losses(runs: dict[str, Any]) -> list[str]:
     return ["", "Losses beside the text's, unweighted, in the last tenth of the steps:", "", *lines] if lines else []
 
 
-def _organs_table(name: str, run: dict[str, Any]) -> list[str]:
-    table = run["ablation"]
+def _positions_table(runs: dict[str, Any]) -> list[str]:
+    """Nats a token by eighths of a row, of the runs that have them."""
+    told = {name: run["by_position"] for name, run in runs.items() if "by_position" in run}
+    if not told:
+        return []
     lines = [
-        f"## {name}: each organ switched off",
+        "## Nats a token by its place in a row",
+        "",
+        "| run | " + " | ".join(f"eighth {n}" for n in range(1, 9)) + " |",
+        "|---|" + "---|" * 8,
+    ]
+    return [*lines, *(f"| {name} | " + " | ".join(f"{x:.3f}" for x in of) + " |" for name, of in told.items()), ""]
+
+
+def _depths_table(run: dict[str, Any]) -> list[str]:
+    """Scores by the number of times a loop is passed."""
+    depths = run.get("depths")
+    if depths is None:
+        return []
+    head = ["### Bits per byte by loops", "", "| loops | " + " | ".join(depths) + " |", "|---|" + "---|" * len(depths)]
+    return [*head, "| bits per byte | " + " | ".join(f"{bits:.4f}" for bits in depths.values()) + " |", ""]
+
+
+def _layers_table(run: dict[str, Any]) -> list[str]:
+    return _off_table("Each mixer of each layer switched off", run["layers"], "###") if "layers" in run else []
+
+
+def _off_table(title: str, table: dict[str, Any], level: str = "##") -> list[str]:
+    lines = [
+        f"{level} {title}",
         "",
         f"On {table['excerpt_bytes']:,} bytes of each of the blend's valid texts, {table['tokens']:,} tokens; "
         f"{table['bits_per_byte']:.4f} bits per byte with everything on.",
         "",
-        "| organ off | max change of a logit | argmax flips | bits per byte |",
+        "| off | max change of a logit | argmax flips | bits per byte |",
         "|---|---|---|---|",
     ]
     for organ, row in sorted(table["organs"].items(), key=lambda item: -item[1]["bits_per_byte"]):
@@ -251,6 +290,8 @@ def _gate_rows(run: dict[str, Any]) -> dict[str, dict[int, float]]:
 def _gates_table(run: dict[str, Any]) -> list[str]:
     """Places are rows, blocks of the trunk columns."""
     rows = _gate_rows(run)
+    if not rows:
+        return []
     blocks = sorted({block for row in rows.values() if len(row) > 1 for block in row})
     lines = ["### Gate openings, tanh g", "", "| gate, by layer | " + " | ".join(f"{n // 2}" for n in blocks) + " |"]
     lines.append("|---|" + "---|" * len(blocks))
@@ -350,6 +391,29 @@ FAMILIES = {
             "metric_mha: sharpness",
         ),
         _of_metric,
+    ),
+    "chimera": Family(
+        "Chimera",
+        (
+            ("chimera-35m", "control-35m"),
+            ("chimera-35m-depth-2", "control-35m-short"),
+            ("chimera-35m-depth-2", "chimera-35m-depth-1"),
+            ("chimera-35m-per-iteration", "chimera-35m-depth-2"),
+            ("chimera-35m-no-memory", "chimera-35m-depth-2"),
+            ("chimera-tiny", "control-chimera-tiny"),
+        ),
+        (
+            "gated_delta: half-life of each head, tokens",
+            "gated_delta: strength of writes",
+            "mlstm: half-life of each head, tokens",
+            "titans: attention on the window",
+            "titans: attention on the slots",
+            "titans: attention on what is recalled",
+            "deep_memory: norm over its start, each head",
+            "experts: share of each expert",
+            "experts: evenness of routing",
+        ),
+        _of_chimera,
     ),
 }
 """By the name that `report` is given."""

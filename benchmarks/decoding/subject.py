@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -69,9 +69,9 @@ class Setting:
 class Subject:
     """The model of a preset, random weights, and prompts for it, random tokens."""
 
-    def __init__(self, name: str, setting: Setting):
+    def __init__(self, name: str, setting: Setting, **changes: Any):
         self.name, self.setting = name, setting
-        self.model: LM = build(preset(name)).to(setting.device, setting.dtype).eval()  # type: ignore[attr-defined]
+        self.model: LM = build(preset(name).replace(**changes)).to(setting.device, setting.dtype).eval()  # type: ignore[attr-defined]
         self._draw = torch.Generator().manual_seed(0)
         self.prompt = self.draw(PROMPT)
 
