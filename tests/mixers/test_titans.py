@@ -194,6 +194,13 @@ def test_the_future_changes_no_bit_of_the_past_up_to_512_tokens(config, padded):
         assert torch.equal(whole(m, x, **wishes)[:, :t][real], whole(m, other, **changed)[:, :t][real]), t
 
 
+def test_four_million_tokens_on_a_query_is_turned_as_far_as_its_place_asks():
+    mixer, place = USUAL.build(D), 3_999_999
+    step = Step(torch.tensor([[1]]), torch.tensor([[place]]))
+    turned = mixer.prepare(step)[mixer.layout].cos[0, 0, 0, 1]
+    assert abs(float(turned) - math.cos(place * 1e4 ** (-2 / USUAL.head_dim))) < 1e-6
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("capacity", [0, 8192])
 def test_a_state_is_as_large_after_4096_tokens_as_after_64(capacity):

@@ -1,5 +1,7 @@
 """Learned places are counted in documents, whatever a call brings; a stretch that reaches nothing changes nothing."""
 
+import math
+
 import pytest
 import torch
 
@@ -57,6 +59,15 @@ def test_a_stretch_moves_slow_pairs_alone():
     assert torch.allclose(reached[1][..., -1] * 4, plain[1][..., -1], atol=1e-4)  # small angles are their sines
     none = rotation(positions, 64, 1e4, StretchConfig(factor=1.0))
     assert all(torch.equal(a, b) for a, b in zip(plain, none, strict=True))
+
+
+def test_far_angles_are_those_of_the_place():
+    place = 3_999_999
+    near, far = (rotation(torch.tensor([[place]]), 64, 1e4, far=far)[0][0, 0, 0, 32:] for far in (False, True))
+    exact = torch.tensor([math.cos(place * 1e4 ** (-pair / 32)) for pair in range(32)])
+    assert far.dtype == torch.float32
+    assert (far - exact).abs().max() < 1e-6
+    assert (near - exact).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("wrong", [{"factor": 0.5}, {"slow_turns": 4.0}, {"slow_turns": 0.0}, {"trained": 0}])

@@ -186,7 +186,7 @@ class Titans(nn.Module):
 
     def _places(self, step: Step) -> Places:
         sight = Sight.of(step, self.config.window)
-        cos, sin = rotation(step.positions, self.config.head_dim, ROPE_BASE)
+        cos, sin = rotation(step.positions, self.config.head_dim, ROPE_BASE, far=True)
         return Places(sight, cos.transpose(1, 2), sin.transpose(1, 2))
 
     def _seen(

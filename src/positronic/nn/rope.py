@@ -54,18 +54,20 @@ class StretchConfig(Config, kind="rope_stretch"):
 
 
 def rotation(
-    positions: Tensor, rope_dims: int, base: float, stretch: StretchConfig | None = None
+    positions: Tensor, rope_dims: int, base: float, stretch: StretchConfig | None = None, far: bool = False
 ) -> tuple[Tensor, Tensor]:
     """cos and sin (B, 1, T, rope_dims) of every position (B, T), in float32: bfloat16 loses integers above 256.
 
-    The angles of a pair's dimensions are those of -f and f.
+    The angles of a pair's dimensions are those of -f and f. far: they are found in float64, where a device has it; in
+    float32 they are off by a quarter at position 4,000,000.
     """
-    exponents = torch.arange(0, rope_dims, 2, dtype=torch.float32, device=positions.device) / max(rope_dims, 1)
+    precision = torch.float64 if far and positions.device.type != "mps" else torch.float32
+    exponents = torch.arange(0, rope_dims, 2, dtype=precision, device=positions.device) / max(rope_dims, 1)
     frequencies = base**-exponents
     if stretch is not None:
         frequencies = stretch.stretched(frequencies)
-    angles = positions[:, None, :, None].float() * signed(frequencies)
-    return angles.cos(), angles.sin()
+    angles = positions[:, None, :, None].to(precision) * signed(frequencies)
+    return angles.cos().float(), angles.sin().float()
 
 
 def signed(frequencies: Tensor) -> Tensor:
