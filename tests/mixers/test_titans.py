@@ -383,6 +383,7 @@ def test_taps_show_what_they_declare():
         "memory:current": (2, 18, 4, 8),
         "memory:gates": (2, 18, 4, 3),
         "memory:memory": (2, 5, 4, 2, 16, 8),
+        "memory:share": (2, 4, 4),
     }
     assert (probe.seen[":weights"][0].sum(-1) - 1).abs().max() < 1e-6
 

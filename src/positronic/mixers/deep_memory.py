@@ -146,6 +146,7 @@ class DeepMemory(nn.Module):
         "current": Tap("what is read from the memory, (B, T, H, K)", torch.zeros_like),
         "gates": Tap("theta, eta and alpha, (B, T, H, 3)"),
         "memory": Tap("weights before the first and after every chunk, (B, n+1, H, 2, F, K)"),
+        "share": Tap("what the trust region has left of each chunk's move in whole rows, (B, n, H); to be seen alone"),
     }
 
     def __init__(self, config: DeepMemoryConfig, d_model: int, n_heads: int, head_dim: int):
@@ -181,7 +182,8 @@ class DeepMemory(nn.Module):
         chunks: Chunks = step.shared[self.layout] if self.layout in step.shared else self._chunks(step)
         start = self.start.float()[None]
         if state is None:
-            versions, after = self._whole(tokens, chunks, start), None
+            (versions, _, share), after = self._whole(tokens, chunks, start), None
+            step.tap(self, "share", share)
         else:
             versions, after = state.advanced(tokens, chunks, start)
             if step.keep_rollback:
@@ -210,12 +212,13 @@ class DeepMemory(nn.Module):
         written = step.where_real(gates.new_full((1,), float(step.write_memory)), padding=0.0)  # (B, T, 1)
         return torch.cat([k, v, gates, written[..., None].expand(-1, -1, heads, 1)], -1)
 
-    def _whole(self, tokens: Tensor, chunks: Chunks, start: Tensor) -> Tensor:
-        """All versions (B, n+1, H, 2, F, K) that the chunks of whole rows make."""
+    def _whole(self, tokens: Tensor, chunks: Chunks, start: Tensor) -> Learned:
+        """What the chunks of whole rows make of where memories begin."""
         weights, c = start.expand(len(tokens), -1, -1, -1, -1), self.config
+        momentum = torch.zeros_like(weights)
         if not chunks.tokens.shape[1]:
-            return weights[:, None]
-        return learned_from(tokens, chunks, weights, torch.zeros_like(weights), start, c.trust, c.cap).weights
+            return Learned(weights[:, None], momentum, weights.new_empty(len(tokens), 0, weights.shape[1]))
+        return learned_from(tokens, chunks, weights, momentum, start, c.trust, c.cap)
 
     def _each(self, q: Tensor, known: Known) -> Tensor:
         """Every token by itself."""

@@ -183,7 +183,7 @@ def _walked_back(
 
 
 @_walk.register_fake
-def _(k: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
+def _(k: Tensor, *others: Any) -> tuple[Tensor, ...]:
     momentum, (rows, n, heads) = others[7], k.shape[:3]
     versions = momentum.new_empty(rows, n + 1, *momentum.shape[1:])
     share, shrink = momentum.new_empty(rows, n, heads), momentum.new_empty(rows, n, heads, 2)
@@ -191,7 +191,7 @@ def _(k: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
 
 
 @_walk_back.register_fake
-def _(k: Tensor, v: Tensor, weighs: Tensor, remains: Tensor, carries: Tensor, *others: Tensor | None) -> list[Tensor]:
+def _(k: Tensor, v: Tensor, weighs: Tensor, remains: Tensor, carries: Tensor, *others: Any) -> list[Tensor]:
     start, reach, most, of_last = *others[2:5], others[-1]
     likes = (k, v, weighs, remains, carries, of_last, of_last, start, reach, most)
     return [like.new_empty(like.shape) for like in likes]

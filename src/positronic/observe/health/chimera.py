@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from positronic.observe.health.findings import BRIEF, FAINT, FLOORED, STARVED, UNHEARD
+from positronic.observe.health.findings import BRIEF, FAINT, FLOORED, HALF, STARVED, UNHEARD
 from positronic.observe.health.organs import by_head, collapsed, evenness, rms
 from positronic.observe.health.registry import Reading, numbers, reads
 
@@ -83,12 +83,20 @@ def _gates(memory: Any, gates: Tensor) -> Tensor:
     return gates.float().mean((0, 1, 2))
 
 
-@reads("deep_memory", {"current": rms, "memory": _grown, "gates": _gates})
+def _cut(memory: Any, share: Tensor) -> Tensor:
+    """(B, n, H) -> share of chunks whose move was cut, (H,)."""
+    return (share < 1).float().mean((0, 1)) if share.shape[1] else share.new_zeros(share.shape[2])
+
+
+@reads("deep_memory", {"current": rms, "memory": _grown, "gates": _gates, "share": _cut})
 def _memory(memory: Any, seen: Seen) -> Iterator[Reading]:
     theta, eta, alpha = seen["gates"].unbind()
     yield Reading("current", numbers(seen["current"]))
     yield Reading("norm over its start, each head", numbers(seen["memory"]))
     yield Reading("rate, momentum and forgetting of writes", numbers(torch.stack([theta, eta, alpha])))
+    cut = seen["share"]
+    said = "hemmed memory" if bool((cut > HALF).all()) else ""
+    yield Reading("share of chunks that the trust region cut, each head", numbers(cut), said)
 
 
 def _routed(experts: Any, weights: Tensor) -> Tensor:

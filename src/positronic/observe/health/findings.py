@@ -29,6 +29,7 @@
     faint writes          watch   every head writes with a mean strength < FAINT
     floored normaliser    watch   in every head of an mLSTM more than FLOORED of all tokens divide by the floor
     unheard memory        watch   less than UNHEARD of the attention of a Titans layer falls on what is recalled
+    hemmed memory         watch   in every head the trust region cuts what more than HALF of all chunks write
     collapsed experts     broken  as a collapsed router, of experts whose bias should keep them equally busy
     unused expert         watch   as a starved expert, of the same
     idle iteration        watch   the last usual iteration of a loop changes tokens by less than its `exit_below`
@@ -137,6 +138,7 @@ FINDINGS: dict[str, Finding] = {
         WATCH, "The layer is next to silent. Start `input_bias` higher: -3 is usual below 100 M parameters."
     ),
     "unheard memory": Finding(WATCH, "`positronic ablate` says whether it is missed; leave the memory out."),
+    "hemmed memory": Finding(WATCH, "Its bound has become its rate. Lower `theta_max`, or raise `trust`."),
     "collapsed experts": Finding(BROKEN, "All tokens go to the same experts. See that the optimizer moves their bias."),
     "unused expert": Finding(WATCH, "Use fewer experts, or train on: their bias is moved by 0.001 a step."),
     "idle iteration": Finding(WATCH, "Pass the loop less often, or with `--loops auto`."),
