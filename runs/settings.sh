@@ -1,6 +1,6 @@
 # What the scripts of the small pipeline share; they read this file, nobody runs it. Settings, each with its default:
 #   RUN=tiny-llm                   the run's folder; MIXER and SIZE are added to the name
-#   MIXER=attention                the family: oscillator, colony or metric
+#   MIXER=attention                the family: oscillator, colony, metric or hybrid
 #   SIZE=15m                       tiny: 2 to 4 million parameters, for a CPU
 #   PRESET=                        any other preset or config.json, in place of MIXER and SIZE
 #   DATA=                          a file or folder of text, or embedded; TinyStories where there is a network

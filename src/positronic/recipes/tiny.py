@@ -23,6 +23,7 @@ MIXERS = {
     "oscillator": {"15m": "positronic-15m", "tiny": "positronic-tiny"},
     "colony": {"15m": "mycel-10m", "tiny": "mycel-tiny"},
     "metric": {"15m": "moa-20m", "tiny": "moa-tiny"},
+    "hybrid": {"15m": "chimera-10m", "tiny": "chimera-tiny"},
 }
 """Family -> size -> preset; sizes are names, as close as the presets of a family come."""
 VOCABULARY = {"15m": 16_512, "tiny": 4096}

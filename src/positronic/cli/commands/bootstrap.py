@@ -41,7 +41,7 @@ NAMED = ("embedded", "tinystories")
 class Command:
     out: Annotated[Path, tyro.conf.arg(metavar="RUN")] = Path("tiny-llm")
     """The run's folder; text and tokenizer go into it too."""
-    mixer: Literal["attention", "oscillator", "colony", "metric"] | None = None
+    mixer: Literal["attention", "oscillator", "colony", "metric", "hybrid"] | None = None
     """Family of the model; attention when not given."""
     size: Literal["15m", "tiny"] | None = None
     """About 15 million parameters (when not given), or 2 to 4 million for a CPU."""
