@@ -191,8 +191,7 @@ def test_every_family_goes_from_text_to_a_sample(stranger, mixer):
     ended = stranger.runs("bootstrap_tiny_llm.sh", **settings)
     assert ended.out.strip()
     config = json.loads((stranger.folder / f"tiny-llm-{mixer}-tiny" / "run.json").read_text("utf-8"))
-    kinds = {"attention": "transformer", "oscillator": "quazimoto", "colony": "mycel", "metric": "metric", "hybrid": "chimera"}
-    assert config["model"]["kind"] == kinds[mixer]
+    assert config["model"]["kind"] == preset(MIXERS[mixer]["tiny"]).kind
 
 
 CHAIN = {"bootstrap_tiny_llm.sh": (), "train_incremental.sh": (str(CHUNK),), "sft_quickstart.sh": ()}

@@ -36,7 +36,18 @@ from torch import Tensor
 
 from positronic.errors import ConfigError
 
-__all__ = ["VARIABLE", "Form", "best_form", "devices", "forms_of", "kinds_asked", "register", "survey", "triton_form"]
+__all__ = [
+    "VARIABLE",
+    "Form",
+    "best_form",
+    "devices",
+    "forms_of",
+    "kinds_asked",
+    "operator",
+    "register",
+    "survey",
+    "triton_form",
+]
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +125,12 @@ class Form:
         if (self.devices and x.device.type not in self.devices) or (self.dtypes and x.dtype not in self.dtypes):
             return f"takes {self.takes}"
         return None if self.refuses is None else self.refuses(x, *more)
+
+
+def operator(name: str, module: str) -> str:
+    """What PyTorch calls an operator that the module defines. A process has one of a name, and exported code is a
+    second copy of ours, with names of its own."""
+    return f"{'positronic' if module.startswith('positronic.') else module.replace('.', '_')}::{name}"
 
 
 def register(kernel: str, *forms: Form) -> None:

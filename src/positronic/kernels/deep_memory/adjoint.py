@@ -29,6 +29,7 @@ from torch import Tensor
 from positronic.kernels.autocast import without_autocast
 from positronic.kernels.deep_memory.chunked import Weighed, both_ways, in_turn, surprised, weigh
 from positronic.kernels.deep_memory.reference import EPSILON, Learned, Limits, by_head
+from positronic.kernels.registry import operator
 
 __all__ = ["learn_adjoint"]
 
@@ -68,7 +69,7 @@ class _Walked(NamedTuple):
     """(B, n, H, 2) m."""
 
 
-@torch.library.custom_op("positronic::deep_memory", mutates_args=())
+@torch.library.custom_op(operator("deep_memory", __name__), mutates_args=())
 def _walk(
     k: Tensor,
     v: Tensor,
@@ -130,7 +131,7 @@ class _Passed(NamedTuple):
         return [_Passed(*x) for x in zip(weights[:-1], momentum[:-1], weights[1:], momentum[1:], *bounds, strict=True)]
 
 
-@torch.library.custom_op("positronic::deep_memory_back", mutates_args=())
+@torch.library.custom_op(operator("deep_memory_back", __name__), mutates_args=())
 def _walk_back(
     k: Tensor,
     v: Tensor,
@@ -204,10 +205,11 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _gradients(ctx: Any, of_versions: Tensor | None, of_last: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-    versions = ctx.saved_tensors[-4]
+    kept = ctx.saved_tensors
+    versions = kept[-4]
     of_versions = torch.zeros_like(versions) if of_versions is None else of_versions
     of_last = torch.zeros_like(versions[:, 0]) if of_last is None else of_last
-    found = _walk_back(*ctx.saved_tensors, of_versions, of_last)
+    found = _walk_back(*kept, of_versions, of_last)
     return *found[:5], None, None, *found[5:]
 
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from positronic.kernels.grouped.reference import outer_reference, product_reference
 from positronic.kernels.grouped.unwaited import outer_unwaited, product_unwaited
-from positronic.kernels.registry import Form, best_form, register
+from positronic.kernels.registry import Form, best_form, operator, register
 
 __all__ = ["grouped_product"]
 
@@ -31,7 +31,7 @@ def _autocasts(kind: str) -> bool:
     return kind != "meta" and torch.is_autocast_enabled(kind)
 
 
-@torch.library.custom_op("positronic::grouped_product", mutates_args=())
+@torch.library.custom_op(operator("grouped_product", __name__), mutates_args=())
 def _product(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     found: Tensor = best_form("grouped_product", x, weight)(x, weight, ends)
     return found
@@ -42,7 +42,7 @@ def _(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     return x.new_empty(len(x), weight.shape[1])
 
 
-@torch.library.custom_op("positronic::grouped_outer", mutates_args=())
+@torch.library.custom_op(operator("grouped_outer", __name__), mutates_args=())
 def _outer(dy: Tensor, x: Tensor, ends: Tensor) -> Tensor:
     found: Tensor = best_form("grouped_outer", dy, x)(dy, x, ends)
     return found
