@@ -60,9 +60,9 @@ def write_report(name: str, out: Path) -> None:
     lines += [f"- this page: `python runs/reference_runs.py report {name} --out docs/results/{name}`", ""]
     (out / f"{name}.md").write_text("\n".join(lines), "utf-8")
     curves: dict[str, list[list[tuple[float, float]]]] = {}
-    for run in runs.values():
-        if not run.get("excerpt"):
-            curves.setdefault(run["model"], []).append(_curve(run["training"]))
+    whole = [run for run in runs.values() if not run.get("excerpt")]
+    for run in whole or runs.values():
+        curves.setdefault(run["model"], []).append(_curve(run["training"]))
     draw_curves(curves, out / f"{name}.png")
 
 
