@@ -9,6 +9,7 @@ MODULES = (
     "benchmarks.oscillators",
     "benchmarks.colony",
     "benchmarks.metric",
+    "benchmarks.chimera",
     "benchmarks.decode",
 )
 """The tokenizer benchmark needs text: python -m benchmarks.tokenizers --help. The course's has one thread for both of

@@ -239,4 +239,4 @@ def _say(engine: Engine, subject: Subject, state: Any, prompt: list[int], how: d
 
 
 if __name__ == "__main__":
-    run("chimera", __doc__, measure, on_cuda=(32, 1024, 7), on_cpu=(1, 512, 7))
+    run("chimera", __doc__, measure, on_cuda=(32, 1024, 7), on_cpu=(1, 512, 7), peers=("fla-core", "mlstm_kernels"))

@@ -47,6 +47,7 @@ def run(
     compare: Callable[[int, int, int, Device], dict[str, Any]],
     on_cuda: tuple[int, int, int] = (32, 2048, 20),
     on_cpu: tuple[int, int, int] = (2, 256, 7),
+    peers: tuple[str, ...] = (),
 ) -> None:
     """The command of a benchmark of mixers: reads rows, length, rounds and device, writes what `compare` found."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -64,7 +65,7 @@ def run(
     torch.set_float32_matmul_precision("high")
     results = compare(rows, length, rounds, device)
     command = f"python -m benchmarks.{name} --device {a.device} --rows {rows} --length {length} --rounds {rounds}"
-    path = write(f"{name}_{kind}", command, results, packages=("torch", "triton"))
+    path = write(f"{name}_{kind}", command, results, packages=("torch", "triton", *peers))
     print(f"{path}: times the peer {results['ratio']}")
 
 

@@ -16,6 +16,7 @@ import pytest
 from warmed import MODEL, script, warmed
 
 from positronic.data.sources.embedded import topics
+from positronic.models import preset
 from positronic.recipes.tiny import MIXERS
 
 RUNS = Path(__file__).parents[2] / "runs"
