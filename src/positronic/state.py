@@ -181,6 +181,11 @@ class Step:
         at, reach = state.length if state.level else None, max(state.capacity, state.length + 1)
         return Step(tokens, positions, segments, options, {}, began, None, reach, at)
 
+    @property
+    def real(self) -> Tensor:
+        """(B, T) False at padding."""
+        return torch.ones_like(self.tokens, dtype=torch.bool) if self.valid is None else self.valid
+
     def rows(self, rows: Tensor | slice) -> "Step":
         """The step of these rows alone, (n,) indices or a slice, in which nothing is shared yet."""
 

@@ -34,7 +34,7 @@ from positronic.kernels.deep_memory import LOOP, Learned, learn, recall, recall_
 from positronic.nn import init
 from positronic.nn.chunks import Chunks, Groups
 from positronic.nn.linear import Router, linear
-from positronic.nn.norm import RMSNorm
+from positronic.nn.norm import RMSNorm, unit
 from positronic.nn.real_tokens import take
 from positronic.probe import Tap
 from positronic.state import Memory, Step
@@ -42,7 +42,6 @@ from positronic.tree import Replayed
 
 __all__ = ["DeepMemory", "DeepMemoryConfig", "DeepMemoryState", "Known"]
 
-EPSILON = 1e-6
 BIASES = (-2.0, 0.0, -7.0)
 """Of theta, eta and alpha at the start."""
 
@@ -194,7 +193,7 @@ class DeepMemory(nn.Module):
     def read(self, q: Tensor, known: Known, step: Step) -> Tensor:
         """q (B, T, H, K) -> r (B, T, H, K)."""
         with without_autocast(q.device.type):
-            asked = _unit(q.float())
+            asked = unit(q.float())
             read = self._each(asked, known) if known.groups is None else self._together(asked, known, known.groups)
             return step.tap(self, "current", self.norm(read)).to(q.dtype)
 
@@ -206,7 +205,7 @@ class DeepMemory(nn.Module):
     def _tokens(self, n: Tensor, step: Step) -> Tensor:
         """(B, T, H, 2 K + 4): k, v, theta, eta, alpha and 1 where the token is written, else 0."""
         heads, _, _, width = self.start.shape
-        k, v = _unit(self.keys_values(n).float().unflatten(-1, (2, heads, width))).unbind(2)
+        k, v = unit(self.keys_values(n).float().unflatten(-1, (2, heads, width))).unbind(2)
         theta, eta, alpha = (self.gates(n).unflatten(-1, (3, heads)) + self.gate_bias.float()).sigmoid().unbind(-2)
         gates = step.tap(self, "gates", torch.stack([self.config.theta_max * theta, eta, alpha], -1))
         written = step.where_real(gates.new_full((1,), float(step.write_memory)), padding=0.0)  # (B, T, 1)
@@ -243,11 +242,5 @@ def _replayable(
     after: DeepMemoryState, before: DeepMemoryState, tokens: Tensor, step: Step, start: Tensor
 ) -> DeepMemoryState:
     """The state after a call of which a beginning may be read again."""
-    valid = torch.ones_like(step.tokens, dtype=torch.bool) if step.valid is None else step.valid
-    rows = tokens, step.place, step.fresh, valid, start[:, None].expand(*step.tokens.shape, *start.shape[1:])
+    rows = tokens, step.place, step.fresh, step.real, start[:, None].expand(*step.tokens.shape, *start.shape[1:])
     return replace(after, rollback=(replace(before, rollback=None), rows))
-
-
-def _unit(x: Tensor) -> Tensor:
-    """x / |x| along the last axis."""
-    return x * (x.square().sum(-1, keepdim=True) + EPSILON).rsqrt()

@@ -37,7 +37,7 @@ from positronic.nn import init
 from positronic.nn.causal_conv import CausalConv
 from positronic.nn.causal_window import WindowState
 from positronic.nn.linear import Router, linear, residual_std
-from positronic.nn.norm import NormConfig, RMSNorm, RMSNormConfig
+from positronic.nn.norm import NormConfig, RMSNorm, RMSNormConfig, unit
 from positronic.nn.parts import PartsState
 from positronic.probe import Tap
 from positronic.state import Step
@@ -45,8 +45,6 @@ from positronic.tree import Replayed
 
 __all__ = ["DeltaState", "GatedDelta", "GatedDeltaConfig", "Strengths", "unit_keys"]
 
-EPSILON = 1e-6
-"""Added to a squared length that is divided by."""
 FASTEST = 16.0
 """exp(a_log) of the last head at the start; the first has 1."""
 SHORTEST, LONGEST = 1e-3, 1e-1
@@ -101,7 +99,7 @@ class DeltaState(Replayed):
 
 def unit_keys(k: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Keys of length 1, written with a strength below 1."""
-    return _unit(k), F.logsigmoid(logits).exp()  # sigmoid's own bits would depend on a token's place in the call
+    return unit(k), F.logsigmoid(logits).exp()  # sigmoid's own bits would depend on a token's place in the call
 
 
 class GatedDelta(nn.Module):
@@ -165,7 +163,7 @@ class GatedDelta(nn.Module):
     def read(self, x: Tensor, context: Context, step: Step) -> Tensor:
         """y (B, T, D): queries of x, of the same tokens, against what was written."""
         q, gate = self.query(self.norm(x)).split(self.widths, -1)
-        q = _unit(self._heads(F.silu(q.float()))) / self.config.head_dim**0.5
+        q = unit(self._heads(F.silu(q.float()))) / self.config.head_dim**0.5
         o = step.tap(self, "heads", read(q, context))
         said = self.head_norm(o).flatten(2) * F.silu(self.gate(gate))
         return self.out(self.out_norm(said.to(x.dtype)))
@@ -191,7 +189,3 @@ class GatedDelta(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, H, K)."""
         return x.unflatten(-1, (-1, self.config.head_dim))
-
-
-def _unit(x: Tensor) -> Tensor:
-    return x * (x.square().sum(-1, keepdim=True) + EPSILON).rsqrt()

@@ -18,7 +18,7 @@ from positronic.config import Config
 from positronic.errors import ConfigError
 from positronic.nn import init
 
-__all__ = ["LayerNorm", "LayerNormConfig", "NormConfig", "RMSNorm", "RMSNormConfig"]
+__all__ = ["LayerNorm", "LayerNormConfig", "NormConfig", "RMSNorm", "RMSNormConfig", "unit"]
 
 EPSILON = 1e-6
 
@@ -89,3 +89,8 @@ class LayerNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shape, w, b = self.weight.shape, self.weight.float(), self.bias.float()
         return F.layer_norm(x.float(), shape, w, b, self.epsilon).to(x.dtype)
+
+
+def unit(x: Tensor) -> Tensor:
+    """x / |x| along the last axis, of finite slope at 0."""
+    return x * (x.square().sum(-1, keepdim=True) + EPSILON).rsqrt()

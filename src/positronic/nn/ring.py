@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from positronic.kernels.chunks import chunks
 from positronic.nn.real_tokens import Order, in_front, take
 from positronic.state import Step
 from positronic.tree import Replayed
@@ -66,8 +67,7 @@ class RingState(Replayed):
         after = self._written(new, first, tokens if sight.order is None else sight.order.n_real)
         met = after.rows if tokens <= SPARE else torch.cat([self.unrolled(first), new], 1)
         if step.keep_rollback:
-            valid = torch.ones_like(step.tokens, dtype=torch.bool) if step.valid is None else step.valid
-            kept = rows, valid, first[:, None].expand(-1, tokens)
+            kept = rows, step.real, first[:, None].expand(-1, tokens)
             after = replace(after, rollback=(replace(self, rollback=None), kept))
         return met, after
 
@@ -112,7 +112,7 @@ class Sight(NamedTuple):
 
     def blocks(self, x: Tensor) -> Tensor:
         """Tokens (B, T, ...), in the call's order -> (B, n, C, ...), real ones in front, filled up with zeros."""
-        return _blocks(in_front(x, self.order), self.bias.shape[2])
+        return chunks(in_front(x, self.order), self.bias.shape[2])
 
     def windows(self, x: Tensor, tokens: int) -> Tensor:
         """What each block of so many tokens meets, (B, G, n, L, K), of (B, G, any, K) whose last stand at the end."""
@@ -133,7 +133,7 @@ def _distances(back: Tensor, first: Tensor, window: int, whole: bool) -> tuple[T
         return (position[..., None] - _held(first + tokens, window + SPARE)[:, None])[:, None], back[:, None, :, None]
     size, lead = _extents(tokens, window, whole)
     t, entry = torch.arange(size, device=device), torch.arange(lead + size, device=device)
-    return t[:, None] + lead - entry, _blocks(back, size)[..., None]
+    return t[:, None] + lead - entry, chunks(back, size)[..., None]
 
 
 def _extents(tokens: int, window: int, whole: bool) -> tuple[int, int]:
@@ -144,10 +144,6 @@ def _extents(tokens: int, window: int, whole: bool) -> tuple[int, int]:
     size = min(BLOCK, window)
     lead = window + -window % size
     return size, min(lead, tokens + -tokens % size - size) if whole else lead
-
-
-def _blocks(x: Tensor, size: int) -> Tensor:
-    return _filled(x, 1, -x.shape[1] % size).unflatten(1, (-1, size))
 
 
 def _filled(x: Tensor, axis: int, behind: int, front: int = 0) -> Tensor:

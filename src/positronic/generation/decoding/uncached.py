@@ -53,8 +53,7 @@ class Uncached:
         assert isinstance(read, Read), "the state is one of ours"
         boundary = self.config.boundary_id
         step = Step.of(tokens, state, options, boundary)
-        new = torch.ones_like(tokens, dtype=torch.bool) if step.valid is None else step.valid
-        after = Read(torch.cat([read.tokens, tokens], 1), torch.cat([read.valid, new], 1), read.tokens.shape[1])
+        after = Read(torch.cat([read.tokens, tokens], 1), torch.cat([read.valid, step.real], 1), read.tokens.shape[1])
         valid = None if bool(after.valid.all()) else after.valid
         out = self.model(after.tokens, None, replace(step.options, valid=valid, segments=None, keep_rollback=False))
         hidden = out.hidden[:, read.tokens.shape[1] :]

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from positronic.kernels.chunks import chunks
 from positronic.kernels.predictor.reference import EPSILON, Prediction
 
 __all__ = ["CHUNK", "predict_chunked"]
@@ -95,7 +96,7 @@ def _outer_sum(a: Tensor, b: Tensor) -> Tensor:
 
 def _chunks(x: Tensor) -> Tensor:
     """(B, T, R, m) -> (B, n, R, C, m), zeros after the last token."""
-    return F.pad(x, (0, 0, 0, 0, 0, -x.shape[1] % CHUNK)).unflatten(1, (-1, CHUNK)).transpose(2, 3)
+    return chunks(x, CHUNK).transpose(2, 3)
 
 
 def _tokens(x: Tensor, tokens: int) -> Tensor:
