@@ -18,7 +18,7 @@ from positronic import __version__, generate
 from positronic.checkpoint import commit, load, save
 from positronic.config import ModelConfig
 from positronic.data import NAMES, excerpt, heldout_conversations, open_source
-from positronic.eval import Score, assistant_bits_per_byte, document_scores
+from positronic.eval import assistant_bits_per_byte, bits_per_byte
 from positronic.lm import LM
 from positronic.observe import describe
 from positronic.recipes import RunConfig, blend, train_run
@@ -173,9 +173,7 @@ def scores(
     mixture = blend(BLEND)
     with pick_device(device).autocast():
         found = {
-            path: Score.total(
-                document_scores(model, tokenizer, excerpt(open_source(text / path), max_bytes), loops=loops)
-            )
+            path: bits_per_byte(model, tokenizer, excerpt(open_source(text / path), max_bytes), loops=loops)
             for path in (*mixture.valid, *(OTHER_TEXTS if others else ()))
         }
     mixed = [found[path].bits_per_byte * share for path, share in zip(mixture.valid, shares(), strict=True)]

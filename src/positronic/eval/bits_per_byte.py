@@ -122,17 +122,22 @@ def bits_per_byte(
     stride: int | None = None,
     batch_tokens: int | None = None,
     probe: Probe | None = None,
+    loops: Loops = None,
 ) -> Score:
     """Score every token of every document. `context` is the model's by default, `stride` half of it.
 
     batch_tokens: read at once, with what padding adds; what suits the device by default.
     probe watches or replaces at taps: `observe.ablate` makes one under which organs are silent.
+    loops: how often a loop in the trunk is passed; None: as usual.
     """
-    return Score.total(
-        document_scores(
-            model, tokenizer, documents, context=context, stride=stride, batch_tokens=batch_tokens, probe=probe
-        )
-    )
+    how: dict[str, Any] = {
+        "context": context,
+        "stride": stride,
+        "batch_tokens": batch_tokens,
+        "probe": probe,
+        "loops": loops,
+    }
+    return Score.total(document_scores(model, tokenizer, documents, **how))
 
 
 def document_scores(
@@ -146,10 +151,7 @@ def document_scores(
     probe: Probe | None = None,
     loops: Loops = None,
 ) -> list[Score]:
-    """The score of each document that holds text, in order, with the settings of `bits_per_byte`.
-
-    loops: how often a loop in the trunk is passed; None: as usual.
-    """
+    """The score of each document that holds text, in order, with the settings of `bits_per_byte`."""
     model.config.check_loops(loops)
     texts = [document.text for document in documents if document.text]
     windows, tally = cut(model, tokenizer, texts, context, stride), Tally(texts)

@@ -45,6 +45,7 @@ def find_published(name: str) -> "Published | None":
 
 def find_model_config(name: str) -> "ModelConfig":
     """The config that a preset's name, a checkpoint folder or a JSON file stands for."""
+    from positronic.adapters.chimera_json import is_published, read
     from positronic.checkpoint import read_config
     from positronic.checkpoint.reading import parse_json, read_json_bytes
     from positronic.config import ModelConfig
@@ -58,7 +59,7 @@ def find_model_config(name: str) -> "ModelConfig":
     if not path.is_file():
         raise ConfigError(f"There is no file {name}; give a config file, a folder or a preset.")
     data = parse_json(read_json_bytes(path), path, GIVE)
-    if published := find_published(name):
-        return published.config
+    if is_published(data):
+        return read(data).config
     nested = data.get("core") if isinstance(data, dict) else None
     return ModelConfig.from_json(nested or data, name)

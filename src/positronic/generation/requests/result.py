@@ -52,8 +52,8 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """All but the conversation, in JSON values."""
-        loops = {} if self.mean_loops is None else {"mean_loops": self.mean_loops}
-        return loops | {
+        loops = self.mean_loops
+        return ({} if loops is None else {"mean_loops": loops}) | {
             "prompt_tokens": self.prompt_tokens,
             "tokens": list(self.tokens),
             "text": self.text,
