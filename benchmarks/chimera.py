@@ -13,7 +13,6 @@ Tokens are one document. OMP_NUM_THREADS=1 for one thread.
 """
 
 import importlib
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ from torch.nn import functional as F
 from benchmarks.decoding.subject import Setting, Subject, engine_of
 from benchmarks.mixers import run
 from benchmarks.record import alternate, in_turn, ratio, spread
-from positronic.data import TokenBatch
+from benchmarks.training_worker import Training
 from positronic.generation import GREEDY, Engine, Stop, decode
 from positronic.kernels.deep_memory import learn_adjoint, learn_reference
 from positronic.kernels.delta import read_chunked, read_reference, write_chunked, write_reference
@@ -34,9 +33,8 @@ from positronic.kernels.mlstm import read_chunked as find_chunked
 from positronic.kernels.mlstm import read_reference as find_reference
 from positronic.kernels.mlstm import write_chunked as put_chunked
 from positronic.kernels.mlstm import write_reference as put_reference
-from positronic.models import build, preset
-from positronic.train import Backprop, Device, MuonConfig, NextTokenConfig
-from positronic.train.device import compile_blocks
+from positronic.models import preset
+from positronic.train import Device, MuonConfig
 
 HEADS, WIDTH, CHUNK, INSIDE = 4, 64, 64, 128
 MODEL, CONTROL = "chimera-35m", "control-35m"
@@ -178,29 +176,15 @@ def decoding(setting: Setting) -> dict[str, Any]:
 
 
 def training(name: str, device: Device) -> dict[str, Any]:
-    """Steps of one model: 32 rows of 1,024 random tokens, a document every 400 on average."""
-    config = preset(name).replace(boundary_id=0)
-    model = build(config, 0).to(device.torch_device)
-    compile_blocks(model)
-    model.train()
-    draw, place = torch.Generator().manual_seed(0), device.torch_device
-    tokens = torch.randint(1, config.vocab_size, (32, config.context + 1), generator=draw)
-    tokens = tokens.masked_fill(torch.rand(tokens.shape, generator=draw) < 1 / 400, 0)
-    given, wanted = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-    batch = TokenBatch(given, wanted, torch.ones_like(wanted, dtype=torch.bool)).to(place)
-    objective, step = NextTokenConfig().build(), Backprop(MuonConfig().build(model), device)
-    counts, taken = objective.counts(batch), []
-    for _ in range(STEPS):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        step(model, objective, [batch], counts, 0.1)()
-        torch.cuda.synchronize()
-        taken.append(time.perf_counter() - start)
-    steps = spread(taken[2:])
+    """Steps of one model: 32 rows of its context."""
+    rows, context = 32, preset(name).context
+    steps = Training(name, rows, context, str(device.torch_device), MuonConfig())
+    first, _, *taken = (steps.time(1)["seconds"] for _ in range(STEPS))
+    found = spread(taken)
     return {
-        "first_step_s": taken[0],
-        "seconds_a_step": steps,
-        "tokens_per_s": given.numel() / steps["median_s"],
+        "first_step_s": first,
+        "seconds_a_step": found,
+        "tokens_per_s": rows * context / found["median_s"],
         "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
     }
 

@@ -25,12 +25,13 @@ from positronic.train.device import compile_blocks
 
 DOCUMENT_TOKENS = 400
 """Mean length of a document."""
+ADAMW = AdamWConfig()
 
 
 class Training:
     """A model and one batch that it is trained on."""
 
-    def __init__(self, preset_name: str, rows: int, context: int, where: str):
+    def __init__(self, preset_name: str, rows: int, context: int, where: str, optimizer: Any = ADAMW):
         torch.set_float32_matmul_precision("high")
         self.device = pick_device(where)
         config: Any = replace(preset(preset_name), boundary_id=0)
@@ -39,7 +40,7 @@ class Training:
             compile_blocks(model)
         model.train()
         objective = NextTokenConfig(z_loss=0.0).build()
-        stepper = Backprop(AdamWConfig().build(model), self.device)
+        stepper = Backprop(optimizer.build(model), self.device)
         generator = torch.Generator().manual_seed(0)
         tokens = torch.randint(1, config.vocab_size, (rows, context + 1), generator=generator)
         tokens = tokens.masked_fill(torch.rand(tokens.shape, generator=generator) < 1 / DOCUMENT_TOKENS, 0)
