@@ -140,7 +140,11 @@ def _command(run: dict[str, Any]) -> str:
 
 def runs_in(found: Found) -> Found:
     """Those of the files that runs of `train` wrote."""
-    return {stem: run for stem, run in found.items() if {"model", "training", "scores"} <= run.keys()}
+    return {
+        stem: run
+        for stem, run in found.items()
+        if isinstance(run, dict) and {"model", "training", "scores"} <= run.keys()
+    }
 
 
 def _curve(training: dict[str, Any]) -> list[tuple[float, float]]:
