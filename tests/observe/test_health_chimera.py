@@ -92,7 +92,7 @@ def test_an_iteration_that_changes_less_than_an_exit_asks_is_named():
 
 def test_readings_are_those_of_the_tensors_that_pass():
     model = enliven(small(), 0.1)
-    probe = Probe(model, {"*:share": capture, "walk:*": capture, "trunk.0.mixer:strength": capture})
+    probe = Probe(model, {"*:share": capture, "walk:*": capture, "trunk.0.mixer:strength": capture, "*:heads": capture})
     with torch.no_grad():
         model(ROWS, options=ForwardOptions(probe=probe))
     read = {(line.organ, line.reading): line.values for line in health(model, ROWS, steps=100).lines}
@@ -106,3 +106,6 @@ def test_readings_are_those_of_the_tensors_that_pass():
     assert read["loop", "relative change by each iteration"] == pytest.approx(change, rel=1e-5)
     decay = probe.seen["walk:decay"][0]
     assert read["loop", "smallest and largest A"] == pytest.approx([decay.min().item(), decay.max().item()])
+    for place, organ in (("trunk.0.mixer", "gated_delta"), ("trunk.2.mixer", "mlstm"), ("trunk.4.mixer", "titans")):
+        heads = probe.seen[f"{place}:heads"][0].square().mean((0, 1, 3)).sqrt().tolist()
+        assert read[organ, "size of each head"] == pytest.approx(heads, rel=1e-5)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from positronic.observe.health.findings import BRIEF, FAINT, FLOORED, HALF, STARVED, UNHEARD
-from positronic.observe.health.organs import by_head, collapsed, evenness, rms
+from positronic.observe.health.organs import collapsed, evenness, rms
 from positronic.observe.health.registry import Reading, numbers, reads
 
 Seen = Mapping[str, Tensor]
@@ -17,6 +17,11 @@ Seen = Mapping[str, Tensor]
 def _mean_of_head(module: Any, x: Tensor) -> Tensor:
     """(B, T, H) -> (H,)."""
     return x.float().mean((0, 1))
+
+
+def _size_of_head(module: Any, x: Tensor) -> Tensor:
+    """(B, T, H, K) -> rms of each head, (H,)."""
+    return x.float().square().mean((0, 1, 3)).sqrt()
 
 
 def _half_lives(log_kept: Tensor) -> Tensor:
@@ -45,10 +50,10 @@ def _mlstm(module: Any, seen: Seen) -> Iterator[Reading]:
     yield Reading("share of tokens at the normaliser's floor", numbers(floored), said)
 
 
-@reads("gated_delta", {"heads": by_head})
-@reads("span_knot", {"heads": by_head})
-@reads("mlstm", {"heads": by_head})
-@reads("titans", {"heads": by_head})
+@reads("gated_delta", {"heads": _size_of_head})
+@reads("span_knot", {"heads": _size_of_head})
+@reads("mlstm", {"heads": _size_of_head})
+@reads("titans", {"heads": _size_of_head})
 def _read(module: Any, seen: Seen) -> Iterator[Reading]:
     yield Reading("size of each head", numbers(seen["heads"]))
 
