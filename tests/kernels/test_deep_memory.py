@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from forms_example import standing_in
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from positronic.kernels.deep_memory import (
@@ -228,6 +228,39 @@ def test_100_000_tokens_on_one_key_stay_finite_and_the_pair_is_learned(eta, cont
     if contradicting == "never" and eta < 0.99:
         assert distance[0] < 0.05
         assert (distance < (recall(start[0], k) - v).norm(dim=-1)).all()
+
+
+class Memory(nn.Module):
+    """M(k) as their layer takes it: weights (2, e K, K)."""
+
+    def __init__(self, weights: Tensor):
+        super().__init__()
+        self.first, self.second = (nn.Parameter(w) for w in weights)
+
+    def forward(self, k: Tensor) -> Tensor:
+        return F.silu(k @ self.first.mT) @ self.second
+
+
+def test_it_is_the_memory_of_titans_pytorch_where_nothing_is_bounded():
+    """Gradients of 16 tokens at the weights before them; momentum and forgetting of each token."""
+    theirs = pytest.importorskip("titans_pytorch")
+    g = torch.Generator().manual_seed(0)
+    start = torch.randn(1, 1, 2, 2 * K, K, generator=g) / K**0.5
+    bare = {"pre_rmsnorm": False, "mem_model_norm_add_residual": False, "adaptive_step_transform": torch.sigmoid}
+    torch.manual_seed(0)
+    layer = theirs.NeuralMemory(K, chunk_size=1, batch_size=16, model=Memory(start[0, 0]), **bare).double()
+    start, x = start.double(), torch.randn(1, 48, K, generator=g, dtype=torch.float64)
+    with torch.no_grad():
+        k, v = layer.to_keys(x), layer.to_values(x)
+        steps = [layer.to_adaptive_step(x)[0], layer.to_momentum(x)[0, 0, :, 0], layer.to_decay_factor(x)[0, :, 0]]
+        theta, eta, alpha = (step.sigmoid() for step in steps)
+        gates = torch.stack([theta * 2 / K, eta, alpha, torch.ones(48)], -1)  # their loss is a mean of squares
+    k, v, gates = (part.view(1, 3, 16, 1, -1) for part in (k, v, gates))
+    found = learn_reference(k, v, gates, None, start, torch.zeros_like(start), start, 1e9, 1e9)
+    weights, momentum = layer(x)[1].states
+    for name, ours, moving in zip(("first", "second"), found.weights[0, -1, 0], found.momentum[0, 0], strict=True):
+        assert error(weights[name][0], ours) < 1e-12
+        assert error(momentum[name].flatten(0, -3)[0], moving) < 1e-12
 
 
 def test_asking_together_is_asking_one_by_one():
