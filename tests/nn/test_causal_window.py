@@ -109,3 +109,12 @@ def test_a_new_convolution_passes_on_what_it_gets():
     z, _ = conv(x, Step(tokens, tokens))
     assert 0 < (z - x).std() < 0.06
     assert torch.equal(z[:, 0], x[:, 0])
+
+
+def test_of_the_shifted_channels_every_second_begins_with_the_token_before():
+    conv, x = CausalConv(6, 3, shifted=4), torch.randn(2, T, 6)
+    tokens = torch.zeros(2, T, dtype=torch.long)
+    z, _ = conv(x, Step(tokens, torch.arange(T).expand(2, -1), segments=tokens))
+    wanted = x.clone()
+    wanted[:, 1:, [1, 3]], wanted[:, 0, [1, 3]] = x[:, :-1, [1, 3]], 0.0
+    assert (z - wanted).abs().max() < 0.3
