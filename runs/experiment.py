@@ -269,17 +269,20 @@ def keep(folder: Path, out: Path) -> None:
     save(out, model, tokenizer, dtype=torch.bfloat16, shard_bytes=SHARD_BYTES)
 
 
-def circumstances(command: str, device: str, tokenizer: Tokenizer) -> dict[str, Any]:
+def circumstances(command: str, device: str, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
     """What a result file says about how it came to be."""
-    return {
+    found = {
         "command": command,
         "commit": commit(),
         "version": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": pick_device(device).describe(),
-        "tokenizer": {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size, "sha256": tokenizer.sha256},
     }
+    if tokenizer is None:
+        return found
+    said = {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size, "sha256": tokenizer.sha256}
+    return found | {"tokenizer": said}
 
 
 def write_json(path: Path, value: Any) -> None:
