@@ -112,7 +112,7 @@ def test_dynamic_quantisation_of_pytorch_replaces_every_map(family, folder):
     model = torch.ao.quantization.quantize_dynamic(plain, {nn.Linear}, dtype=torch.qint8)
     assert sum(isinstance(module, quantised.Linear) for module in model.modules()) == n
     whole, cached = whole_and_cached(model, tokens)
-    assert distance(whole, plain(tokens).logits) < 0.4  # activations are rounded too, a call at a time
+    assert distance(whole, plain(tokens).logits) < 0.3  # activations are rounded too, a call at a time
     assert distance(cached, whole) < 0.3
     assert model.generate(rows(1, 7), max_new_tokens=6, do_sample=False).shape[1] > 7
 

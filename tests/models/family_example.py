@@ -189,7 +189,7 @@ CHIMERA = Family(
         "gates.weight",
         "router.weight",
     ),
-    seed=24,
+    seed=163,
     loudness=(1.0, 60.0),
     narrow=narrow_hybrid,
 )
