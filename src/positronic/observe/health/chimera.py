@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from positronic.observe.health.findings import BRIEF, FAINT, FLOORED, HALF, STARVED, UNHEARD
-from positronic.observe.health.organs import collapsed, evenness, rms
+from positronic.observe.health.organs import by_head, collapsed, evenness, rms
 from positronic.observe.health.registry import Reading, numbers, reads
 
 Seen = Mapping[str, Tensor]
@@ -21,7 +21,7 @@ def _mean_of_head(module: Any, x: Tensor) -> Tensor:
 
 def _size_of_head(module: Any, x: Tensor) -> Tensor:
     """(B, T, H, K) -> rms of each head, (H,)."""
-    return x.float().square().mean((0, 1, 3)).sqrt()
+    return by_head(module, x.transpose(1, 2))
 
 
 def _half_lives(log_kept: Tensor) -> Tensor:
