@@ -109,7 +109,8 @@ def known(model: LM, batch: TokenBatch) -> float:
 
 
 def page(result: dict[str, Any]) -> list[str]:
-    steps = [EVERY * i for i in range(len(next(iter(result["nats"].values()))[0]))]
+    runs = result["nats"]["attention"]
+    steps = [EVERY * i for i in range(len(runs[0]))]
     rows = []
     for name, seeds in result["nats"].items():
         middle = [statistics.median(at) for at in zip(*seeds, strict=True)]
@@ -118,7 +119,7 @@ def page(result: dict[str, Any]) -> list[str]:
         "# How soon a mixer learns to copy",
         "",
         "Nats a word that a reader of its own context knows, by steps of training, the median of "
-        f"{len(next(iter(result['nats'].values())))} seeds; guessing costs 4.13. Four layers of width 128, rows of "
+        f"{len(runs)} seeds; guessing costs 4.13. Four layers of width 128, rows of "
         f"{LENGTH} words that repeat a random text of {SHORTEST} to {LONGEST}, {ROWS} rows a step.",
         "",
         "| trunk | " + " | ".join(map(str, steps)) + " |",
