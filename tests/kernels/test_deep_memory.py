@@ -318,5 +318,5 @@ def test_it_is_one_operation_each_way_of_a_graph(anew):
     walk = torch.ops.positronic.deep_memory.default
     chunks, limits = weigh(k, v, gates, begins if anew else None), Limits.of(start, TRUST, CAP)
     torch.library.opcheck(
-        walk, [*chunks, weights, momentum, start, *limits], test_utils=("test_schema", "test_faketensor")
+        walk, [*chunks, weights, momentum, start, *limits, True], test_utils=("test_schema", "test_faketensor")
     )

@@ -388,6 +388,14 @@ def test_taps_show_what_they_declare():
     assert (probe.seen[":weights"][0].sum(-1) - 1).abs().max() < 1e-6
 
 
+@torch.no_grad()
+def test_where_no_chunk_ends_a_share_is_of_none():
+    m, x = alive(SMALL), vectors(2, 3)
+    probe = Probe(m, {"memory:share": capture})
+    whole(m, x, probe=probe)
+    assert probe.seen["memory:share"][0].shape == (2, 0, 4)
+
+
 def test_a_new_memory_is_heard_through_its_slot_alone():
     m = USUAL.build(D)
     assert not m.gate.any()

@@ -14,7 +14,7 @@ State    S and the last kernel - 1 rows of n W_k and n W_v: 4 (H K^2 + 6 D) byte
 Cost     8 D^2 + 4 D rank operations a token for the maps, and 7 D K for the memory, in chunks of C tokens 8 D (C + K).
 Weights  W_q and W_g1 are rows of one matrix `query`, which reading needs, W_k and W_v of `kv`, W_b and W_a of `gates`,
          which is applied in float32, as it steers exponentials. 4 D^2 + (10 + 2 H + 2 rank) D + 2 H + K parameters.
-Init     N(0, 0.02^2); W_o N(0, (0.02 / sqrt(residual branches))^2). The convolution is nearly the identity, but every
+Init     N(0, 0.02^2); W_o N(0, (0.002 / sqrt(residual branches))^2). The convolution is nearly the identity, but every
          second channel of a key holds the token before: who asks finds what followed, from the start. Time constants
          are spread over the heads: exp(a_log) evenly from 1 to 16, softplus(dt_bias) evenly in log from 1e-3 to 1e-1.
 Source   Yang, Kautz and Hatamizadeh 2024, "Gated Delta Networks", arXiv 2412.06464. Here queries are not convolved, the
@@ -126,7 +126,7 @@ class GatedDelta(nn.Module):
         self.gate = linear(c.gate_rank, width)
         self.head_norm = RMSNorm(c.head_dim)
         self.out_norm = RMSNorm(width)
-        self.out = linear(width, d_model, residual_std(n_branches))
+        self.out = linear(width, d_model, residual_std(n_branches, normed=True))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

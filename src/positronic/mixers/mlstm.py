@@ -14,7 +14,7 @@ Cost     8 D^2 + 4 D (H + r) operations a token for the maps; for the memory 5 H
          tokens 4 H K (C + K) and the states between. Reading again saves W_k, W_v, the gates and all that is written.
 Weights  W_k over W_v, and W_q over W_o1, are rows of one matrix each: what writes and what reads. One gain of width K
          for all heads.
-Init     N(0, 0.02^2), W_o N(0, (0.02 / sqrt(residual branches))^2); w_i = w_f = 0, b_i = `input_bias`, b_f from 3 to 6
+Init     N(0, 0.02^2), W_o N(0, (0.002 / sqrt(residual branches))^2); w_i = w_f = 0, b_i = `input_bias`, b_f from 3 to 6
          spread evenly over the heads: half-lives of 14 to 208 tokens.
 Source   Beck et al. 2024, arXiv 2405.04517; gates, caps, norm and shape of the layer as in xLSTM 7B, arXiv 2503.13427.
          Here keys and queries are as wide as values, the output gate has low rank, and a norm stands before W_o.
@@ -114,7 +114,7 @@ class MLSTM(nn.Module):
         self.open = linear(config.gate_rank, width)
         self.head_norm = RMSNorm(config.head_dim)
         self.out_norm = RMSNorm(width)
-        self.out = linear(width, d_model, residual_std(n_branches))
+        self.out = linear(width, d_model, residual_std(n_branches, normed=True))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

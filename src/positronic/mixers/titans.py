@@ -15,7 +15,7 @@ Cost     2 D (3 D + 4 G K) operations a token, and 4 D for each entry it meets: 
          The memory's beside it.
 Loops    `write` makes all that a token is met by, `read` asks again with other queries (`lm.Rereads`).
 Weights  W_q and W_qm are rows of one matrix, W_k and W_v of another, which reads both n and what is recalled.
-Init     N(0, 0.02^2), W_o N(0, (0.02 / sqrt(residual branches))^2); gains 1; c = 0, so that the memory is heard through
+Init     N(0, 0.02^2), W_o N(0, (0.002 / sqrt(residual branches))^2); gains 1; c = 0, so that the memory is heard through
          its slot alone and scrambles nothing.
 Source   Behrouz et al. 2025, "Titans: Learning to Memorize at Test Time", arXiv 2501.00663. There a segment's tokens
          share what is recalled; here each has its own, so that any cut is causal and the window is all that is kept.
@@ -133,7 +133,7 @@ class Titans(nn.Module):
             self.recalled_norm = RMSNorm(d_model)
             self.gate = nn.Parameter(torch.empty(d_model))
         self.inner_norm = RMSNorm(d_model)
-        self.out = linear(d_model, d_model, residual_std(n_branches))
+        self.out = linear(d_model, d_model, residual_std(n_branches, normed=True))
         self.layout = f"window {c.window} {c.head_dim}"
         """Name of what is shared in a call."""
         self.reset_parameters()

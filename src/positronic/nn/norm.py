@@ -1,6 +1,6 @@
 """Norms of what a part reads, statistics in float32 whatever the input is.
 
-    rms_norm     y = x / sqrt(mean(x^2) + epsilon) * w
+    rms_norm     y = x / sqrt(mean(x^2) + epsilon) * w                     w = 1 at the start, unless told otherwise
     layer_norm   y = (x - mean(x)) / sqrt(var(x) + epsilon) * w + b        w = 1, b = 0 at the start
 
 Shapes   x, y (..., width); w, b (width,).
@@ -59,14 +59,14 @@ class LayerNormConfig(NormConfig, kind="layer_norm"):
 class RMSNorm(nn.Module):
     """(..., width) -> (..., width)."""
 
-    def __init__(self, width: int, epsilon: float = EPSILON):
+    def __init__(self, width: int, epsilon: float = EPSILON, start: float = 1.0):
         super().__init__()
-        self.epsilon = epsilon
+        self.epsilon, self.start = epsilon, start
         self.weight = nn.Parameter(torch.empty(width))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        init.constant_(self.weight, 1.0)
+        init.constant_(self.weight, self.start)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.epsilon).to(x.dtype)

@@ -23,8 +23,8 @@ from positronic.generation.decoding.lane import Batch, Said
 from positronic.generation.decoding.row import Row
 from positronic.generation.decoding.writer import Rows
 from positronic.generation.sampling.device import DeviceSampling
-from positronic.generation.sampling.graphs import capture
 from positronic.generation.sampling.params import not_finite
+from positronic.kernels.graphs import capture
 from positronic.lm import LM
 from positronic.state import DecodeState, Loops
 

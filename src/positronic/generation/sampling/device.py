@@ -13,9 +13,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from positronic.generation.sampling.graphs import capture
 from positronic.generation.sampling.noise import MULTIPLIERS, ROUNDS, WEYL
 from positronic.generation.sampling.params import SamplingParams
+from positronic.kernels.graphs import capture
 
 __all__ = ["DeviceSampling", "gumbel_on_device"]
 

@@ -29,6 +29,7 @@ from torch import Tensor
 from positronic.kernels.autocast import without_autocast
 from positronic.kernels.deep_memory.chunked import Weighed, both_ways, in_turn, surprised, weigh
 from positronic.kernels.deep_memory.reference import EPSILON, Learned, Limits, by_head
+from positronic.kernels.graphs import Recorded
 from positronic.kernels.registry import operator
 
 __all__ = ["learn_adjoint"]
@@ -49,10 +50,12 @@ def learn_adjoint(
 
     Two rows of 1,024 tokens, 6 heads, K = 64, F = 128, forward and backward on one CPU thread: 0.13 s, and 35 MB are
     kept. On autograd's tape 0.18 s and 131 MB; the definition takes 14 s. One operator each way for a compiler, whose
-    graph would grow with the chunks.
+    graph would grow with the chunks. On CUDA what is learned from is replayed as CUDA graphs: the host needs longer to
+    ask for 2,000 kernels than a GPU to run them.
     """
     limits = Limits.of(start, trust, cap)
-    versions, last, share, _, _ = _walk(*weigh(k, v, gates, anew), weights, momentum, start, *limits)
+    learning = torch.is_grad_enabled()
+    versions, last, share, _, _ = _walk(*weigh(k, v, gates, anew), weights, momentum, start, *limits, learning)
     return Learned(versions, last, share)
 
 
@@ -83,13 +86,25 @@ def _walk(
     start: Tensor,
     reach: Tensor,
     most: Tensor,
+    learning: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The fields of `Weighed`, a memory and `Limits` -> W before and after each chunk, S after the last, c; and for the
     way back S before and after each chunk, and m."""
-    chunks = Weighed(k, v, weighs, remains, carries, written, anew)
+    walk = _recorded_walk if learning else _flat_walk
     with without_autocast(k.device.type):
-        versions, momenta, share, shrink = _walked(chunks, weights, momentum, start, Limits(reach, most))
+        versions, momenta, share, shrink = walk(
+            k, v, weighs, remains, carries, written, anew, weights, momentum, start, reach, most
+        )
     return versions, momenta[:, -1].clone(), share, momenta, shrink
+
+
+def _flat_walk(*given: Any) -> _Walked:
+    """`_walked` of the operator's tensors."""
+    *chunks, weights, momentum, start, reach, most = given
+    return _walked(Weighed(*chunks), weights, momentum, start, Limits(reach, most))
+
+
+_recorded_walk = Recorded(_flat_walk)
 
 
 def _walked(chunks: Weighed, weights: Tensor, momentum: Tensor, start: Tensor, limits: Limits) -> _Walked:
@@ -151,10 +166,19 @@ def _walk_back(
     of_last: Tensor,
 ) -> list[Tensor]:
     """Gradients of k, v, weighs, remains, carries, weights, momentum, start, reach and most."""
-    chunks = Weighed(k, v, weighs, remains, carries, written, anew)
+    chunks = k, v, weighs, remains, carries, written, anew
     with without_autocast(k.device.type):
-        walked = _Walked(versions, momenta, share, shrink)
-        return _walked_back(chunks, start, Limits(reach, most), walked, of_versions, of_last)
+        found = _recorded_walk_back(*chunks, start, reach, most, versions, momenta, share, shrink, of_versions, of_last)
+    return list(found)
+
+
+def _flat_walk_back(*given: Any) -> list[Tensor]:
+    """`_walked_back` of the operator's tensors."""
+    (*chunks, start, reach, most), walked, (of_versions, of_last) = given[:10], given[10:14], given[14:]
+    return _walked_back(Weighed(*chunks), start, Limits(reach, most), _Walked(*walked), of_versions, of_last)
+
+
+_recorded_walk_back = Recorded(_flat_walk_back)
 
 
 def _walked_back(
@@ -201,7 +225,7 @@ def _(k: Tensor, v: Tensor, weighs: Tensor, remains: Tensor, carries: Tensor, *o
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     versions, _, share, momenta, shrink = output
     ctx.set_materialize_grads(False)  # `momenta` is large, and nobody's loss
-    ctx.save_for_backward(*inputs[:7], *inputs[9:], versions, momenta, share, shrink)
+    ctx.save_for_backward(*inputs[:7], *inputs[9:12], versions, momenta, share, shrink)
 
 
 def _gradients(ctx: Any, of_versions: Tensor | None, of_last: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
@@ -210,7 +234,7 @@ def _gradients(ctx: Any, of_versions: Tensor | None, of_last: Tensor | None, *_:
     of_versions = torch.zeros_like(versions) if of_versions is None else of_versions
     of_last = torch.zeros_like(versions[:, 0]) if of_last is None else of_last
     found = _walk_back(*kept, of_versions, of_last)
-    return *found[:5], None, None, *found[5:]
+    return *found[:5], None, None, *found[5:], None
 
 
 _walk.register_autograd(_gradients, setup_context=_keep)
