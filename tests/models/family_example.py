@@ -115,12 +115,15 @@ class Family:
         return model.eval()
 
     def loud(self, model):
-        """Matrices larger than at the start: margins exist and every branch matters, as after training."""
+        """Matrices, and norms before them, larger than at the start: margins exist and every branch matters, as after
+        training."""
         embedding, others = self.loudness
         with torch.no_grad():
             for name, p in model.named_parameters():
                 if p.dim() == 2 and not name.endswith(self.fine):
                     p.mul_(embedding if name.startswith("embed") else others)
+                elif name.endswith(("inner_norm.weight", "out_norm.weight")):
+                    p.fill_(1.0)
             model.head.scale.fill_(1.5)
         return model
 

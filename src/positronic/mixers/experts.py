@@ -15,7 +15,7 @@ host waits for no count.
 Shapes   x, y (B, T, D); s (B, T, E); G, U (1 + E, I, D), D_e (1 + E, D, I), the shared one first.
 State    none: a token's experts depend on nothing but the token.
 Cost     6 D I operations a token and expert: 1 + top of them, up to 512 tokens 1 + E.
-Init     N(0, 0.02^2), D_e N(0, (0.002 / sqrt(residual branches))^2), b = 0.
+Init     N(0, 0.02^2), D_e N(0, (0.02 / sqrt(residual branches))^2), b = 0, the gain before D_e 0.1.
 Source   DeepSeek-V3, arXiv 2412.19437 (sigmoid scores, shared expert), Wang et al. 2024, arXiv 2408.15664 (bias). Here
          a norm stands before the way down.
 """
@@ -35,7 +35,7 @@ from positronic.lm import MixerOutput
 from positronic.mixers.moe import largest
 from positronic.nn.linear import Matrices, Router, residual_std
 from positronic.nn.load_bias import LoadBias
-from positronic.nn.norm import RMSNorm
+from positronic.nn.norm import QUIET, RMSNorm
 from positronic.probe import Tap
 from positronic.state import Step
 
@@ -82,8 +82,8 @@ class Experts(nn.Module):
         self.balance = LoadBias(config.experts)
         self.gate = Matrices(1 + config.experts, d_model, config.hidden)
         self.up = Matrices(1 + config.experts, d_model, config.hidden)
-        self.inner_norm = RMSNorm(config.hidden)
-        self.down = Matrices(1 + config.experts, config.hidden, d_model, residual_std(n_branches, normed=True))
+        self.inner_norm = RMSNorm(config.hidden, start=QUIET)
+        self.down = Matrices(1 + config.experts, config.hidden, d_model, residual_std(n_branches))
 
     @property
     def idle_parameters(self) -> int:

@@ -14,9 +14,10 @@ State    S and the last kernel - 1 rows of n W_k and n W_v: 4 (H K^2 + 6 D) byte
 Cost     8 D^2 + 4 D rank operations a token for the maps, and 7 D K for the memory, in chunks of C tokens 8 D (C + K).
 Weights  W_q and W_g1 are rows of one matrix `query`, which reading needs, W_k and W_v of `kv`, W_b and W_a of `gates`,
          which is applied in float32, as it steers exponentials. 4 D^2 + (10 + 2 H + 2 rank) D + 2 H + K parameters.
-Init     N(0, 0.02^2); W_o N(0, (0.002 / sqrt(residual branches))^2). The convolution is nearly the identity, but every
-         second channel of a key holds the token before: who asks finds what followed, from the start. Time constants
-         are spread over the heads: exp(a_log) evenly from 1 to 16, softplus(dt_bias) evenly in log from 1e-3 to 1e-1.
+Init     N(0, 0.02^2); W_o N(0, (0.02 / sqrt(residual branches))^2), the gain before it 0.1. The convolution is nearly
+         the identity, but every second channel of a key holds the token before: who asks finds what followed, from the
+         start. Time constants are spread over the heads: exp(a_log) evenly from 1 to 16, softplus(dt_bias) evenly in
+         log from 1e-3 to 1e-1.
 Source   Yang, Kautz and Hatamizadeh 2024, "Gated Delta Networks", arXiv 2412.06464. Here queries are not convolved, the
          output gate is of low rank, and a norm stands before the output matrix.
 """
@@ -38,7 +39,7 @@ from positronic.nn import init
 from positronic.nn.causal_conv import CausalConv
 from positronic.nn.causal_window import WindowState
 from positronic.nn.linear import Router, linear, residual_std
-from positronic.nn.norm import NormConfig, RMSNorm, RMSNormConfig, unit
+from positronic.nn.norm import QUIET, NormConfig, RMSNorm, RMSNormConfig, unit
 from positronic.nn.parts import PartsState
 from positronic.probe import Tap
 from positronic.state import Step
@@ -125,8 +126,8 @@ class GatedDelta(nn.Module):
         self.a_log, self.dt_bias = (nn.Parameter(torch.empty(c.n_heads)) for _ in range(2))
         self.gate = linear(c.gate_rank, width)
         self.head_norm = RMSNorm(c.head_dim)
-        self.out_norm = RMSNorm(width)
-        self.out = linear(width, d_model, residual_std(n_branches, normed=True))
+        self.out_norm = RMSNorm(width, start=QUIET)
+        self.out = linear(width, d_model, residual_std(n_branches))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

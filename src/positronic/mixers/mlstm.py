@@ -14,8 +14,8 @@ Cost     8 D^2 + 4 D (H + r) operations a token for the maps; for the memory 5 H
          tokens 4 H K (C + K) and the states between. Reading again saves W_k, W_v, the gates and all that is written.
 Weights  W_k over W_v, and W_q over W_o1, are rows of one matrix each: what writes and what reads. One gain of width K
          for all heads.
-Init     N(0, 0.02^2), W_o N(0, (0.002 / sqrt(residual branches))^2); w_i = w_f = 0, b_i = `input_bias`, b_f from 3 to 6
-         spread evenly over the heads: half-lives of 14 to 208 tokens.
+Init     N(0, 0.02^2), W_o N(0, (0.02 / sqrt(residual branches))^2), the gain before it 0.1; w_i = w_f = 0,
+         b_i = `input_bias`, b_f from 3 to 6 spread evenly over the heads: half-lives of 14 to 208 tokens.
 Source   Beck et al. 2024, arXiv 2405.04517; gates, caps, norm and shape of the layer as in xLSTM 7B, arXiv 2503.13427.
          Here keys and queries are as wide as values, the output gate has low rank, and a norm stands before W_o.
 """
@@ -35,7 +35,7 @@ from positronic.kernels.mlstm import Cell, Context, floored, read, write, write_
 from positronic.lm import MixerOutput
 from positronic.nn import init
 from positronic.nn.linear import Router, linear, residual_std
-from positronic.nn.norm import RMSNorm
+from positronic.nn.norm import QUIET, RMSNorm
 from positronic.probe import Tap
 from positronic.state import Step
 from positronic.tree import Replayed
@@ -113,8 +113,8 @@ class MLSTM(nn.Module):
         self.forget_bias = nn.Parameter(torch.empty(config.n_heads))
         self.open = linear(config.gate_rank, width)
         self.head_norm = RMSNorm(config.head_dim)
-        self.out_norm = RMSNorm(width)
-        self.out = linear(width, d_model, residual_std(n_branches, normed=True))
+        self.out_norm = RMSNorm(width, start=QUIET)
+        self.out = linear(width, d_model, residual_std(n_branches))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

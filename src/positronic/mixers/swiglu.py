@@ -6,7 +6,7 @@ inner_norm:   y = RMSNorm(silu(x W_gate) * (x W_up)) W_down
 Shapes   x, y (B, T, D); hidden (B, T, F).
 State    none: each token is mixed alone.
 Cost     6 D F operations a token, forward.
-Init     N(0, 0.02^2), vectors 0; W_down N(0, (0.02 / sqrt(residual branches))^2), behind a norm a tenth of that.
+Init     N(0, 0.02^2), vectors 0; W_down N(0, (0.02 / sqrt(residual branches))^2), the gain before it 0.1.
 Source   Shazeer 2020, "GLU Variants Improve Transformer", arXiv 2002.05202.
 """
 
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from positronic.lm import MixerOutput
 from positronic.mixers.feed_forward import FeedForwardConfig
 from positronic.nn.linear import linear, residual_std
-from positronic.nn.norm import RMSNorm
+from positronic.nn.norm import QUIET, RMSNorm
 from positronic.probe import Tap
 from positronic.state import Step
 
@@ -50,8 +50,8 @@ class SwiGLU(nn.Module):
         self.norm = config.norm.build(d_model)
         self.gate = linear(d_model, config.hidden, bias=config.bias)
         self.up = linear(d_model, config.hidden, bias=config.bias)
-        self.inner_norm = RMSNorm(config.hidden) if config.inner_norm else None
-        self.down = linear(config.hidden, d_model, residual_std(n_branches, config.inner_norm), config.bias)
+        self.inner_norm = RMSNorm(config.hidden, start=QUIET) if config.inner_norm else None
+        self.down = linear(config.hidden, d_model, residual_std(n_branches), config.bias)
 
     def init_state(self, batch: int, capacity: int = 0) -> None:
         return None

@@ -15,8 +15,8 @@ Cost     2 D (3 D + 4 G K) operations a token, and 4 D for each entry it meets: 
          The memory's beside it.
 Loops    `write` makes all that a token is met by, `read` asks again with other queries (`lm.Rereads`).
 Weights  W_q and W_qm are rows of one matrix, W_k and W_v of another, which reads both n and what is recalled.
-Init     N(0, 0.02^2), W_o N(0, (0.002 / sqrt(residual branches))^2); gains 1; c = 0, so that the memory is heard through
-         its slot alone and scrambles nothing.
+Init     N(0, 0.02^2), W_o N(0, (0.02 / sqrt(residual branches))^2); gains 1, of the last norm 0.1; c = 0, so that the
+         memory is heard through its slot alone and scrambles nothing.
 Source   Behrouz et al. 2025, "Titans: Learning to Memorize at Test Time", arXiv 2501.00663. There a segment's tokens
          share what is recalled; here each has its own, so that any cut is causal and the window is all that is kept.
          Turning: Su et al. 2021, arXiv 2104.09864.
@@ -35,7 +35,7 @@ from positronic.lm import MixerOutput
 from positronic.mixers.deep_memory import DeepMemory, DeepMemoryConfig, DeepMemoryState, Known
 from positronic.nn import init
 from positronic.nn.linear import INIT_STD, linear, residual_std
-from positronic.nn.norm import RMSNorm
+from positronic.nn.norm import QUIET, RMSNorm
 from positronic.nn.real_tokens import in_front, in_place
 from positronic.nn.ring import RingState, Sight
 from positronic.nn.rope import rotate, rotation
@@ -132,8 +132,8 @@ class Titans(nn.Module):
             self.memory = c.memory.build(d_model, self.n_heads, c.head_dim)
             self.recalled_norm = RMSNorm(d_model)
             self.gate = nn.Parameter(torch.empty(d_model))
-        self.inner_norm = RMSNorm(d_model)
-        self.out = linear(d_model, d_model, residual_std(n_branches, normed=True))
+        self.inner_norm = RMSNorm(d_model, start=QUIET)
+        self.out = linear(d_model, d_model, residual_std(n_branches))
         self.layout = f"window {c.window} {c.head_dim}"
         """Name of what is shared in a call."""
         self.reset_parameters()

@@ -13,21 +13,15 @@ __all__ = ["INIT_STD", "Embedding", "Matrices", "Matrix", "Router", "linear", "r
 
 INIT_STD = 0.02
 """Standard deviation of weights at the start (GPT-2's)."""
-QUIET = 0.1
-"""Share of that start where a norm stands before the matrix."""
 LEAST_OUTPUTS = 4
 
 Spread = float | tuple[float, ...]
 """Standard deviation at the start; several: one for each equal share of the outputs, in order."""
 
 
-def residual_std(n_branches: int, normed: bool = False) -> float:
-    """Start of matrices that write to the residual stream: 0.02 / sqrt(branches), so that their sum keeps its size.
-
-    normed: what they read has a norm before it, and not the small size of what a new layer makes: a tenth of that, so
-    that embeddings, which begin at 0.02, are not drowned.
-    """
-    return (QUIET if normed else 1.0) * INIT_STD / n_branches**0.5
+def residual_std(n_branches: int) -> float:
+    """Start of matrices that write to the residual stream: 0.02 / sqrt(branches), so that their sum keeps its size."""
+    return INIT_STD / n_branches**0.5
 
 
 def linear(n_in: int, n_out: int, std: Spread = INIT_STD, bias: bool = False) -> nn.Linear:

@@ -19,7 +19,7 @@ Gradient through the last iteration of h alone: those between the first and the 
 Shapes   x, e, h (B, T, D); a, b, A (D,).
 State    of the blocks, and the iterations spent by each row, (B,).
 Cost     an iteration is one pass through the blocks, without what only writes.
-Init     a = 0, A = sqrt(1/5), norm 3: what enters the loop is heard above what new layers behind it say.
+Init     a = 0, A = sqrt(1/5).
 Source   Parcae, arXiv 2604.12946 (decay, norm behind the prelude, Poisson depths, truncated gradient), with the exact
          gain in place of Euler's; memories of the first recursion: Mixture-of-Recursions, arXiv 2507.10524.
 """
@@ -52,8 +52,6 @@ SLOWEST, FASTEST = 1e-4, 20.0
 LARGEST = 80.0
 """Of either factor before they are multiplied: no product overflows."""
 START = math.sqrt(1 / 5)
-LOUDNESS = 3.0
-"""Of what enters the loop, at the start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +136,7 @@ class Looped(nn.Module):
     def __init__(self, config: LoopConfig, d_model: int):
         super().__init__()
         self.config = config
-        self.norm = RMSNorm(d_model, start=LOUDNESS)
+        self.norm = RMSNorm(d_model)
         self.log_rate = nn.Parameter(torch.empty(d_model))
         self.time = nn.Parameter(torch.empty(d_model))
         self.reset_parameters()

@@ -18,9 +18,12 @@ from positronic.config import Config
 from positronic.errors import ConfigError
 from positronic.nn import init
 
-__all__ = ["LayerNorm", "LayerNormConfig", "NormConfig", "RMSNorm", "RMSNormConfig", "unit"]
+__all__ = ["QUIET", "LayerNorm", "LayerNormConfig", "NormConfig", "RMSNorm", "RMSNormConfig", "unit"]
 
 EPSILON = 1e-6
+QUIET = 0.1
+"""Start of a norm before a matrix that writes to the residual stream. Without it, what the matrix reads is about as
+small in a new layer; and as an optimizer's steps may have one size, so has what each step adds to the stream."""
 
 
 @dataclass(frozen=True, kw_only=True)
