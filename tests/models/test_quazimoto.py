@@ -53,6 +53,16 @@ def test_the_oscillators_begin_as_published():
         assert torch.equal(getattr(bank, name), torch.full_like(getattr(bank, name), value)), name
 
 
+def test_a_bank_that_is_closed_learns_nothing():
+    """Its gate begins open, so that it needs no leak."""
+    model = build(preset("positronic-tiny"), 1)
+    bank = model.trunk[1].mixer
+    torch.nn.init.zeros_(bank.gate.g)
+    model(tokens_of(1, 8)).hidden.square().sum().backward()
+    assert bank.gate.g.grad != 0
+    assert not bank.down.weight.grad.any()
+
+
 @pytest.mark.parametrize("name", FAMILY)
 def test_what_describe_counts_is_what_is_built(name):
     config = preset(name)
