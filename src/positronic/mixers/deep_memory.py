@@ -151,7 +151,7 @@ class DeepMemory(nn.Module):
     def __init__(self, config: DeepMemoryConfig, d_model: int, n_heads: int, head_dim: int):
         super().__init__()
         self.config = config
-        self.keys_values = linear(d_model, 2 * n_heads * head_dim)
+        self.keys_values = linear(d_model, 2 * n_heads * head_dim, ternary=True)
         self.gates = Router(d_model, 3 * n_heads)
         self.gate_bias = nn.Parameter(torch.empty(3, n_heads))
         self.start = nn.Parameter(torch.empty(n_heads, 2, config.expand * head_dim, head_dim))

@@ -80,10 +80,10 @@ class Experts(nn.Module):
         self.norm = RMSNorm(d_model)
         self.router = Router(d_model, config.experts)
         self.balance = LoadBias(config.experts)
-        self.gate = Matrices(1 + config.experts, d_model, config.hidden)
-        self.up = Matrices(1 + config.experts, d_model, config.hidden)
+        self.gate = Matrices(1 + config.experts, d_model, config.hidden, ternary=True)
+        self.up = Matrices(1 + config.experts, d_model, config.hidden, ternary=True)
         self.inner_norm = RMSNorm(config.hidden, start=QUIET)
-        self.down = Matrices(1 + config.experts, config.hidden, d_model, residual_std(n_branches))
+        self.down = Matrices(1 + config.experts, config.hidden, d_model, residual_std(n_branches), ternary=True)
 
     @property
     def idle_parameters(self) -> int:
@@ -108,9 +108,10 @@ class Experts(nn.Module):
 
     def _all(self, n: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """n (N, D), weights and chosen (N, E) -> y (N, D): every expert for every token."""
-        gate, up = (F.linear(n, m.weight.flatten(0, 1)) for m in (self.gate, self.up))
+        gate, up = (F.linear(x, w.flatten(0, 1)) for x, w in (m.operands(n) for m in (self.gate, self.up)))
         hidden = (F.silu(gate) * up).unflatten(-1, (-1, self.config.hidden))  # (N, 1 + E, I)
-        said = self.inner_norm(hidden).transpose(0, 1) @ self.down.weight.mT  # (1 + E, N, D)
+        units, down = self.down.operands(self.inner_norm(hidden))
+        said = units.transpose(0, 1) @ down.mT  # (1 + E, N, D)
         shares = F.pad(weights, (1, 0), value=1.0).T[..., None]  # (1 + E, N, 1)
         return (shares * said).sum(0).to(said.dtype)
 
@@ -123,8 +124,8 @@ class Experts(nn.Module):
         back = order.argsort()
         ends = F.pad(chosen.sum(0), (1, 0), value=len(n)).cumsum(0).int()  # (1 + E,)
         rows = _Taken.apply(n, order, back, 1 + self.config.top)
-        gate, up = (grouped_product(rows, m.weight, ends) for m in (self.gate, self.up))
-        said = grouped_product(self.inner_norm(F.silu(gate) * up), self.down.weight, ends)
+        gate, up = (grouped_product(*m.operands(rows), ends) for m in (self.gate, self.up))
+        said = grouped_product(*self.down.operands(self.inner_norm(F.silu(gate) * up)), ends)
         said = _Taken.apply(said, back, order, 1).unflatten(0, (len(n), -1))  # (N, 1 + top, D)
         return (F.pad(shares, (1, 0), value=1.0)[..., None] * said).sum(1).to(said.dtype)
 

@@ -119,15 +119,15 @@ class GatedDelta(nn.Module):
         width = c.n_heads * c.head_dim
         self.widths, self.strengths = [width, c.gate_rank], strengths
         self.norm = c.norm.build(d_model)
-        self.query = linear(d_model, sum(self.widths))
-        self.kv = linear(d_model, 2 * width)
+        self.query = linear(d_model, sum(self.widths), ternary=True)
+        self.kv = linear(d_model, 2 * width, ternary=True)
         self.conv = CausalConv(2 * width, c.conv, shifted=width)
         self.gates = Router(d_model, 2 * c.n_heads)
         self.a_log, self.dt_bias = (nn.Parameter(torch.empty(c.n_heads)) for _ in range(2))
-        self.gate = linear(c.gate_rank, width)
+        self.gate = linear(c.gate_rank, width, ternary=True)
         self.head_norm = RMSNorm(c.head_dim)
         self.out_norm = RMSNorm(width, start=QUIET)
-        self.out = linear(width, d_model, residual_std(n_branches))
+        self.out = linear(width, d_model, residual_std(n_branches), ternary=True)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -106,15 +106,15 @@ class MLSTM(nn.Module):
         self.config = config
         width = config.n_heads * config.head_dim
         self.norm = RMSNorm(d_model)
-        self.key_value = linear(d_model, 2 * width)
-        self.query = linear(d_model, width + config.gate_rank)
+        self.key_value = linear(d_model, 2 * width, ternary=True)
+        self.query = linear(d_model, width + config.gate_rank, ternary=True)
         self.gates = Router(d_model, 2 * config.n_heads, std=0)
         self.input_bias = nn.Parameter(torch.empty(config.n_heads))
         self.forget_bias = nn.Parameter(torch.empty(config.n_heads))
-        self.open = linear(config.gate_rank, width)
+        self.open = linear(config.gate_rank, width, ternary=True)
         self.head_norm = RMSNorm(config.head_dim)
         self.out_norm = RMSNorm(width, start=QUIET)
-        self.out = linear(width, d_model, residual_std(n_branches))
+        self.out = linear(width, d_model, residual_std(n_branches), ternary=True)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -48,10 +48,10 @@ class SwiGLU(nn.Module):
         super().__init__()
         self.config = config
         self.norm = config.norm.build(d_model)
-        self.gate = linear(d_model, config.hidden, bias=config.bias)
-        self.up = linear(d_model, config.hidden, bias=config.bias)
+        self.gate = linear(d_model, config.hidden, bias=config.bias, ternary=True)
+        self.up = linear(d_model, config.hidden, bias=config.bias, ternary=True)
         self.inner_norm = RMSNorm(config.hidden, start=QUIET) if config.inner_norm else None
-        self.down = linear(config.hidden, d_model, residual_std(n_branches), config.bias)
+        self.down = linear(config.hidden, d_model, residual_std(n_branches), config.bias, ternary=True)
 
     def init_state(self, batch: int, capacity: int = 0) -> None:
         return None

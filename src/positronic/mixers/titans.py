@@ -123,8 +123,8 @@ class Titans(nn.Module):
         self.config, c = config, config
         self.n_heads = d_model // c.head_dim
         self.norm = RMSNorm(d_model)
-        self.query = linear(d_model, d_model if c.memory is None else 2 * d_model)
-        self.keys_values = linear(d_model, 2 * c.n_kv_heads * c.head_dim)
+        self.query = linear(d_model, d_model if c.memory is None else 2 * d_model, ternary=True)
+        self.keys_values = linear(d_model, 2 * c.n_kv_heads * c.head_dim, ternary=True)
         self.slots = nn.Parameter(torch.empty(2, c.n_kv_heads, c.slots, c.head_dim))
         self.memory: DeepMemory | None = None
         self.recalled_norm, self.gate = None, None
@@ -133,7 +133,7 @@ class Titans(nn.Module):
             self.recalled_norm = RMSNorm(d_model)
             self.gate = nn.Parameter(torch.empty(d_model))
         self.inner_norm = RMSNorm(d_model, start=QUIET)
-        self.out = linear(d_model, d_model, residual_std(n_branches))
+        self.out = linear(d_model, d_model, residual_std(n_branches), ternary=True)
         self.layout = f"window {c.window} {c.head_dim}"
         """Name of what is shared in a call."""
         self.reset_parameters()

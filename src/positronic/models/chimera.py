@@ -21,9 +21,10 @@ from positronic.mixers.mlstm import MLSTMConfig
 from positronic.mixers.span_knot import SpanKnotConfig
 from positronic.mixers.swiglu import SwiGLUConfig
 from positronic.mixers.titans import TitansConfig
-from positronic.models.language_model import TINY, Anatomy, HeadedConfig, Layers
+from positronic.models.language_model import TINY, Anatomy, HeadedConfig, LanguageModel, Layers
 from positronic.nn.linear import INIT_STD
 from positronic.nn.loop import SECTIONS, LoopConfig, Looped
+from positronic.nn.ternary import TernaryConfig, convert
 
 __all__ = ["PRESETS", "ChimeraConfig"]
 
@@ -56,6 +57,12 @@ class ChimeraConfig(HeadedConfig, kind="chimera"):
     """How the loop is passed."""
     init_std: float = INIT_STD
     """Standard deviation of matrices at the start."""
+    weights: TernaryConfig | None = None
+    """Round the trunk's matrices to three values; None: floats."""
+
+    def build(self) -> LanguageModel:
+        model = super().build()
+        return model if self.weights is None else convert(model, self.weights)
 
     def _check(self) -> None:
         strange = set(self.pattern) - set(self._mixers)
@@ -135,6 +142,10 @@ def _chimera(
     )
 
 
+def _rounded(made: Callable[[], ChimeraConfig]) -> ChimeraConfig:
+    return made().replace(weights=TernaryConfig())
+
+
 _LARGE: dict[str, Any] = {
     "context": 4096,
     "max_positions": 4_194_304,
@@ -151,5 +162,8 @@ PRESETS: dict[str, Callable[[], ChimeraConfig]] = {
     "chimera-700m": lambda: _chimera(20, 3456, (16, 256), 65_536, rank=128, kv_heads=4, **_LARGE),
     "chimera-2.7b": lambda: _chimera(40, 6912, (16, 384), 200_073, **_FULL),
     "chimera-seed": lambda: _chimera(40, 6912, (16, 1728), 200_073, init_std=0.006, **_FULL),
+}
+PRESETS |= {
+    f"{name}-ternary": partial(_rounded, PRESETS[name]) for name in ("chimera-tiny", "chimera-35m", "chimera-150m")
 }
 """From 3.4 M parameters, which train in minutes on two cores, to the published configuration."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-__all__ = ["at_most", "begin", "constant_", "copy_", "initialize", "keeping", "normal_", "starts", "zeros_"]
+__all__ = ["at_most", "begin", "constant_", "copy_", "initialize", "keeping", "normal_", "start_of", "starts", "zeros_"]
 
 _DRAW = "_positronic_draw"
 """Attribute of a module that keeps what fills it."""
@@ -50,6 +50,12 @@ def initialize(model: nn.Module, seed: int, loaded: Collection[str] = (), scale:
 def starts(module: nn.Module, draw: Callable[[Tensor], None]) -> None:
     """Give a linear map of PyTorch's own, which would begin otherwise, what fills its `weight` at the start."""
     vars(module)[_DRAW] = draw
+
+
+def start_of(module: nn.Module) -> Callable[[Tensor], None]:
+    """What `starts` gave it."""
+    draw: Callable[[Tensor], None] = vars(module)[_DRAW]
+    return draw
 
 
 def begin(module: nn.Module) -> None:

@@ -24,10 +24,10 @@ def residual_std(n_branches: int) -> float:
     return INIT_STD / n_branches**0.5
 
 
-def linear(n_in: int, n_out: int, std: Spread = INIT_STD, bias: bool = False) -> nn.Linear:
+def linear(n_in: int, n_out: int, std: Spread = INIT_STD, bias: bool = False, *, ternary: bool = False) -> nn.Linear:
     """y = x W^T, W ~ N(0, std^2), and b, 0 at the start, if asked for; std 0 starts as a no-op.
 
-    x (..., n_in) -> y (..., n_out).
+    x (..., n_in) -> y (..., n_out). ternary: `nn.ternary.convert` may round it.
 
     It is PyTorch's own class, by which adapters and quantisers know what they may stand beside or replace. Whoever
     builds on it calls it: what it holds in place of a matrix may then be anything.
@@ -36,6 +36,7 @@ def linear(n_in: int, n_out: int, std: Spread = INIT_STD, bias: bool = False) ->
     made.weight = nn.Parameter(torch.empty(n_out, n_in))
     if bias:
         made.bias = nn.Parameter(torch.empty(n_out))
+    vars(made)["ternary"] = ternary
     init.starts(made, partial(_draw, std=std))
     init.begin(made)
     return made
@@ -57,14 +58,18 @@ class Matrix(nn.Module):
 class Matrices(nn.Module):
     """n matrices of one shape, (n, n_out, n_in), each for inputs of its own, applied in a way of their own."""
 
-    def __init__(self, n: int, n_in: int, n_out: int, std: float = INIT_STD):
+    def __init__(self, n: int, n_in: int, n_out: int, std: float = INIT_STD, *, ternary: bool = False):
         super().__init__()
-        self.std = std
+        self.std, self.ternary = std, ternary
         self.weight = nn.Parameter(torch.empty(n, n_out, n_in))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         _draw(self.weight, self.std)
+
+    def operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What to multiply: x (..., n_in) and the matrices."""
+        return x, self.weight
 
 
 class Router(Matrix):
