@@ -12,6 +12,7 @@ from positronic.config import Config, ModelConfig
 from positronic.mixers.metric_scores import CosineConfig, DotConfig, L2Config
 from positronic.mixers.radius import PairConfig
 from positronic.mixers.swiglu import SwiGLUConfig
+from positronic.nn.ternary import TernaryConfig
 from positronic.traits.jepa import JEPAConfig
 from positronic.traits.mtp import MTPConfig
 
@@ -20,7 +21,20 @@ OTHERS = (
     MHA.replace(score=CosineConfig(), prune=None),
     MHA.replace(score=DotConfig(), triangles=0),
 )
+
+
+def in_blocks(chimera: Any) -> ModelConfig:
+    """It with widths that ternary weights can have."""
+    heads = {"n_heads": 1, "head_dim": 64, "gate_rank": 64}
+    mixers = {name: getattr(chimera, name).replace(**heads) for name in ("gated_delta", "mlstm", "span_knot")}
+    titans, experts = chimera.titans.replace(head_dim=64), chimera.experts.replace(hidden=64)
+    channel = chimera.channel.replace(hidden=192)
+    sizes = {**mixers, "titans": titans, "experts": experts, "channel": channel, "d_model": 64}
+    return chimera.replace(**sizes, weights=TernaryConfig())
+
+
 WHOLE: dict[str, ModelConfig] = MODELS | {
+    "chimera-ternary": in_blocks(MODELS["chimera-1"]),
     "metric": MODELS["metric"].replace(
         latents=JEPAConfig(ahead=2, hidden=24),
         mixture=MODELS["metric"].mixture.replace(heads=(*MODELS["metric"].mixture.heads, *OTHERS)),

@@ -120,9 +120,15 @@ def differ(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() != b.keys() or any(a[k].shape != b[k].shape or not torch.equal(a[k], b[k]) for k in a)
 
 
+def held() -> set[tuple[str, str]]:
+    """Fields in which some model has a part; its own are walked there."""
+    walked = (config for model in WHOLE.values() for _, config in nodes(model))
+    return {(c.kind, field.name) for c in walked for field in fields(c) if isinstance(getattr(c, field.name), Config)}
+
+
 def model_fields() -> list:
     """Each field of each config of a model that holds a value, once a kind."""
-    found, seen = [], set()
+    found, seen = [], held()
     for family, model in WHOLE.items():
         for path, config in nodes(model):
             for field in fields(config):
