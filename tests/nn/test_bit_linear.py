@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from positronic.config import override
 from positronic.errors import ConfigError
-from positronic.kernels.ternary import product_reference, quantised_activations, quantised_weights
+from positronic.kernels.ternary import product, quantised_activations, quantised_weights
 from positronic.models import build, preset
 from positronic.nn.linear import Matrices, linear
 from positronic.nn.ternary import BitLinear, BitMatrices, Rounding, TernaryConfig, convert
@@ -99,7 +99,7 @@ def test_whole_numbers_say_what_floats_say():
     for made in twins()[1].modules():
         if isinstance(made, BitLinear):
             x = vectors(16, made.in_features)
-            exact = product_reference(quantised_activations(x), quantised_weights(made.weight))
+            exact = product(quantised_activations(x), quantised_weights(made.weight))
             assert (made(x) - exact).abs().max() <= 1e-5 * exact.abs().max()
 
 

@@ -74,6 +74,7 @@ HOMES = {
     "grouped_product": "positronic.kernels.grouped",
     "grouped_outer": "positronic.kernels.grouped",
     "deep_memory": "positronic.kernels.deep_memory",
+    "ternary_product": "positronic.kernels.ternary",
     "cross_entropy": "positronic.kernels.cross_entropy",
 }
 """The package in which each kernel is defined, and called by `best_form`."""
