@@ -34,7 +34,6 @@ def in_blocks(chimera: Any) -> ModelConfig:
 
 
 WHOLE: dict[str, ModelConfig] = MODELS | {
-    "chimera-ternary": in_blocks(MODELS["chimera-1"]),
     "metric": MODELS["metric"].replace(
         latents=JEPAConfig(ahead=2, hidden=24),
         mixture=MODELS["metric"].mixture.replace(heads=(*MODELS["metric"].mixture.heads, *OTHERS)),
@@ -52,6 +51,7 @@ WHOLE: dict[str, ModelConfig] = MODELS | {
         refiners=(*MODELS["mycel"].refiners, SwiGLUConfig(hidden=D), MIXERS["titans-one-group"])
     ),
 }
+WHOLE["chimera-ternary"] = in_blocks(WHOLE["chimera-1"])
 MODEL_PARTS = ("positronic.mixers.", "positronic.traits.", "positronic.models.", "positronic.nn.")
 Path = tuple[str | int, ...]
 
