@@ -6,7 +6,6 @@ from positronic.kernels.registry import Form, best_form, register
 from positronic.kernels.ternary.packing import packed_bytes, packed_weights, unpacked_weights
 from positronic.kernels.ternary.reference import (
     BLOCK,
-    SCALES,
     Levels,
     Scale,
     Trits,
@@ -17,14 +16,12 @@ from positronic.kernels.ternary.reference import (
 
 __all__ = [
     "BLOCK",
-    "SCALES",
     "Levels",
     "Scale",
     "Trits",
     "packed_bytes",
     "packed_weights",
     "product",
-    "product_reference",
     "quantised_activations",
     "quantised_weights",
     "unpacked_weights",

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from positronic.errors import CheckpointError
-from positronic.kernels.ternary.reference import Trits
+from positronic.kernels.ternary.reference import BLOCK, Trits
 
 __all__ = ["packed_bytes", "packed_weights", "unpacked_weights"]
 
@@ -26,23 +26,24 @@ ROWS, COLUMNS = 16, 16
 LINE, GROUP = 64, 128
 """Bytes of a line, columns of a scale."""
 SCALE_BYTES = 2 * ROWS
+SHIFTS = torch.tensor([0, 2, 4, 6], dtype=torch.uint8)
+"""Of the four codes in a byte."""
 
 
 def packed_bytes(rows: int, columns: int) -> int:
     """Length of the stream of a matrix."""
-    lines = _up(columns, LINE) // COLUMNS
-    return _up(rows, ROWS) // ROWS * (lines * LINE + _up(columns, GROUP) // GROUP * SCALE_BYTES)
+    return _up(rows, ROWS) // ROWS * sum(_pieces(columns))
 
 
 def packed_weights(w: Trits) -> Tensor:
     """The stream (S,) of a matrix whose scales float16 holds, a group of 128 columns each."""
     assert w.group == GROUP, "the stream has one scale for 128 columns"
     rows, columns = w.t.shape
-    more = _up(rows, ROWS) - rows, _up(columns, LINE) - columns
+    more = _up(rows, ROWS) - rows, _up(columns, BLOCK) - columns
     codes = F.pad(w.t + 1, (0, more[1], 0, more[0]), value=1).to(torch.uint8)
     # (tile, row, line, j, kk) -> (tile, line, row, kk), four codes a byte
     parts = codes.view(-1, ROWS, codes.shape[1] // COLUMNS, 4, 4).permute(0, 2, 1, 4, 3)
-    lines = (parts << torch.tensor([0, 2, 4, 6], dtype=torch.uint8)).sum(-1, dtype=torch.uint8).flatten(2)
+    lines = (parts << SHIFTS).sum(-1, dtype=torch.uint8).flatten(2)
     gamma = F.pad(w.gamma, (0, 0, 0, more[0])).half().view(-1, ROWS, w.gamma.shape[1]).mT.contiguous()
     scales = gamma.view(torch.uint8)  # (tile, group, 32)
     pieces = [
@@ -61,14 +62,10 @@ def unpacked_weights(stream: Tensor, rows: int, columns: int) -> Trits:
             f"{stream.numel():,}. The file was cut or is of another model; fetch it again."
         )
     tiles = stream.view(_up(rows, ROWS) // ROWS, -1)
-    scales, lines, at = [], [], 0
-    for begin in range(0, _up(columns, LINE), GROUP):
-        length = min(GROUP, _up(columns, LINE) - begin) // COLUMNS * LINE
-        scales.append(tiles[:, at : at + SCALE_BYTES])
-        lines.append(tiles[:, at + SCALE_BYTES : at + SCALE_BYTES + length])
-        at += SCALE_BYTES + length
+    pieces = tiles.split(_pieces(columns), 1)
+    scales, lines = pieces[::2], pieces[1::2]
     held = torch.cat(lines, 1).view(len(tiles), -1, ROWS, 4)  # (tile, line, row, kk)
-    codes = (held[..., None] >> torch.tensor([0, 2, 4, 6], dtype=torch.uint8)) & 3  # (.., kk, j)
+    codes = (held[..., None] >> SHIFTS) & 3  # (.., kk, j)
     if bool((codes == 3).any()):
         raise CheckpointError(
             "A packed matrix holds the code 3, which is no weight. The file is damaged; fetch it again."
@@ -76,6 +73,13 @@ def unpacked_weights(stream: Tensor, rows: int, columns: int) -> Trits:
     t = codes.permute(0, 2, 1, 4, 3).reshape(len(tiles) * ROWS, -1)[:rows, :columns].to(torch.int8) - 1
     gamma = torch.stack(scales, 1).contiguous().view(torch.float16).mT.reshape(len(tiles) * ROWS, -1)[:rows]
     return Trits(t, gamma.float(), GROUP)
+
+
+def _pieces(columns: int) -> list[int]:
+    """Bytes of a tile's scales and of its lines, group by group."""
+    whole = _up(columns, BLOCK)
+    lines = (min(GROUP, whole - begin) // COLUMNS for begin in range(0, whole, GROUP))
+    return [size for n in lines for size in (SCALE_BYTES, n * LINE)]
 
 
 def _up(n: int, to: int) -> int:

@@ -20,14 +20,13 @@ Source   Ma et al. 2024, "The Era of 1-bit LLMs", arXiv 2402.17764 (mean of size
          configuration of Chimera. Ties go to 0, as rne(0.5) = 0.
 """
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 __all__ = [
     "BLOCK",
-    "SCALES",
     "Levels",
     "Scale",
     "Trits",
@@ -37,7 +36,6 @@ __all__ = [
 ]
 
 Scale = Literal["absmean", "median", "tensor"]
-SCALES: tuple[Scale, ...] = get_args(Scale)
 BLOCK = 64
 """Activations of one scale; widths are multiples of it."""
 LEAST = 1e-5
@@ -81,13 +79,14 @@ def quantised_weights(w: Tensor, group: int = 128, scale: Scale = "absmean") -> 
     """w (..., N, K) in any float; K is a multiple of 64."""
     w = w.detach().float()
     size = w.abs()
+    parts = _parts(size, group)
+    silent = torch.cat([part.amax(-1) == 0 for part in parts], -1)
     if scale == "tensor":
-        found = size.mean((-2, -1), keepdim=True).expand(*w.shape[:-1], -(-w.shape[-1] // group))
+        found = size.mean((-2, -1), keepdim=True).expand_as(silent)
     else:
-        found = torch.cat([_scale(part, scale) for part in _parts(size, group)], -1)
+        found = torch.cat([part.mean(-1) if scale == "absmean" else part.median(-1).values for part in parts], -1)
     m = found.clamp(min=LEAST)
     t = (w / spread(m, group, w.shape[-1])).round().clamp(-1, 1)
-    silent = torch.cat([(part.amax(-1) == 0) for part in _parts(size, group)], -1)
     held = (silent | ((m >= HALF[0]) & (m <= HALF[1]))).flatten(-2).all(-1)[..., None, None]
     gamma = torch.where(held, m.half().float(), m).masked_fill(silent, 0.0)
     return Trits(t.to(torch.int8), gamma, group)
@@ -122,7 +121,3 @@ def _parts(x: Tensor, group: int) -> list[Tensor]:
     whole = x.shape[-1] // group * group
     found = [x[..., :whole].unflatten(-1, (-1, group))] if whole else []
     return [*found, x[..., None, whole:]] if whole < x.shape[-1] else found
-
-
-def _scale(part: Tensor, scale: Scale) -> Tensor:
-    return part.mean(-1) if scale == "absmean" else part.median(-1).values
