@@ -58,7 +58,7 @@ class Recorded:
         return self._graphs[kind](given)
 
     def _record(self, given: Sequence[Tensor | None]) -> Callable[[Sequence[Tensor | None]], list[Tensor]]:
-        held = [None if x is None else x.contiguous().clone() for x in given]
+        held = [None if x is None else x.clone(memory_format=torch.contiguous_format) for x in given]
         replay, results = capture(lambda: self.function(*held))
 
         def replayed(given: Sequence[Tensor | None]) -> list[Tensor]:

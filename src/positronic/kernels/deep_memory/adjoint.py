@@ -51,7 +51,7 @@ def learn_adjoint(
     Two rows of 1,024 tokens, 6 heads, K = 64, F = 128, forward and backward on one CPU thread: 0.13 s, and 35 MB are
     kept. On autograd's tape 0.18 s and 131 MB; the definition takes 14 s. One operator each way for a compiler, whose
     graph would grow with the chunks. On CUDA what is learned from is replayed as CUDA graphs: the host needs longer to
-    ask for 2,000 kernels than a GPU to run them.
+    ask for so many kernels than a GPU to run them.
     """
     limits = Limits.of(start, trust, cap)
     learning = torch.is_grad_enabled()
